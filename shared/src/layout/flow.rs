@@ -1,0 +1,76 @@
+//! The flow table (conntrack).
+
+use super::{Address, Config};
+use bytemuck::{Pod, Zeroable};
+
+/// Key of `FLOWS`: both directions of a flow have the same one. The party whose (address, port) is smaller, compared as
+/// bytes in network order, comes first; [`flow_flags::FROM_HIGH`] in the value tells which of them began.
+///
+/// ICMP and ICMPv6 echo: the identifier is the port of both. Other protocols: ports are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    pub low: Address,
+    pub high: Address,
+    /// Network order.
+    pub low_port: u16,
+    /// Network order.
+    pub high_port: u16,
+    pub protocol: u8,
+    pub zero: [u8; 3],
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flags {
+    /// The party that began is the key's `high`.
+    pub const FROM_HIGH: u32 = 1;
+    /// A reply was seen.
+    pub const REPLIED: u32 = 2;
+    /// TCP: SYN was seen from the party that began (the flow was met at its beginning).
+    pub const SYN: u32 = 4;
+    /// TCP: FIN was seen from the party that began.
+    pub const FIN_ORIGINAL: u32 = 8;
+    /// TCP: FIN was seen from the other party.
+    pub const FIN_REPLY: u32 = 16;
+    /// TCP: RST was seen from either.
+    pub const RST: u32 = 32;
+}
+
+/// Value of `FLOWS`: what was found out about a flow, so that its next packet need not look it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow {
+    /// Value of the node's epoch counter before the tables were read: see `RuntimeState::epoch`.
+    pub judged_at: u64,
+    /// `ktime_get_coarse_ns` of the last packet.
+    pub seen_at: u64,
+    /// Of the party that began, as the verdict was given for it.
+    pub source_identity: u32,
+    /// Of the other party.
+    pub destination_identity: u32,
+    /// Where packets of the original direction go: index into `NODES` and interface index, as in `Peer`.
+    pub original_node: u32,
+    pub original_ifindex: u32,
+    /// Where replies go.
+    pub reply_node: u32,
+    pub reply_ifindex: u32,
+    pub flags: u32,
+    /// Numbers of the classes of source (low half) and destination (high half).
+    pub classes: u32,
+}
+
+/// How long a flow in this state is remembered after its last packet.
+#[inline(always)]
+pub const fn timeout_nanoseconds(config: &Config, protocol: u8, flags: u32) -> u64 {
+    const TCP: u8 = 6;
+    const CLOSED: u32 = flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY;
+    if protocol != TCP {
+        config.timeout_other
+    } else if flags & flow_flags::RST != 0 || flags & CLOSED == CLOSED {
+        config.timeout_closing
+    } else if flags & flow_flags::REPLIED == 0 {
+        config.timeout_syn
+    } else {
+        config.timeout_established
+    }
+}

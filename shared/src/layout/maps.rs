@@ -1,0 +1,83 @@
+//! Every map: what maps to what, how large, and under which name it is pinned. Object names are the symbols in the
+//! kernel programs' object; a new layout takes a new pin name.
+
+use super::{Point, Reason};
+
+/// A map of the object and the file name of its pin below `maps/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapName {
+    pub object: &'static str,
+    pub pin: &'static str,
+}
+
+const fn map(object: &'static str, pin: &'static str) -> MapName {
+    MapName { object, pin }
+}
+
+/// Hash: interface index (u32) → `Endpoint`.
+pub const ENDPOINTS: MapName = map("ENDPOINTS", "endpoints_v1");
+/// Hash: `Address` → `Peer`.
+pub const IPCACHE: MapName = map("IPCACHE", "ipcache_v1");
+/// Longest prefix match: `PrefixKey` → `Peer`.
+pub const PREFIXES: MapName = map("PREFIXES", "prefixes_v1");
+/// Array: slot → `Node`.
+pub const NODES: MapName = map("NODES", "nodes_v1");
+/// Hash: underlay `Address` → slot in `NODES` (u32).
+pub const NODE_ADDRESSES: MapName = map("NODE_ADDRESSES", "node_addresses_v1");
+/// Array: slot → `Subject`.
+pub const SUBJECTS: MapName = map("SUBJECTS", "subjects_v1");
+/// Array of maps: slot → table (longest prefix match: `PolicyKey` → `PolicyRow`).
+pub const POLICIES: MapName = map("POLICIES", "policies_v1");
+/// Array of one: `RuntimeState`.
+pub const RUNTIME: MapName = map("RUNTIME", "runtime_v1");
+/// Least-recently-used hash: `FlowKey` → `Flow`.
+pub const FLOWS: MapName = map("FLOWS", "flows_v1");
+/// Array for each CPU: `counter_index` → `Counter`.
+pub const COUNTERS: MapName = map("COUNTERS", "counters_v1");
+/// Ring buffer of `Event`.
+pub const EVENTS: MapName = map("EVENTS", "events_v1");
+/// Array for each CPU, one u64: events that found the ring buffer full.
+pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
+
+/// All of them.
+pub const ALL: [MapName; 12] = [
+    ENDPOINTS,
+    IPCACHE,
+    PREFIXES,
+    NODES,
+    NODE_ADDRESSES,
+    SUBJECTS,
+    POLICIES,
+    RUNTIME,
+    FLOWS,
+    COUNTERS,
+    EVENTS,
+    EVENTS_LOST,
+];
+
+pub const ENDPOINTS_MAX: usize = 4096;
+pub const IPCACHE_MAX: usize = 512 * 1024;
+pub const PREFIXES_MAX: usize = 128 * 1024;
+pub const NODES_MAX: usize = 16 * 1024;
+pub const NODE_ADDRESSES_MAX: usize = 2 * NODES_MAX;
+pub const SUBJECTS_MAX: usize = 4096;
+/// Rows of one subject's table; one more is an overflow, which closes the subject and is reported.
+pub const POLICY_ROWS_MAX: usize = 64 * 1024;
+pub const FLOWS_MAX: usize = 512 * 1024;
+pub const COUNTERS_MAX: usize = (Reason::ROWS as usize) * POINTS_MAX;
+pub const EVENTS_BYTES: usize = 1024 * 1024;
+const POINTS_MAX: usize = 8;
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Row of `COUNTERS`.
+#[inline(always)]
+pub const fn counter_index(point: Point, reason: Reason) -> u32 {
+    (point as u32) * Reason::ROWS + reason as u32
+}

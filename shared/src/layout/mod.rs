@@ -1,0 +1,77 @@
+//! Keys, values and constants of every map that the daemon writes and the kernel programs read, and of the events that
+//! come back. Integers are in the host's byte order unless a field says *network order*.
+//!
+//! A map that changes its layout gets a new pin name (see [`maps`]): the old one may still be in the kernel, pinned by
+//! the daemon of an earlier version.
+
+mod address;
+mod endpoint;
+mod event;
+mod flow;
+pub mod maps;
+mod peer;
+mod policy;
+mod reason;
+
+pub use address::{Address, PrefixKey};
+pub use endpoint::{Endpoint, endpoint_flags};
+pub use event::Event;
+pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
+pub use peer::{Node, Peer, RuntimeState, Subject};
+pub use policy::{Action, DIRECTION_PREFIX_BITS, Direction, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow};
+pub use reason::{Point, Reason};
+
+/// Identities below this number are classes, the same on every node.
+pub const FIRST_GLOBAL_IDENTITY: u32 = 256;
+/// Global identities fit a VXLAN VNI (24 bits, RFC 7348); those from here on stand for prefixes and are local to a node.
+pub const FIRST_LOCAL_IDENTITY: u32 = 1 << 24;
+
+/// The class every party is in, exactly one; the number is its reserved identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Class {
+    /// The subject's own node.
+    Host = 1,
+    /// Another node of the fleet.
+    RemoteNode = 2,
+    /// Any endpoint.
+    Fleet = 3,
+    /// An address inside the pools that no endpoint has.
+    Unmanaged = 4,
+    /// The rest.
+    World = 5,
+}
+
+impl Class {
+    /// All classes, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Host, Self::RemoteNode, Self::Fleet, Self::Unmanaged, Self::World];
+}
+
+/// Constants of the datapath that a load fixes (`.rodata` of the object, symbol `CONFIG`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// The overlay's device; 0: there is none, and what should go there is dropped.
+    pub overlay_ifindex: u32,
+    /// UDP port of VXLAN, host order.
+    pub vxlan_port: u32,
+    /// Nanoseconds after which an entry of the flow table is as good as absent, by state: see [`timeout_nanoseconds`].
+    pub timeout_syn: u64,
+    pub timeout_established: u64,
+    pub timeout_closing: u64,
+    pub timeout_other: u64,
+}
+
+impl Config {
+    /// What the daemon starts from.
+    pub const DEFAULT: Self = Self {
+        overlay_ifindex: 0,
+        vxlan_port: 8472,
+        timeout_syn: 60 * SECOND,
+        timeout_established: 8000 * SECOND,
+        timeout_closing: 10 * SECOND,
+        timeout_other: 60 * SECOND,
+    };
+}
+
+const SECOND: u64 = 1_000_000_000;

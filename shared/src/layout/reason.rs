@@ -1,0 +1,98 @@
+//! Why and where packets are dropped. Numbers never change their meaning; new ones are added at the end.
+
+macro_rules! numbered {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $number:literal => $text:literal,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$doc])* $variant = $number,)+ }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// As operators read it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The one with this number.
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What became of a packet. The first few are not drops: they are counted, too.
+    Reason {
+        /// Delivered to an endpoint of this node.
+        DeliveredLocal = 0 => "delivered_local",
+        /// Sent into the overlay.
+        DeliveredOverlay = 1 => "delivered_overlay",
+        /// Handed to the node's network stack.
+        DeliveredStack = 2 => "delivered_stack",
+        /// A question of ARP or ND was answered.
+        NeighbourAnswered = 3 => "neighbour_answered",
+        /// The policy's verdict; the rule is in the event.
+        PolicyDenied = 4 => "policy_denied",
+        /// The subject has no table, or the table no row that matches: closed by default.
+        PolicyMissing = 5 => "policy_missing",
+        /// The endpoint is attached, but its policy is not realised yet.
+        EndpointInit = 6 => "endpoint_init",
+        /// The interface has no endpoint.
+        UnknownEndpoint = 7 => "unknown_endpoint",
+        /// The source address or MAC is not the endpoint's.
+        Spoofed = 8 => "spoofed",
+        /// An endpoint sent VXLAN, ESP or IPIP to a node's address.
+        ForgedEncapsulation = 9 => "forged_encapsulation",
+        /// Truncated, inconsistent lengths, bad header, too many extension headers.
+        Malformed = 10 => "malformed",
+        /// Neither IPv4, IPv6 nor ARP.
+        UnknownEtherType = 11 => "unknown_ethertype",
+        /// A fragment: its ports are not in it.
+        Fragment = 12 => "fragment",
+        /// Broadcast or multicast other than what ARP and ND need.
+        Multicast = 13 => "multicast",
+        /// The packet's identity is newer than what this node has been told of.
+        IdentityNotYetKnown = 14 => "identity_not_yet_known",
+        /// Encapsulated by an address that is no node's, or without tunnel metadata.
+        UnknownTunnelPeer = 15 => "unknown_tunnel_peer",
+        /// The destination is inside the pools, but no endpoint of this node has it.
+        NoEndpoint = 16 => "no_endpoint",
+        /// The next hop has no address, or there is no overlay device.
+        NoRoute = 17 => "no_route",
+        /// Time to live or hop limit is used up.
+        TimeExceeded = 18 => "time_exceeded",
+        /// A source inside the pools arrived from outside of the overlay.
+        PoolSourceOutsideOverlay = 19 => "pool_source_outside_overlay",
+        /// A helper of the kernel refused, or a map is full.
+        KernelError = 20 => "kernel_error",
+        /// A packet of an IPv4 address dressed as IPv6 (mapped address), or a source route.
+        ForbiddenAddress = 21 => "forbidden_address",
+        /// ND or ARP that no endpoint needs (foreign questions, advertisements, redirects).
+        NeighbourIgnored = 22 => "neighbour_ignored",
+    }
+}
+
+numbered! {
+    /// The program that counted.
+    Point {
+        FromEndpoint = 0 => "tc_from_endpoint",
+        ToEndpoint = 1 => "tc_to_endpoint",
+        FromOverlay = 2 => "tc_from_overlay",
+        FromUplink = 3 => "tc_from_uplink",
+        ToUplink = 4 => "tc_to_uplink",
+    }
+}
+
+impl Reason {
+    /// Reasons fit this many rows of counters for each point, with room for later ones.
+    pub const ROWS: u32 = 64;
+
+    /// Whether the packet went no further.
+    pub const fn is_drop(self) -> bool {
+        self as u32 >= Self::PolicyDenied as u32
+    }
+}
