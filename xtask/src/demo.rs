@@ -4,7 +4,7 @@ use std::{convert::Infallible, os::unix::process::CommandExt as _, path::PathBuf
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{build, debian::as_root, progress::Stopwatch, workspace::Workspace};
+use crate::{build, debian::as_root, stopwatch::Stopwatch, workspace::Workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

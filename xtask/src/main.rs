@@ -9,6 +9,7 @@ mod demo;
 mod packages;
 mod progress;
 mod setup;
+mod stopwatch;
 mod summary;
 mod test;
 mod toolchain;

@@ -12,32 +12,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::Workspace;
+use crate::{stopwatch::Stopwatch, workspace::Workspace};
 
 /// Lines of a failed command's log that are printed.
 const TAIL_LINES: usize = 80;
 /// How often a running step says where it is: in place on a terminal, as lines of their own elsewhere.
 const REDRAW: Duration = Duration::from_millis(250);
 const HEARTBEAT: Duration = Duration::from_secs(20);
-
-/// Wall time since a step began.
-#[derive(Debug, Clone, Copy)]
-#[expect(
-    clippy::disallowed_types,
-    reason = "steps are other programs: there is no tokio here, and no time to pause"
-)]
-pub(crate) struct Stopwatch(std::time::Instant);
-
-impl Stopwatch {
-    #[expect(clippy::disallowed_types, reason = "as above")]
-    pub(crate) fn start() -> Self {
-        Self(std::time::Instant::now())
-    }
-
-    pub(crate) fn seconds(&self) -> f64 {
-        self.0.elapsed().as_secs_f64()
-    }
-}
 
 /// What a step left behind.
 #[derive(Debug)]

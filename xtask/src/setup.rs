@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 use crate::{
     debian,
     packages::{BASE, BPF_COMPILER, BPF_LINKER, Package},
-    progress::{Stopwatch, step},
+    progress::step,
+    stopwatch::Stopwatch,
     toolchain::{BpfCompiler, LLVM_PREFIX, output},
     workspace::{Workspace, path_with, program},
 };

@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use crate::{
     build, checks,
     debian::is_root,
-    progress::{Stopwatch, attempt},
+    progress::attempt,
     setup,
+    stopwatch::Stopwatch,
     summary::Counts,
     workspace::{Workspace, program},
 };
