@@ -1,1 +1,3 @@
-
+//! `weft`, the operator's command.
+pub mod limits;
+pub mod manifest;

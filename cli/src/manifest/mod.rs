@@ -1,0 +1,21 @@
+//! YAML manifests: files → objects of `weft.v1`, and back. What is wrong is said with file, line and column.
+mod load;
+mod problem;
+mod read;
+mod scalar;
+pub(crate) mod schema;
+mod source;
+mod tree;
+mod write;
+mod yaml;
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod round_trip;
+
+pub use load::{LoadError, Manifests, load, parse};
+pub use problem::Problem;
+pub use source::{Place, Source, Span};
+pub use write::{answer, object};
+pub use yaml::{document, documents};
