@@ -3,7 +3,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = ["bundle", "common", "fleet", "noded", "object", "operator", "policy", "service", "stream"];
+const FILES: [&str; 9] =
+    ["bundle", "common", "fleet", "noded", "object", "operator", "policy", "service", "stream"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = FILES.map(|name| format!("weft/v1/{name}.proto"));

@@ -2,12 +2,7 @@
 //! is stored, and (field by field) of the YAML manifests.
 
 /// The generated types.
-#[expect(
-    clippy::all,
-    clippy::pedantic,
-    unused_qualifications,
-    reason = "generated code"
-)]
+#[expect(clippy::all, clippy::pedantic, unused_qualifications, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("weft.v1");
 }

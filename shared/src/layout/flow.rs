@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 /// Key of `FLOWS`: both directions of a flow have the same one. The party whose (address, port) is smaller, compared as
 /// bytes in network order, comes first; [`flow_flags::FROM_HIGH`] in the value tells which of them began.
 ///
-/// ICMP and ICMPv6 echo: the identifier is the port of both. Other protocols: ports are 0.
+/// ICMP and ICMPv6 echo: the identifier is the port of both, and `asker` says who asks, because both may with the same
+/// identifier. Other ICMP messages have no flow. Protocols without ports: ports are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct FlowKey {
@@ -17,7 +18,14 @@ pub struct FlowKey {
     /// Network order.
     pub high_port: u16,
     pub protocol: u8,
-    pub zero: [u8; 3],
+    /// Echo only: [`FlowKey::ASKER_LOW`] or [`FlowKey::ASKER_HIGH`]; otherwise 0.
+    pub asker: u8,
+    pub zero: [u8; 2],
+}
+
+impl FlowKey {
+    pub const ASKER_LOW: u8 = 1;
+    pub const ASKER_HIGH: u8 = 2;
 }
 
 /// Bits of [`Flow::flags`].

@@ -18,7 +18,10 @@ pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::Event;
 pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
 pub use peer::{Node, Peer, RuntimeState, Subject};
-pub use policy::{Action, DIRECTION_PREFIX_BITS, Direction, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow};
+pub use policy::{
+    Action, DIRECTION_PREFIX_BITS, Direction, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey,
+    PolicyRow,
+};
 pub use reason::{Point, Reason};
 
 /// Identities below this number are classes, the same on every node.

@@ -1,0 +1,104 @@
+//! The fleet's configuration.
+
+use ipnet::IpNet;
+use weft_proto::v1;
+
+use super::{
+    super::model::{Action, FleetConfig, IdentityLabels, LabelPattern, Pool},
+    Errors, FieldError, metadata,
+    text::prefix,
+};
+
+/// The one name a configuration has.
+const NAME: &str = "fleet";
+/// A pool gives out at most this many bits of node prefixes: 2^16 nodes.
+const NODE_PREFIX_BITS_MAX: u8 = 16;
+
+/// The fleet's configuration.
+pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldError>> {
+    let mut errors = Errors::default();
+    if metadata(&mut errors, message.metadata.as_ref()).is_some_and(|name| name != NAME) {
+        errors.add("name", "a fleet has one configuration, called \"fleet\"");
+    }
+    refuse_unsupported(&mut errors, message);
+    let pools = pools(&mut errors, &message.pools);
+    let default_action = match v1::DefaultAction::try_from(message.default_action) {
+        Ok(v1::DefaultAction::Unspecified | v1::DefaultAction::Allow) => Action::Allow,
+        Ok(v1::DefaultAction::Deny) => Action::Deny,
+        Err(_) => {
+            errors.add("defaultAction", "expected allow or deny");
+            Action::Deny
+        }
+    };
+    let identity_labels = identity_labels(message.identity_labels.as_ref());
+    errors.finish(Some(FleetConfig { pools, default_action, identity_labels }))
+}
+
+fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
+    if !matches!(message.routing_mode(), v1::RoutingMode::Unspecified | v1::RoutingMode::Overlay) {
+        errors.add("routingMode", "this version supports overlay only");
+    }
+    if !matches!(message.encryption_mode(), v1::EncryptionMode::Unspecified | v1::EncryptionMode::None) {
+        errors.add("encryptionMode", "this version does not support encryption yet");
+    }
+    if !matches!(message.host_to_endpoint(), v1::HostToEndpoint::Unspecified | v1::HostToEndpoint::Allow) {
+        errors.add("hostToEndpoint", "this version supports allow only");
+    }
+    if message.failsafe.is_some() {
+        errors.add("failsafe", "this version has no host policies that failsafe entries could hold against");
+    }
+    if message.node_expiry_seconds.is_some() {
+        errors.add("nodeExpirySeconds", "this version does not remove nodes by itself yet");
+    }
+    if message.limits.is_some() {
+        errors.add("limits", "this version does not support limits yet");
+    }
+}
+
+fn pools(errors: &mut Errors, messages: &[v1::Pool]) -> Vec<Pool> {
+    let mut pools: Vec<Pool> = Vec::new();
+    if messages.is_empty() {
+        errors.add("pools", "expected at least one pool");
+    }
+    for (index, message) in messages.iter().enumerate() {
+        let path = format!("pools[{index}]");
+        let Some(pool) = errors.take(pool(message, &path)) else { continue };
+        let overlaps = |other: &Pool| pool.cidr.contains(&other.cidr) || other.cidr.contains(&pool.cidr);
+        if let Some(other) = pools.iter().find(|other| overlaps(other)) {
+            errors.add(format!("{path}.cidr"), format!("{} overlaps the pool {}", pool.cidr, other.cidr));
+        }
+        pools.push(pool);
+    }
+    pools
+}
+
+fn pool(message: &v1::Pool, path: &str) -> Result<Pool, FieldError> {
+    let cidr = prefix(&message.cidr, &format!("{path}.cidr"))?;
+    // A node needs addresses of its own to give away.
+    let longest = match cidr {
+        IpNet::V4(_) => 30,
+        IpNet::V6(_) => 120,
+    };
+    let least = cidr.prefix_len();
+    let most = longest.min(least.saturating_add(NODE_PREFIX_BITS_MAX));
+    let length =
+        u8::try_from(message.node_prefix_length).ok().filter(|length| (least..=most).contains(length));
+    let wrong = || {
+        let text =
+            format!("{} is out of range: expected {least} to {most} for {cidr}", message.node_prefix_length);
+        FieldError::new(format!("{path}.nodePrefixLength"), text)
+    };
+    Ok(Pool { cidr, node_prefix_length: length.ok_or_else(wrong)? })
+}
+
+fn identity_labels(message: Option<&v1::IdentityLabels>) -> IdentityLabels {
+    let pattern = |text: &String| match text.strip_suffix('*') {
+        Some(prefix) => LabelPattern::Prefix(prefix.to_owned()),
+        None => LabelPattern::Key(text.clone()),
+    };
+    let patterns = |texts: &[String]| texts.iter().map(pattern).collect();
+    message.map_or_else(IdentityLabels::default, |message| IdentityLabels {
+        include: patterns(&message.include),
+        exclude: patterns(&message.exclude),
+    })
+}

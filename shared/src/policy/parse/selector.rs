@@ -1,0 +1,58 @@
+//! Selectors.
+
+use std::collections::BTreeSet;
+
+use weft_proto::v1::{self, LabelOperator};
+
+use super::{
+    super::selector::{Requirement, Selector},
+    Errors, FieldError,
+    text::{label_key, label_value},
+};
+
+/// A selector; `path` is the field's, inside the object.
+pub fn selector(message: &v1::Selector, path: &str) -> Result<Selector, Vec<FieldError>> {
+    let mut errors = Errors::default();
+    let mut requirements = Vec::new();
+    for (key, value) in &message.match_labels {
+        let path = format!("{path}.matchLabels.{key}");
+        errors.take(label_key(key, &path));
+        errors.take(label_value(value, &path));
+        requirements.push(Requirement::In { key: key.clone(), values: BTreeSet::from([value.clone()]) });
+    }
+    for (index, expression) in message.match_expressions.iter().enumerate() {
+        let path = format!("{path}.matchExpressions[{index}]");
+        requirements.extend(requirement(&mut errors, expression, &path));
+    }
+    errors.finish(Some(Selector::new(requirements)))
+}
+
+fn requirement(errors: &mut Errors, message: &v1::LabelRequirement, path: &str) -> Option<Requirement> {
+    errors.take(label_key(&message.key, &format!("{path}.key")))?;
+    for (index, value) in message.values.iter().enumerate() {
+        errors.take(label_value(value, &format!("{path}.values[{index}]")))?;
+    }
+    let key = message.key.clone();
+    let values: BTreeSet<String> = message.values.iter().cloned().collect();
+    let operator = message.operator();
+    let wants_values = matches!(operator, LabelOperator::In | LabelOperator::NotIn);
+    if wants_values == values.is_empty() && operator != LabelOperator::Unspecified {
+        let text = if wants_values {
+            "In and NotIn take at least one value"
+        } else {
+            "Exists and DoesNotExist take no values"
+        };
+        errors.add(format!("{path}.values"), text);
+        return None;
+    }
+    match operator {
+        LabelOperator::In => Some(Requirement::In { key, values }),
+        LabelOperator::NotIn => Some(Requirement::NotIn { key, values }),
+        LabelOperator::Exists => Some(Requirement::Exists { key }),
+        LabelOperator::DoesNotExist => Some(Requirement::DoesNotExist { key }),
+        LabelOperator::Unspecified => {
+            errors.add(format!("{path}.operator"), "expected In, NotIn, Exists or DoesNotExist");
+            None
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Good policies become what they say; each kind of bad input is refused at its place.
+
+use weft_proto::v1;
+
+use super::{super::model::PortRange, *};
+
+fn selector_of(key: &str, value: &str) -> v1::Selector {
+    v1::Selector { match_labels: [(key.to_owned(), value.to_owned())].into(), match_expressions: Vec::new() }
+}
+
+/// A policy that is right: web may reach api on TCP 8080 to 8090, and nothing else may.
+fn right() -> v1::Policy {
+    v1::Policy {
+        metadata: Some(v1::Metadata { name: "api-from-web".into(), ..Default::default() }),
+        subject: Some(v1::Subject { endpoints: Some(selector_of("app", "api")), nodes: None }),
+        ingress: Some(v1::RuleList {
+            items: vec![v1::Rule {
+                name: "web".into(),
+                action: v1::Action::Allow.into(),
+                peers: Some(v1::PeerList {
+                    items: vec![v1::Peer {
+                        endpoints: Some(selector_of("app", "web")),
+                        ..Default::default()
+                    }],
+                }),
+                ports: Some(v1::PortList { items: vec![tcp(Some(8080), Some(8090))] }),
+            }],
+        }),
+        ..Default::default()
+    }
+}
+
+fn tcp(port: Option<u32>, end_port: Option<u32>) -> v1::Port {
+    v1::Port { protocol: v1::Protocol::Tcp.into(), port, end_port, ..Default::default() }
+}
+
+fn with_rule(change: impl Fn(&mut v1::Rule)) -> v1::Policy {
+    let mut message = right();
+    message.ingress.iter_mut().flat_map(|list| &mut list.items).for_each(change);
+    message
+}
+
+fn with_port(port: v1::Port) -> v1::Policy {
+    with_rule(|rule| rule.ports = Some(v1::PortList { items: vec![port] }))
+}
+
+fn with_peer(peer: &v1::Peer) -> v1::Policy {
+    with_rule(|rule| rule.peers = Some(v1::PeerList { items: vec![peer.clone()] }))
+}
+
+fn cidr(cidr: &str, except: &[&str]) -> v1::Peer {
+    let except = except.iter().map(|hole| (*hole).to_owned()).collect();
+    v1::Peer { cidr: Some(cidr.to_owned()), except, ..Default::default() }
+}
+
+#[test]
+fn a_policy_becomes_what_it_says() {
+    let parsed = policy(&right()).expect("it is right");
+    assert_eq!(parsed.name, "api-from-web");
+    assert!(parsed.default_deny_ingress && !parsed.default_deny_egress && parsed.egress.is_none());
+    let rule = &parsed.ingress.expect("it has ingress")[0];
+    assert_eq!(rule.ports, Some(vec![PortRange { protocol: 6, first: 8080, last: 8090 }]));
+}
+
+#[test]
+fn absent_and_empty_lists_differ() {
+    let parsed = |message: v1::Policy| {
+        policy(&message).expect("it is right").ingress.expect("it has ingress").remove(0)
+    };
+    let absent = parsed(with_rule(|rule| (rule.peers, rule.ports) = (None, None)));
+    assert_eq!((absent.peers, absent.ports), (None, None));
+    let empty = parsed(with_rule(|rule| {
+        (rule.peers, rule.ports) = (Some(v1::PeerList::default()), Some(v1::PortList::default()));
+    }));
+    assert_eq!((empty.peers, empty.ports), (Some(Vec::new()), Some(Vec::new())));
+    let nothing = v1::Policy { egress: Some(v1::RuleList::default()), ingress: None, ..right() };
+    let nothing = policy(&nothing).expect("it is right");
+    assert!(nothing.ingress.is_none() && nothing.egress == Some(Vec::new()) && nothing.default_deny_egress);
+}
+
+#[test]
+fn icmp_types_and_codes_are_ranges_of_ports() {
+    let icmp = |kind, code| {
+        with_port(v1::Port {
+            protocol: v1::Protocol::Icmpv6.into(),
+            r#type: kind,
+            code,
+            ..Default::default()
+        })
+    };
+    let range = |message| {
+        policy(&message).expect("right").ingress.expect("ingress")[0].ports.clone().expect("ports")[0]
+    };
+    assert_eq!(range(icmp(None, None)), PortRange { protocol: 58, first: 0, last: 65535 });
+    assert_eq!(
+        range(icmp(Some(128), None)),
+        PortRange { protocol: 58, first: 128 << 8, last: 128 << 8 | 255 }
+    );
+    assert_eq!(range(icmp(Some(1), Some(4))), PortRange { protocol: 58, first: 260, last: 260 });
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table: a case a line")]
+fn bad_policies_are_refused_at_their_place() {
+    let named = |name: &str| v1::Policy {
+        metadata: Some(v1::Metadata { name: name.into(), ..Default::default() }),
+        ..right()
+    };
+    let labelled = |key: &str, value: &str| v1::Policy {
+        subject: Some(v1::Subject { endpoints: Some(selector_of(key, value)), nodes: None }),
+        ..right()
+    };
+    let expression = |operator: v1::LabelOperator, values: &[&str]| {
+        let values = values.iter().map(|value| (*value).to_owned()).collect();
+        let expression = v1::LabelRequirement { key: "app".into(), operator: operator.into(), values };
+        let selector = v1::Selector { match_expressions: vec![expression], ..Default::default() };
+        v1::Policy { subject: Some(v1::Subject { endpoints: Some(selector), nodes: None }), ..right() }
+    };
+    let cases = [
+        (named(""), "name", "expected a name"),
+        (named("Web_1"), "name", "lower-case"),
+        (named(&"a".repeat(254)), "name", "253"),
+        (labelled("-app", "web"), "subject.endpoints.matchLabels.-app", "label key"),
+        (labelled("app", "we b"), "subject.endpoints.matchLabels.app", "label value"),
+        (labelled("app", &"v".repeat(64)), "subject.endpoints.matchLabels.app", "63"),
+        (
+            expression(v1::LabelOperator::In, &[]),
+            "subject.endpoints.matchExpressions[0].values",
+            "at least one",
+        ),
+        (
+            expression(v1::LabelOperator::Exists, &["a"]),
+            "subject.endpoints.matchExpressions[0].values",
+            "no values",
+        ),
+        (
+            expression(v1::LabelOperator::Unspecified, &[]),
+            "subject.endpoints.matchExpressions[0].operator",
+            "NotIn",
+        ),
+        (v1::Policy { subject: None, ..right() }, "subject", "selector"),
+        (v1::Policy { ingress: None, ..right() }, "ingress", "says nothing"),
+        (v1::Policy { tier: v1::Tier::Admin.into(), ..right() }, "tier", "application"),
+        (v1::Policy { order: Some(1), ..right() }, "order", "no order"),
+        (v1::Policy { mode: v1::PolicyMode::Audit.into(), ..right() }, "mode", "audit"),
+        (with_rule(|rule| rule.action = 0), "ingress[0].action", "allow or deny"),
+        (with_rule(|rule| rule.action = v1::Action::Pass.into()), "ingress[0].action", "admin"),
+        (with_port(tcp(Some(0), None)), "ingress[0].ports[0].port", "1 to 65535"),
+        (with_port(tcp(Some(65_536), None)), "ingress[0].ports[0].port", "1 to 65535"),
+        (with_port(tcp(Some(90), Some(80))), "ingress[0].ports[0].endPort", "below port 90"),
+        (with_port(tcp(None, Some(80))), "ingress[0].ports[0].endPort", "goes with port"),
+        (with_port(v1::Port::default()), "ingress[0].ports[0].protocol", "TCP, UDP"),
+        (
+            with_port(v1::Port { protocol_number: Some(256), ..Default::default() }),
+            "ingress[0].ports[0].protocolNumber",
+            "255",
+        ),
+        (
+            with_port(v1::Port { protocol_number: Some(47), port: Some(1), ..Default::default() }),
+            "ingress[0].ports[0].port",
+            "only TCP",
+        ),
+        (with_port(v1::Port { r#type: Some(8), ..tcp(None, None) }), "ingress[0].ports[0].type", "only ICMP"),
+        (
+            with_port(v1::Port { protocol_number: Some(1), code: Some(8), ..Default::default() }),
+            "ingress[0].ports[0].code",
+            "goes with type",
+        ),
+        (with_peer(&v1::Peer::default()), "ingress[0].peers[0]", "exactly one"),
+        (
+            with_peer(&v1::Peer { entity: v1::Entity::World.into(), ..cidr("::/0", &[]) }),
+            "ingress[0].peers[0]",
+            "exactly one",
+        ),
+        (
+            with_peer(&v1::Peer { entity: 99, ..Default::default() }),
+            "ingress[0].peers[0].entity",
+            "remote-node",
+        ),
+        (
+            with_peer(&cidr("198.51.100.1/24", &[])),
+            "ingress[0].peers[0].cidr",
+            "did you mean 198.51.100.0/24",
+        ),
+        (with_peer(&cidr("198.51.100/24", &[])), "ingress[0].peers[0].cidr", "expected a prefix"),
+        (with_peer(&cidr("::ffff:10.0.0.0/104", &[])), "ingress[0].peers[0].cidr", "IPv4"),
+        (
+            with_peer(&cidr("198.51.100.0/24", &["198.51.101.0/25"])),
+            "ingress[0].peers[0].except[0]",
+            "not inside",
+        ),
+        (
+            with_peer(&v1::Peer {
+                except: vec!["::/0".into()],
+                endpoints: Some(v1::Selector::default()),
+                ..Default::default()
+            }),
+            "ingress[0].peers[0].except",
+            "goes with cidr",
+        ),
+        (
+            with_peer(&v1::Peer { nodes: Some(v1::Selector::default()), ..Default::default() }),
+            "ingress[0].peers[0].nodes",
+            "not support",
+        ),
+    ];
+    for (message, path, part) in cases {
+        let errors = policy(&message).expect_err(path);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].path, path, "{errors:?}");
+        assert!(errors[0].message.contains(part), "{part}: {errors:?}");
+    }
+}
+
+#[test]
+fn two_rules_of_one_name_are_refused() {
+    let mut message = right();
+    let list = message.ingress.get_or_insert_default();
+    let again = list.items[0].clone();
+    list.items.push(again);
+    let errors = policy(&message).expect_err("two of one name");
+    assert_eq!(errors[0].path, "ingress[1].name");
+}
+
+#[test]
+fn all_errors_of_an_object_are_told_at_once() {
+    let mut message = with_port(tcp(Some(0), None));
+    message.mode = v1::PolicyMode::Audit.into();
+    assert_eq!(policy(&message).expect_err("two things are wrong").len(), 2);
+}
+
+#[test]
+fn fleet_configurations_are_checked() {
+    let config = |pools: &[(&str, u32)]| v1::FleetConfig {
+        metadata: Some(v1::Metadata { name: "fleet".into(), ..Default::default() }),
+        pools: pools
+            .iter()
+            .map(|(cidr, length)| v1::Pool { cidr: (*cidr).to_owned(), node_prefix_length: *length })
+            .collect(),
+        ..Default::default()
+    };
+    assert!(fleet_config(&config(&[("10.200.0.0/16", 24), ("fd00:77::/48", 64)])).is_ok());
+    let cases = [
+        (config(&[]), "pools"),
+        (config(&[("10.200.0.1/16", 24)]), "pools[0].cidr"),
+        (config(&[("10.200.0.0/16", 15)]), "pools[0].nodePrefixLength"),
+        (config(&[("10.200.0.0/16", 31)]), "pools[0].nodePrefixLength"),
+        (config(&[("fd00::/32", 64)]), "pools[0].nodePrefixLength"),
+        (config(&[("10.200.0.0/16", 24), ("10.200.4.0/24", 26)]), "pools[1].cidr"),
+        (v1::FleetConfig { default_action: 9, ..config(&[("10.200.0.0/16", 24)]) }, "defaultAction"),
+        (
+            v1::FleetConfig {
+                routing_mode: v1::RoutingMode::Native.into(),
+                ..config(&[("10.200.0.0/16", 24)])
+            },
+            "routingMode",
+        ),
+    ];
+    for (message, path) in cases {
+        let errors = fleet_config(&message).expect_err(path);
+        assert_eq!(errors[0].path, path, "{errors:?}");
+    }
+}
+
+#[test]
+fn kinds_that_are_not_the_operators_or_not_supported_are_refused() {
+    let refused = |kind| object(&v1::Object { kind: Some(kind) }).expect_err("refused")[0].path.clone();
+    assert_eq!(refused(object::Kind::Endpoint(v1::Endpoint::default())), "kind");
+    assert_eq!(refused(object::Kind::Service(v1::Service::default())), "kind");
+}
