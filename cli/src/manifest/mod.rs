@@ -16,6 +16,7 @@ mod round_trip;
 
 pub use load::{LoadError, Manifests, load, parse};
 pub use problem::Problem;
+pub(crate) use schema::{metadata_of, nearest};
 pub use source::{Place, Source, Span};
 pub use write::{answer, object};
 pub use yaml::{document, documents};

@@ -14,7 +14,7 @@ pub struct Problem {
     pub label: String,
     pub help: Option<String>,
     /// Another place that matters, such as the first of two.
-    pub also: Option<(Span, String)>,
+    pub also: Option<Box<(Span, String)>>,
 }
 
 impl Problem {
@@ -36,7 +36,7 @@ impl Problem {
 
     #[must_use]
     pub fn also(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.also = Some((span, label.into()));
+        self.also = Some(Box::new((span, label.into())));
         self
     }
 }
@@ -63,7 +63,7 @@ impl Diagnostic for Problem {
             |span: Span, label: &str| (Some(label.to_owned()), SourceSpan::from(span.start..span.end));
         let (label, span) = labelled(self.place.span, &self.label);
         let first = LabeledSpan::new_primary_with_span(label, span);
-        let also = self.also.as_ref().map(|(span, label)| {
+        let also = self.also.as_deref().map(|(span, label)| {
             let (label, span) = labelled(*span, label);
             LabeledSpan::new_with_span(label, span)
         });

@@ -1,6 +1,6 @@
 //! A document → an `Object`, by the descriptors. Collects everything that is wrong, not only the first thing, and
 //! remembers where each field stands, so that what the server says about a field is shown at its line too.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Proto};
 
@@ -152,7 +152,8 @@ impl<'a> Reader<'a> {
         let mut list = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let outer = self.path.len();
-            self.path.push_str(&format!("[{index}]"));
+            // Writing to a String never fails.
+            let _ = write!(self.path, "[{index}]");
             self.remember(self.anchor(None, item));
             let read = self.value(&field.kind(), key, item);
             self.path.truncate(outer);

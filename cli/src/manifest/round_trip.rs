@@ -15,11 +15,11 @@ fn read(yaml: &str) -> v1::Object {
     manifests.objects.into_iter().next().unwrap()
 }
 
-fn assert_round_trip(object: &v1::Object) {
-    let yaml = document(&super::object(object));
+fn assert_round_trip(given: &v1::Object) {
+    let yaml = document(&object(given));
     let back = read(&yaml);
-    assert_eq!(&back, object, "\n{yaml}");
-    assert_eq!(document(&super::object(&back)), yaml);
+    assert_eq!(&back, given, "\n{yaml}");
+    assert_eq!(document(&object(&back)), yaml);
 }
 
 fn object_of(kind: &FieldDescriptor, resource: DynamicMessage) -> v1::Object {
@@ -151,7 +151,7 @@ fn every_field_has_a_place_under_the_path_that_the_api_gives_it() {
                 None => &mut resource,
             };
             holder.set_field(&field, sample);
-            let yaml = document(&super::object(&object_of(&kind, resource)));
+            let yaml = document(&object(&object_of(&kind, resource)));
             let manifests = parse([Source { name: "test.yaml".to_owned(), text: yaml.clone() }]).unwrap();
             let inner = parent.map_or_else(String::new, |parent| format!("{}.", parent.name()));
             let path = format!("objects[0].{}.{inner}{}", kind.json_name(), field.name());
@@ -167,7 +167,7 @@ fn present_and_empty_is_not_absent() {
     let absent = read("kind: Policy\nname: p\n");
     let empty = read("kind: Policy\nname: p\negress: []\nsubject: {endpoints: {}}\n");
     assert_ne!(absent, empty);
-    let yaml = document(&super::object(&empty));
+    let yaml = document(&object(&empty));
     assert_eq!(yaml, "kind: Policy\nname: p\nsubject:\n  endpoints: {}\negress: []\n");
     let Some(v1::object::Kind::Policy(policy)) = empty.kind else { panic!("a policy") };
     assert_eq!(policy.egress, Some(v1::RuleList::default()));
@@ -227,8 +227,7 @@ mode: enforce
 fn several_documents_keep_their_order_and_empty_ones_do_not_count() {
     let text = "---\nkind: CidrSet\nname: b\n---\n# only a comment\n---\nkind: CidrSet\nname: a\n...\n";
     let manifests = parse([Source { name: "x".to_owned(), text: text.to_owned() }]).unwrap();
-    let names: Vec<_> =
-        manifests.objects.iter().map(|o| schema::metadata_of(o).unwrap().1.name.clone()).collect();
+    let names: Vec<_> = manifests.objects.iter().map(|o| metadata_of(o).unwrap().1.name.clone()).collect();
     assert_eq!(names, ["b", "a"]);
     let (line, column) = manifests.place("objects[1].cidrSet.metadata.name").unwrap().position();
     assert_eq!((line, column), (8, 7));

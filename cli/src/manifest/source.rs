@@ -18,6 +18,7 @@ pub struct Span {
 
 impl Span {
     /// From here to the end of its first line: enough to point at a block without painting all of it.
+    #[must_use]
     pub fn first_line(self, text: &str) -> Self {
         let body = text.get(self.start..self.end).unwrap_or_default();
         let line = body.lines().next().unwrap_or_default().trim_end();

@@ -118,7 +118,7 @@ fn of_value(value: &Proto, kind: &Kind, defaults: Defaults) -> Value {
         Proto::F32(value) => (*value).into(),
         Proto::F64(value) => (*value).into(),
         Proto::String(value) => value.clone().into(),
-        Proto::Bytes(value) => value.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+        Proto::Bytes(value) => format!("{value:x}").into(),
         Proto::EnumNumber(number) => enumerated(*number, kind),
         Proto::Message(message) => of_message(message, defaults),
         Proto::List(items) => items.iter().map(|item| of_value(item, kind, defaults)).collect(),

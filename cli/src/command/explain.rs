@@ -1,0 +1,102 @@
+//! `weft explain`: the verdict on a flow, tier by tier, and the rule that decided.
+use std::fmt::Write;
+
+use weft_proto::v1;
+
+use super::Global;
+use crate::{
+    arguments::{parse_labels, parse_port},
+    client::{self, request},
+    failure::Failure,
+    manifest,
+};
+
+/// Say what policy makes of a flow, tier by tier, and which rule decides
+///
+/// JSON: {verdict: allow|deny, directions: [{direction, verdict, steps: [{tier, policy, rule, text, decided}]}], from,
+/// to, revision}.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// An endpoint, a node, an address, or labels such as app=web,env=prod
+    #[arg(long, value_name = "X", value_parser = parse_party)]
+    from: v1::Party,
+    /// An endpoint, a node, an address, or labels such as app=web,env=prod
+    #[arg(long, value_name = "Y", value_parser = parse_party)]
+    to: v1::Party,
+    /// tcp/443, udp/53, sctp/7, icmp/8, icmpv6/128, icmp/TYPE/CODE or proto/NUMBER
+    #[arg(long, value_name = "PROTOCOL/PORT", value_parser = parse_port)]
+    port: v1::FlowPort,
+    /// Address family, where both ends have two
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=6))]
+    family: Option<u32>,
+}
+
+fn parse_party(text: &str) -> Result<v1::Party, String> {
+    use v1::party::Party as P;
+    let party = match text {
+        "" => return Err("expected an endpoint, a node, an address, or labels".to_owned()),
+        text if text.contains('=') => P::Labels(v1::LabelSet { labels: parse_labels(text)? }),
+        name => P::Name(name.to_owned()),
+    };
+    Ok(v1::Party { party: Some(party) })
+}
+
+impl Explain {
+    pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
+        let family = self.family.unwrap_or_default();
+        if family == 5 {
+            return Err(Failure::Usage("--family 5: expected 4 or 6".to_owned()));
+        }
+        let mut operator = client::operator(&global.server).await?;
+        let message =
+            v1::ExplainRequest { from: Some(self.from), to: Some(self.to), port: Some(self.port), family };
+        let answer = operator.client.explain(request(message)).await;
+        let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
+        global.output.write(|| text(&answer), || manifest::answer("ExplainResponse", &answer))
+    }
+}
+
+fn text(answer: &v1::ExplainResponse) -> String {
+    let mut text = String::new();
+    // Writing to a String never fails.
+    let _ = writeln!(text, "{} → {}: {}", answer.from, answer.to, verdict(answer.verdict()));
+    for judged in &answer.directions {
+        let (name, who) = match judged.direction() {
+            v1::Direction::Egress => ("egress", &answer.from),
+            v1::Direction::Ingress | v1::Direction::Unspecified => ("ingress", &answer.to),
+        };
+        let _ = writeln!(text, "\n{name} of {who}: {}", verdict(judged.verdict()));
+        for step in &judged.steps {
+            let _ = writeln!(text, "  {}", line(step));
+        }
+    }
+    if answer.directions.is_empty() {
+        text.push_str("\nno end of this flow is judged\n");
+    }
+    let _ = writeln!(text, "\nrevision {}", answer.revision);
+    text
+}
+
+fn line(step: &v1::VerdictStep) -> String {
+    let mark = if step.decided { "→" } else { " " };
+    let tier = match step.tier() {
+        v1::Tier::Unspecified => "default",
+        v1::Tier::Admin => "admin",
+        v1::Tier::Application => "application",
+        v1::Tier::Baseline => "baseline",
+    };
+    let rule = match (step.policy.as_str(), step.rule.as_str()) {
+        ("", _) => String::new(),
+        (policy, "") => format!("{policy}: "),
+        (policy, rule) => format!("{policy} / {rule}: "),
+    };
+    format!("{mark} {tier:<11}  {rule}{}", step.text)
+}
+
+fn verdict(verdict: v1::Verdict) -> &'static str {
+    match verdict {
+        v1::Verdict::Allow => "allow",
+        v1::Verdict::Deny => "deny",
+        v1::Verdict::Unspecified => "no verdict",
+    }
+}

@@ -1,0 +1,78 @@
+//! `weft fleet`: the fleet as a whole.
+use std::fmt::Write;
+
+use weft_proto::v1;
+
+use super::Global;
+use crate::{
+    client::{self, request},
+    failure::Failure,
+    manifest,
+    output::table,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Fleet {
+    /// Show the store, the nodes, and how far each has come
+    ///
+    /// JSON: {storeId, revision, nodes: [{name, connected, realisedRevision, endpoints, endpointsReady, rejections,
+    /// lastApplyMilliseconds, lastSeen}], endpoints, identities, policies, version, store}.
+    Status,
+}
+
+impl Fleet {
+    pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
+        match self {
+            Self::Status => status(global).await,
+        }
+    }
+}
+
+async fn status(global: &Global) -> Result<(), Failure> {
+    let mut operator = client::operator(&global.server).await?;
+    let answer = operator.client.fleet_status(request(v1::FleetStatusRequest {})).await;
+    let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
+    global.output.write(|| text(&answer), || manifest::answer("FleetStatusResponse", &answer))
+}
+
+fn text(answer: &v1::FleetStatusResponse) -> String {
+    let mut text = String::new();
+    // Writing to a String never fails.
+    let _ = writeln!(text, "controller  {}, {} store {}", answer.version, answer.store, answer.store_id);
+    let _ = writeln!(text, "revision    {}", answer.revision);
+    let _ = writeln!(
+        text,
+        "holds       {} policies, {} endpoints, {} identities, {} nodes",
+        answer.policies,
+        answer.endpoints,
+        answer.identities,
+        answer.nodes.len()
+    );
+    if !answer.nodes.is_empty() {
+        text.push('\n');
+        text.push_str(&nodes(&answer.nodes));
+    }
+    for node in &answer.nodes {
+        for rejection in &node.rejections {
+            let v1::Rejection { r#type, name, reason } = rejection;
+            let _ = writeln!(text, "\n{} rejected {type} {name}: {reason}", node.name);
+        }
+    }
+    text
+}
+
+fn nodes(nodes: &[v1::NodeSummary]) -> String {
+    let rows = nodes.iter().map(|node| {
+        let took = node.last_apply.and_then(|took| std::time::Duration::try_from(took).ok());
+        [
+            node.name.clone(),
+            if node.connected { "yes" } else { "no" }.to_owned(),
+            node.realised_revision.to_string(),
+            format!("{}/{}", node.endpoints_ready, node.endpoints),
+            took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).unwrap_or_default(),
+            if node.rejections.is_empty() { String::new() } else { node.rejections.len().to_string() },
+            node.last_seen.map(|seen| seen.to_string()).unwrap_or_default(),
+        ]
+    });
+    table(["NODE", "CONNECTED", "REALISED", "ENDPOINTS READY", "LAST APPLY", "REJECTED", "LAST SEEN"], rows)
+}

@@ -1,0 +1,84 @@
+//! One file a command.
+mod apply;
+mod completion;
+mod delete;
+mod endpoint;
+mod explain;
+mod fleet;
+mod get;
+mod wait;
+mod watch;
+
+use clap::{Parser, Subcommand};
+
+use crate::{failure::Failure, output::Format};
+
+const AFTER_HELP: &str = "\
+Results go to stdout, everything else to stderr. `--output json` writes one document whose fields do not change within
+a version of the API: answers with the field names of the API in camelCase, durations as numbers named
+…Milliseconds, resources in the form of their manifests.
+
+Exit codes:
+  0   done, or nothing to do
+  1   failed
+  2   there are differences, or a test failed
+  3   timed out waiting
+  64  bad usage
+  69  the server cannot be reached";
+
+/// Networking and policy for fleets without Kubernetes
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    /// The controller, as http://HOST:PORT
+    #[arg(
+        long,
+        env = "WEFT_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7443",
+        global = true
+    )]
+    pub server: String,
+    /// How results are written
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table", global = true)]
+    pub output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Apply(apply::Apply),
+    Get(get::Get),
+    Delete(delete::Delete),
+    Watch(watch::Watch),
+    Explain(explain::Explain),
+    /// The fleet as a whole
+    #[command(subcommand)]
+    Fleet(fleet::Fleet),
+    Endpoint(endpoint::Endpoint),
+    Completion(completion::Completion),
+}
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let global = self.global;
+        match self.command {
+            Command::Apply(command) => command.run(&global).await,
+            Command::Get(command) => command.run(&global).await,
+            Command::Delete(command) => command.run(&global).await,
+            Command::Watch(command) => command.run(&global).await,
+            Command::Explain(command) => command.run(&global).await,
+            Command::Fleet(command) => command.run(&global).await,
+            Command::Endpoint(command) => command.run(&global).await,
+            Command::Completion(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Failures for people, on stderr: with the lines of the manifest where there are some.
+use std::{
+    fmt::Write,
+    io::{IsTerminal, stderr},
+};
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use super::note;
+use crate::{failure::Failure, limits::PROBLEMS_SHOWN_MAX, manifest::Problem};
+
+/// Says what went wrong. Nothing is said when the reader of our output went away.
+pub(crate) fn report(failure: &Failure) {
+    let text = match failure {
+        Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
+        Failure::Manifest(problems) => snippets(problems),
+        Failure::Refused { message, fields, .. } => {
+            let mut text = format!("error: {message}");
+            for (field, description) in fields {
+                // Writing to a String never fails.
+                let _ = write!(text, "\n  {field}: {description}");
+            }
+            text
+        }
+        Failure::Unreachable { message, help } => format!("error: {message}\n  {help}"),
+        Failure::Usage(message) => format!("error: {message}\n\nFor more information, try '--help'."),
+        other => format!("error: {other}"),
+    };
+    note(&text);
+}
+
+fn snippets(problems: &[Problem]) -> String {
+    let terminal = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let theme = if terminal { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    // What is read by machines or in logs is not wrapped.
+    let handler = GraphicalReportHandler::new_themed(theme);
+    let handler = if terminal { handler } else { handler.with_width(usize::from(u16::MAX)) };
+    let mut text = String::new();
+    for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
+        let _ = writeln!(text, "error: {problem}");
+        if handler.render_report(&mut text, problem).is_err() {
+            // The line above says all that is needed.
+            text.push('\n');
+        }
+    }
+    let hidden = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+    if hidden > 0 {
+        let _ = writeln!(text, "… and {hidden} more");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
