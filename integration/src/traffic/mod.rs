@@ -1,0 +1,19 @@
+//! Real traffic: servers, connection attempts, streams and raw packets, on sockets that live in a namespace.
+mod attempt;
+mod checksum;
+mod conversation;
+mod echo;
+mod forged;
+mod namespace;
+mod probes;
+mod server;
+mod stream;
+
+pub use attempt::{Flow, Outcome, Protocol, try_all};
+pub use conversation::{Conversation, Mark};
+
+pub use forged::Forged;
+pub use namespace::Namespace;
+pub use probes::DeniedProbes;
+pub use server::{TcpServer, UdpServer};
+pub use stream::{EchoStream, Echoes};
