@@ -52,3 +52,27 @@ pub enum Step {
     Bump { subjects: Vec<u32>, nodes: Vec<u32> },
     IdentitiesThrough { identity: u32 },
 }
+
+impl Tables {
+    /// The tables after a step; epochs are not in them.
+    pub fn apply(&mut self, step: &Step) {
+        fn set<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+            match value {
+                Some(value) => drop(rows.insert(key, value)),
+                None => drop(rows.remove(&key)),
+            }
+        }
+        match step {
+            Step::Endpoint { ifindex, endpoint } => set(&mut self.endpoints, *ifindex, *endpoint),
+            Step::Ipcache { address, peer } => set(&mut self.ipcache, *address, *peer),
+            Step::Prefix { prefix, peer } => set(&mut self.prefixes, *prefix, *peer),
+            Step::Node { slot, node } => set(&mut self.nodes, *slot, *node),
+            Step::NodeAddress { address, slot } => set(&mut self.node_addresses, *address, *slot),
+            Step::Subject { slot, identity } => set(&mut self.subjects, *slot, *identity),
+            Step::PolicyTable { slot, table } => set(&mut self.policies, *slot, table.clone()),
+            Step::PolicyRow { slot, key, row } => set(self.policies.entry(*slot).or_default(), *key, *row),
+            Step::Bump { .. } => {}
+            Step::IdentitiesThrough { identity } => self.identities_through = *identity,
+        }
+    }
+}

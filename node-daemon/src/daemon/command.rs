@@ -1,0 +1,147 @@
+//! The queue in front of the core, and the handle that fills it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use weft_proto::v1;
+
+use super::attach::{AttachError, AttachSpec};
+use crate::{
+    desired::Batch,
+    observe::names::Names,
+};
+
+/// The core has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct CoreGone;
+
+/// The controller did not take an endpoint in; it was torn down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: String,
+    /// Its name or an address is another's.
+    pub taken: bool,
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EndpointState {
+    Ready(v1::Endpoint),
+    Init(v1::Endpoint),
+    Refused(Refusal),
+    Gone,
+}
+
+pub(super) enum Command {
+    Hello { reply: oneshot::Sender<v1::Hello> },
+    Connected { store_id: String, controller: String, reports: mpsc::Sender<v1::NodeReport> },
+    Disconnected { why: String, guard: bool },
+    Realise { batch: Batch, reply: oneshot::Sender<Result<v1::Ack, String>> },
+    Answer(v1::EndpointAnswer),
+    Attach { spec: AttachSpec, reply: oneshot::Sender<Result<v1::Endpoint, AttachError>> },
+    Detach { name: String, reply: oneshot::Sender<Result<bool, String>> },
+    Endpoint { name: String, reply: oneshot::Sender<EndpointState> },
+    Endpoints { reply: oneshot::Sender<Vec<v1::Endpoint>> },
+    Status { reply: oneshot::Sender<v1::StatusResponse> },
+    Dump { map: String, reply: oneshot::Sender<Result<Vec<v1::DumpMapResponse>, String>> },
+    LinkGone { ifindex: u32 },
+}
+
+/// Handle of the core; clones share it.
+#[derive(Clone, Debug)]
+pub struct Core {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) changed: watch::Receiver<u64>,
+    pub(super) names: Arc<ArcSwap<Names>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Command")
+    }
+}
+
+impl Core {
+    async fn tell(&self, command: Command) -> Result<(), CoreGone> {
+        self.commands.send(command).await.map_err(|_| CoreGone)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, CoreGone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await?;
+        answer.await.map_err(|_| CoreGone)
+    }
+
+    /// What this node says of itself and of what it holds.
+    pub async fn hello(&self) -> Result<v1::Hello, CoreGone> {
+        self.ask(|reply| Command::Hello { reply }).await
+    }
+
+    /// A stream is up; the core reports its endpoints through `reports`.
+    pub async fn connected(
+        &self,
+        store_id: String,
+        controller: String,
+        reports: mpsc::Sender<v1::NodeReport>,
+    ) -> Result<(), CoreGone> {
+        self.tell(Command::Connected { store_id, controller, reports }).await
+    }
+
+    /// There is no stream; `guard`: because the store is not the one this node knows.
+    pub async fn disconnected(&self, why: String, guard: bool) -> Result<(), CoreGone> {
+        self.tell(Command::Disconnected { why, guard }).await
+    }
+
+    /// Writes a batch to disk and kernel; the acknowledgement is for after that.
+    pub async fn realise(&self, batch: Batch) -> Result<Result<v1::Ack, String>, CoreGone> {
+        self.ask(|reply| Command::Realise { batch, reply }).await
+    }
+
+    pub async fn answer(&self, answer: v1::EndpointAnswer) -> Result<(), CoreGone> {
+        self.tell(Command::Answer(answer)).await
+    }
+
+    /// Attaches in state init.
+    pub async fn attach(&self, spec: AttachSpec) -> Result<Result<v1::Endpoint, AttachError>, CoreGone> {
+        self.ask(|reply| Command::Attach { spec, reply }).await
+    }
+
+    /// `false`: there is none of this name.
+    pub async fn detach(&self, name: String) -> Result<Result<bool, String>, CoreGone> {
+        self.ask(|reply| Command::Detach { name, reply }).await
+    }
+
+    pub async fn endpoint(&self, name: String) -> Result<EndpointState, CoreGone> {
+        self.ask(|reply| Command::Endpoint { name, reply }).await
+    }
+
+    pub async fn endpoints(&self) -> Result<Vec<v1::Endpoint>, CoreGone> {
+        self.ask(|reply| Command::Endpoints { reply }).await
+    }
+
+    pub async fn status(&self) -> Result<v1::StatusResponse, CoreGone> {
+        self.ask(|reply| Command::Status { reply }).await
+    }
+
+    /// Rows of a map by its name, decoded; the error names the maps there are.
+    pub async fn dump(&self, map: String) -> Result<Result<Vec<v1::DumpMapResponse>, String>, CoreGone> {
+        self.ask(|reply| Command::Dump { map, reply }).await
+    }
+
+    /// An interface is no more.
+    pub async fn link_gone(&self, ifindex: u32) -> Result<(), CoreGone> {
+        self.tell(Command::LinkGone { ifindex }).await
+    }
+
+    /// Changes when something that a caller may wait for has changed.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    /// Names for numbers, as of the last change.
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+}

@@ -1,0 +1,97 @@
+//! The daemon's core: the one owner of the desired state, the attachments and the kernel. Everything that changes them is
+//! a command in one queue, so writes of the kernel are serial. [`Core`] is the handle that the stream, the local API and
+//! the watchers hold.
+
+mod attach;
+mod command;
+mod realise;
+mod report;
+mod run;
+mod start;
+mod status;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use weft_proto::v1;
+
+pub use attach::{AttachError, AttachSpec, Target};
+pub use command::{Core, CoreGone, EndpointState, Refusal};
+pub use start::{Ground, Loaded, StartError};
+
+use crate::{
+    desired::{
+        Desired,
+        attachments::Attachments,
+        disk::Disk,
+    },
+    kernel::{
+        Datapath,
+        links::{Link, Links},
+    },
+    observe::names::Names,
+    plan::tables::Tables,
+};
+
+/// What the flags say.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node's name.
+    pub node: String,
+    pub labels: BTreeMap<String, String>,
+    /// Underlay addresses; empty: those of the uplinks.
+    pub addresses: Vec<IpAddr>,
+    /// Names of the uplinks; empty: the devices of the default routes.
+    pub uplinks: Vec<String>,
+    pub vxlan_device: String,
+    pub vxlan_port: u16,
+    pub boot_id: String,
+    pub kernel_release: String,
+    pub tcx: bool,
+    pub btf: bool,
+}
+
+/// The name of the overlay's device.
+pub const VXLAN_DEVICE: &str = "weft-vxlan";
+
+/// The stream that is up.
+struct Connection {
+    controller: String,
+    reports: mpsc::Sender<v1::NodeReport>,
+}
+
+/// The state behind the queue.
+struct State<D, L> {
+    settings: Settings,
+    disk: Disk,
+    datapath: D,
+    links: Arc<L>,
+    desired: Desired,
+    attachments: Attachments,
+    /// What the kernel holds, as far as this daemon knows.
+    actual: Tables,
+    uplinks: Vec<Link>,
+    own_addresses: Vec<IpAddr>,
+    endpoint_mtu_bytes: u32,
+    /// A controller has said to this daemon that all was sent.
+    synced: bool,
+    connection: Option<Connection>,
+    /// What the compiler could not do; for people.
+    problems: Vec<String>,
+    /// Policies that were not realised because their subject's table overflowed.
+    overflowed: Vec<v1::RejectedResource>,
+    /// The last write of kernel or disk failed; tried again.
+    failure: Option<String>,
+    /// Why there is no stream.
+    unconnected: Option<String>,
+    /// … because the store is not the one this node knows.
+    guarded: bool,
+    /// What the controller of this stream was told of each endpoint.
+    reported: BTreeMap<String, v1::Endpoint>,
+    /// Endpoints that the controller refused, until their caller has asked.
+    refused: BTreeMap<String, Refusal>,
+    /// Goes up whenever something that a caller may wait for has changed.
+    changed: watch::Sender<u64>,
+    names: Arc<ArcSwap<Names>>,
+}

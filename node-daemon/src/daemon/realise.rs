@@ -1,0 +1,129 @@
+//! Writing what should be: disk first, then kernel, then the acknowledgement.
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use weft_proto::v1::{self, ResourceType};
+
+use super::State;
+use crate::{
+    desired::Batch,
+    kernel::{Datapath, KernelError, links::Links},
+    observe::names::Names,
+    plan::{
+        compile::{self, Compiled, Input, Stale},
+        diff::{self, Sweep},
+        tables::Step,
+    },
+};
+
+impl<D: Datapath, L: Links> State<D, L> {
+    /// The disk comes first: after a crash between the two, the restart goes forward and never back. An error means that
+    /// there is nothing to acknowledge; the stream ends, and all is sent and tried again.
+    pub(super) fn realise(&mut self, batch: Batch) -> Result<v1::Ack, String> {
+        let began = Instant::now();
+        let (nonce, in_sync) = (batch.nonce, batch.in_sync);
+        self.desired.apply(batch);
+        let stored = self.disk.store_desired(&self.desired);
+        stored.map_err(|error| self.failed(&error))?;
+        self.synced |= in_sync;
+        let written = self.write_kernel();
+        written.map_err(|error| self.failed(&error))?;
+        self.failure = None;
+        self.after_change();
+        let rejected: Vec<_> = self.desired.rejected().chain(self.overflowed.iter().cloned()).collect();
+        let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
+        let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        info!(revision, through = self.desired.identities_through, apply_micros, rejected = rejected.len(), "realised");
+        Ok(v1::Ack { nonce, revision, apply_micros, rejected })
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error) -> String {
+        error!(%error, "could not be written; tried again");
+        self.failure = Some(error.to_string());
+        error.to_string()
+    }
+
+    /// Brings the kernel to what is desired. Before a controller has said that all was sent, nothing is removed.
+    pub(super) fn write_kernel(&mut self) -> Result<(), KernelError> {
+        let sweep = if self.synced { Sweep::Remove } else { Sweep::Keep };
+        let mut compiled = self.compile(Stale::Keep);
+        self.write_steps(&diff::diff(&self.actual, &compiled.tables, sweep))?;
+        if compiled.stale_prefixes && sweep == Sweep::Remove {
+            compiled = self.compile(Stale::Drop);
+            self.write_steps(&diff::diff(&self.actual, &compiled.tables, sweep))?;
+        }
+        self.note_problems(compiled);
+        Ok(())
+    }
+
+    fn compile(&self, stale: Stale) -> Compiled {
+        let input = Input {
+            node: &self.settings.node,
+            own_addresses: &self.own_addresses,
+            desired: &self.desired,
+            attachments: &self.attachments,
+        };
+        compile::compile(input, &self.actual, stale)
+    }
+
+    /// Keeps `actual` true, also when the kernel refuses in the middle.
+    pub(super) fn write_steps(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        match self.datapath.write(steps) {
+            Ok(()) => {
+                steps.iter().for_each(|step| self.actual.apply(step));
+                Ok(())
+            }
+            Err(error) => {
+                self.actual = self.datapath.read_tables()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn note_problems(&mut self, compiled: Compiled) {
+        self.problems = compiled.problems;
+        self.overflowed.clear();
+        for overflow in compiled.overflows {
+            self.problems.push(format!("{overflow}: its endpoints are closed"));
+            for policy in compile::policies_of(overflow.subject, &self.desired) {
+                self.overflowed.push(v1::RejectedResource {
+                    r#type: ResourceType::Policy.into(),
+                    name: policy.name.clone(),
+                    reason: overflow.to_string(),
+                });
+            }
+        }
+    }
+
+    /// Tells those who wait, and reports endpoints that became ready.
+    pub(super) fn after_change(&mut self) {
+        self.attachments.forget_gone(self.desired.endpoints());
+        self.names.store(std::sync::Arc::new(Names::of(&self.desired, &self.attachments)));
+        self.report_endpoints();
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Compares the kernel with what it should hold, and mends it.
+    pub(super) fn mend(&mut self) {
+        let found = match self.datapath.read_tables() {
+            Ok(found) => found,
+            Err(error) => return drop(self.failed(&error)),
+        };
+        if found != self.actual {
+            warn!("somebody else changed the kernel's tables; they are mended");
+            self.actual = found;
+        }
+        match self.write_kernel() {
+            Ok(()) => {
+                if self.failure.take().is_some() {
+                    info!("written at last");
+                    self.after_change();
+                }
+            }
+            Err(error) => drop(self.failed(&error)),
+        }
+    }
+}

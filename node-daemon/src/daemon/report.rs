@@ -1,0 +1,157 @@
+//! What the controller is told of this node, and what it answers.
+
+use tracing::{info, warn};
+use weft_proto::v1::{self, node_report::Report};
+use weft_shared::layout::endpoint_flags;
+
+use super::{Connection, Refusal, State};
+use crate::{
+    desired::{FEATURES, attachments::Attachment},
+    endpoint::interface::mac_text,
+    kernel::{Datapath, links::Links},
+};
+
+impl<D: Datapath, L: Links> State<D, L> {
+    pub(super) fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            node: self.settings.node.clone(),
+            labels: self.settings.labels.clone().into_iter().collect(),
+            addresses: self.own_addresses.iter().map(ToString::to_string).collect(),
+            boot_id: self.settings.boot_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.iter().map(ToString::to_string).collect(),
+            have: Some(v1::Have {
+                store_id: self.desired.store_id.clone(),
+                revision: self.desired.revision,
+                digests: Vec::new(),
+            }),
+            capabilities: Some(self.capabilities()),
+        }
+    }
+
+    pub(super) fn connected(&mut self, store_id: String, connection: Connection) {
+        self.desired.store_id = store_id;
+        self.unconnected = None;
+        self.connection = Some(connection);
+        // A name that was given to another workload since: the former bearer ends before the new one is told of.
+        let gone: Vec<String> = self.attachments.gone.iter().cloned().collect();
+        for name in gone {
+            let taken_in = self.attachments.endpoints.get(&name).is_some_and(|own| own.accepted.is_some());
+            if !taken_in {
+                self.report(Report::EndpointGone(v1::EndpointGone { name }));
+            }
+        }
+        let names = self.attachments.endpoints.keys().cloned().collect();
+        self.report(Report::Inventory(v1::EndpointInventory { names }));
+        self.reported.clear();
+        self.report_endpoints();
+    }
+
+    /// Reports each endpoint whose state the controller was not told yet.
+    pub(super) fn report_endpoints(&mut self) {
+        if self.connection.is_none() {
+            return;
+        }
+        let endpoints: Vec<v1::Endpoint> = self.attachments.endpoints.values().map(|own| self.endpoint(own)).collect();
+        for endpoint in endpoints {
+            let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+            if self.reported.get(&name) != Some(&endpoint) {
+                self.reported.insert(name, endpoint.clone());
+                self.report(Report::Endpoint(v1::EndpointReport { endpoint: Some(endpoint) }));
+            }
+        }
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        let Some(connection) = &self.connection else { return };
+        let report = v1::NodeReport { report: Some(report) };
+        if connection.reports.try_send(report).is_err() {
+            // Everything is reported again on the next stream.
+            warn!("the stream does not take reports; it is ended");
+            self.connection = None;
+        }
+    }
+
+    pub(super) fn endpoint(&self, own: &Attachment) -> v1::Endpoint {
+        let row = self.actual.endpoints.get(&own.ifindex);
+        let open = row.is_some_and(|row| row.flags & endpoint_flags::OPEN != 0);
+        let state = if open { v1::EndpointState::Ready } else { v1::EndpointState::Init };
+        v1::Endpoint {
+            metadata: Some(v1::Metadata {
+                name: own.name.clone(),
+                labels: own.labels.clone().into_iter().collect(),
+                ..v1::Metadata::default()
+            }),
+            node: self.settings.node.clone(),
+            attachment: Some(v1::Attachment {
+                interface: own.interface.clone(),
+                netns: own.netns.clone(),
+                container_id: own.container_id.clone(),
+            }),
+            addresses: own.addresses().map(|address| address.to_string()).collect(),
+            mac: mac_text(own.mac),
+            limits: (own.ingress_bits_per_second.is_some() || own.egress_bits_per_second.is_some()).then_some(
+                v1::EndpointLimits {
+                    ingress_bits_per_second: own.ingress_bits_per_second,
+                    egress_bits_per_second: own.egress_bits_per_second,
+                },
+            ),
+            status: Some(v1::EndpointStatus {
+                identity: row.map_or(0, |row| row.identity),
+                state: state.into(),
+                reason: if open { String::new() } else { self.why_not_open(own) },
+            }),
+        }
+    }
+
+    fn why_not_open(&self, own: &Attachment) -> String {
+        if let Some(failure) = &self.failure {
+            return format!("its policy could not be written: {failure}");
+        }
+        match (&self.unconnected, own.accepted) {
+            (Some(why), None) => format!("no controller can be reached: {why}"),
+            (None, None) => "the controller has not answered yet".to_owned(),
+            (_, Some(_)) => match self.attachments.word(own, self.desired.endpoints()) {
+                None => "the controller has not classified it yet".to_owned(),
+                Some(word) if !word.open => "other nodes have not realised it yet".to_owned(),
+                Some(_) => "its policy is not realised yet".to_owned(),
+            },
+        }
+    }
+
+    pub(super) async fn answer(&mut self, answer: v1::EndpointAnswer) {
+        let Some(own) = self.attachments.endpoints.get_mut(&answer.name) else { return };
+        if !answer.accepted {
+            warn!(endpoint = %answer.name, reason = %answer.reason, "the controller refuses the endpoint");
+            let taken = answer.reason.contains("taken") || answer.reason.contains("exists");
+            // Only one that never was taken in: a running workload is not torn down by a late refusal.
+            if own.accepted.is_none() {
+                self.refused.insert(answer.name.clone(), Refusal { reason: answer.reason, taken });
+                if let Err(error) = self.detach(&answer.name).await {
+                    warn!(endpoint = %answer.name, %error, "the refused endpoint is not torn down");
+                }
+            }
+            self.changed.send_modify(|changes| *changes += 1);
+            return;
+        }
+        if own.accepted.is_none() {
+            info!(endpoint = %answer.name, revision = answer.revision, "the controller took the endpoint in");
+            own.accepted = Some(answer.revision);
+            if let Err(error) = self.attachments.store(&self.disk) {
+                self.failure = Some(error.to_string());
+            }
+            self.mend_now();
+        }
+    }
+
+    /// Writes what an answer or an attachment changed.
+    fn mend_now(&mut self) {
+        match self.write_kernel() {
+            Ok(()) => self.after_change(),
+            Err(error) => {
+                warn!(%error, "the kernel refuses; tried again");
+                self.failure = Some(error.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The loop of the core: one command after the other.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::warn;
+
+use super::{Connection, EndpointState, StartError, State, command::Command};
+use crate::{
+    kernel::{Datapath, KernelError, links::Links},
+    limits::{DRIFT_CHECK_SECONDS, RETRY_MILLISECONDS},
+};
+
+/// Runs the core on a thread of its own, until every handle is dropped.
+pub(super) fn spawn<D: Datapath, L: Links>(
+    state: State<D, L>,
+    queue: mpsc::Receiver<Command>,
+) -> Result<(), StartError> {
+    let failed = |error: std::io::Error| KernelError::new("start the core's thread", error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let run = move || runtime.block_on(state.run(queue));
+    std::thread::Builder::new().name("weft-core".to_owned()).spawn(run).map_err(failed)?;
+    Ok(())
+}
+
+impl<D: Datapath, L: Links> State<D, L> {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut drift = interval(Duration::from_secs(DRIFT_CHECK_SECONDS));
+        let mut retry = interval(Duration::from_millis(RETRY_MILLISECONDS));
+        for ticker in [&mut drift, &mut retry] {
+            ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first tick is at once.
+            ticker.tick().await;
+        }
+        loop {
+            tokio::select! {
+                command = queue.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                _ = drift.tick() => self.mend(),
+                _ = retry.tick(), if self.failure.is_some() => self.mend(),
+            }
+        }
+    }
+
+    /// A caller that went away meanwhile is no error.
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Hello { reply } => drop(reply.send(self.hello())),
+            Command::Connected { store_id, controller, reports } => {
+                self.connected(store_id, Connection { controller, reports });
+            }
+            Command::Disconnected { why, guard } => {
+                self.connection = None;
+                self.guarded = guard;
+                self.unconnected = Some(why);
+                self.changed.send_modify(|changes| *changes += 1);
+            }
+            Command::Realise { batch, reply } => drop(reply.send(self.realise(batch))),
+            Command::Answer(answer) => self.answer(answer).await,
+            Command::Attach { spec, reply } => drop(reply.send(self.attach(spec).await)),
+            Command::Detach { name, reply } => drop(reply.send(self.detach(&name).await)),
+            Command::Endpoint { name, reply } => drop(reply.send(self.endpoint_state(&name))),
+            Command::Endpoints { reply } => {
+                let endpoints = self.attachments.endpoints.values().map(|own| self.endpoint(own));
+                drop(reply.send(endpoints.collect()));
+            }
+            Command::Status { reply } => drop(reply.send(self.status())),
+            Command::Dump { map, reply } => drop(reply.send(self.dump(&map))),
+            Command::LinkGone { ifindex } => self.link_gone(ifindex).await,
+        }
+    }
+
+    fn endpoint_state(&mut self, name: &str) -> EndpointState {
+        if let Some(own) = self.attachments.endpoints.get(name) {
+            let endpoint = self.endpoint(own);
+            let ready = endpoint.status.as_ref().is_some_and(|status| status.state() == weft_proto::v1::EndpointState::Ready);
+            return if ready { EndpointState::Ready(endpoint) } else { EndpointState::Init(endpoint) };
+        }
+        self.refused.remove(name).map_or(EndpointState::Gone, EndpointState::Refused)
+    }
+
+    async fn link_gone(&mut self, ifindex: u32) {
+        let names: Vec<String> = self
+            .attachments
+            .endpoints
+            .values()
+            .filter(|own| own.ifindex == ifindex)
+            .map(|own| own.name.clone())
+            .collect();
+        for name in names {
+            warn!(endpoint = %name, "the endpoint's interface is gone: it is detached");
+            if let Err(error) = self.detach(&name).await {
+                warn!(endpoint = %name, %error, "the rest of the endpoint stays");
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Start: what the disk and the kernel say is taken over, and enforced before any controller is asked.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::{Core, Settings, State};
+use crate::{
+    desired::{
+        Desired,
+        attachments::Attachments,
+        disk::{Disk, DiskError},
+    },
+    kernel::{
+        Datapath, Hook, KernelError,
+        links::{Link, Links},
+    },
+    limits::{COMMANDS_QUEUED_MAX, MTU_BYTES_MIN, OVERLAY_BYTES_V4, OVERLAY_BYTES_V6},
+    observe::names::Names,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("there is no interface {0}; name an uplink with --uplink")]
+    NoUplink(String),
+    #[error("no default route tells the uplink; name it with --uplink")]
+    NoDefaultRoute,
+    #[error("the uplinks have no address; give this node's with --address")]
+    NoAddress,
+}
+
+/// What was read before the kernel is touched.
+#[derive(Debug)]
+pub struct Loaded {
+    disk: Disk,
+    desired: Desired,
+    attachments: Attachments,
+}
+
+impl Loaded {
+    /// Fails where a file is not whole.
+    pub fn from(disk: Disk) -> Result<Self, DiskError> {
+        let desired = disk.load_desired()?;
+        let attachments = Attachments::load(&disk)?;
+        Ok(Self { disk, desired, attachments })
+    }
+}
+
+/// What is known of the node's network before programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    pub uplinks: Vec<Link>,
+    pub addresses: Vec<IpAddr>,
+    pub endpoint_mtu_bytes: u32,
+    pub overlay_ifindex: u32,
+}
+
+impl Ground {
+    /// Finds uplinks and addresses, sets forwarding, makes the overlay's device.
+    pub async fn prepare(settings: &Settings, links: &impl Links) -> Result<Self, StartError> {
+        let uplinks = find_uplinks(settings, links).await?;
+        let mut addresses = settings.addresses.clone();
+        if addresses.is_empty() {
+            for uplink in &uplinks {
+                addresses.extend(links.addresses(uplink.ifindex).await?);
+            }
+        }
+        let Some(first) = addresses.iter().min_by_key(|address| address.is_ipv6()) else {
+            return Err(StartError::NoAddress);
+        };
+        let overhead = if first.is_ipv4() { OVERLAY_BYTES_V4 } else { OVERLAY_BYTES_V6 };
+        let uplink_mtu = uplinks.iter().map(|uplink| uplink.mtu_bytes).min().unwrap_or(1500);
+        let endpoint_mtu_bytes = uplink_mtu.saturating_sub(overhead).max(MTU_BYTES_MIN);
+        links.prepare_node(&uplinks).await?;
+        let overlay_ifindex =
+            links.ensure_overlay(&settings.vxlan_device, settings.vxlan_port, endpoint_mtu_bytes).await?;
+        Ok(Self { uplinks, addresses, endpoint_mtu_bytes, overlay_ifindex })
+    }
+}
+
+async fn find_uplinks(settings: &Settings, links: &impl Links) -> Result<Vec<Link>, StartError> {
+    if settings.uplinks.is_empty() {
+        let found = links.default_uplinks().await?;
+        return if found.is_empty() { Err(StartError::NoDefaultRoute) } else { Ok(found) };
+    }
+    let mut found = Vec::new();
+    for name in &settings.uplinks {
+        found.push(links.find(name).await?.ok_or_else(|| StartError::NoUplink(name.clone()))?);
+    }
+    Ok(found)
+}
+
+impl Core {
+    /// Takes over what is there, enforces it, and serves commands on a thread of its own: kernel writes block.
+    pub async fn start<D: Datapath, L: Links>(
+        settings: Settings,
+        loaded: Loaded,
+        ground: Ground,
+        mut datapath: D,
+        links: Arc<L>,
+    ) -> Result<Self, StartError> {
+        let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
+        let (changed, watcher) = watch::channel(0);
+        let names = Arc::new(ArcSwap::from_pointee(Names::default()));
+        let actual = datapath.read_tables()?;
+        let mut state = State {
+            settings,
+            disk: loaded.disk,
+            datapath,
+            links,
+            desired: loaded.desired,
+            attachments: loaded.attachments,
+            actual,
+            uplinks: ground.uplinks.clone(),
+            own_addresses: ground.addresses,
+            endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
+            synced: false,
+            connection: None,
+            problems: Vec::new(),
+            overflowed: Vec::new(),
+            failure: None,
+            unconnected: Some("not tried yet".to_owned()),
+            guarded: false,
+            reported: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            changed,
+            names: Arc::clone(&names),
+        };
+        state.drop_ended_attachments().await?;
+        state.write_kernel()?;
+        state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
+        info!(
+            revision = state.desired.revision,
+            endpoints = state.attachments.endpoints.len(),
+            "the last known state is enforced"
+        );
+        super::run::spawn(state, queue)?;
+        Ok(Self { commands, changed: watcher, names })
+    }
+}
+
+impl<D: Datapath, L: Links> State<D, L> {
+    /// Endpoints end with their interface, or with the boot of the node.
+    async fn drop_ended_attachments(&mut self) -> Result<(), StartError> {
+        let same_boot = self.attachments.boot_id == self.settings.boot_id;
+        let mut ended = Vec::new();
+        for attachment in self.attachments.endpoints.values() {
+            let link = self.links.find(&attachment.interface).await?;
+            if !same_boot || link.map(|link| link.ifindex) != Some(attachment.ifindex) {
+                ended.push(attachment.name.clone());
+            }
+        }
+        let changed = !same_boot || !ended.is_empty();
+        for name in ended {
+            warn!(endpoint = %name, "the endpoint's interface is gone");
+            self.forget_attachment(&name)?;
+        }
+        if changed {
+            self.attachments.boot_id.clone_from(&self.settings.boot_id);
+            self.attachments.store(&self.disk)?;
+        }
+        Ok(())
+    }
+
+    /// An endpoint's rows go even before a controller is heard: its interface is no more.
+    pub(super) fn forget_attachment(&mut self, name: &str) -> Result<(), KernelError> {
+        let Some(attachment) = self.attachments.endpoints.remove(name) else { return Ok(()) };
+        self.attachments.gone.insert(name.to_owned());
+        let used_by_other = self.attachments.endpoints.values().any(|other| other.ifindex == attachment.ifindex);
+        if used_by_other {
+            return Ok(());
+        }
+        let steps = crate::plan::diff::remove_endpoint(&self.actual, attachment.ifindex);
+        self.write_steps(&steps)
+    }
+
+    /// Programs of an earlier daemon are replaced in place, so no packet meets an interface without.
+    async fn attach_programs(&mut self, uplinks: &[Link], overlay_ifindex: u32) -> Result<(), StartError> {
+        for attachment in self.attachments.endpoints.values() {
+            self.datapath.attach(attachment.ifindex, Hook::Endpoint)?;
+        }
+        self.datapath.attach(overlay_ifindex, Hook::Overlay)?;
+        for uplink in uplinks {
+            self.datapath.attach(uplink.ifindex, Hook::Uplink)?;
+        }
+        let attachments: Vec<_> = self.attachments.endpoints.values().cloned().collect();
+        for attachment in attachments {
+            let addresses: Vec<IpAddr> = attachment.addresses().collect();
+            self.links.connect_endpoint(attachment.ifindex, &addresses, attachment.mac).await?;
+        }
+        Ok(())
+    }
+}

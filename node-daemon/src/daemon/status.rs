@@ -1,0 +1,76 @@
+//! What operators are shown.
+
+use weft_proto::v1;
+
+use super::State;
+use crate::{
+    kernel::{Datapath, links::Links},
+    observe::dump,
+};
+
+impl<D: Datapath, L: Links> State<D, L> {
+    pub(super) fn capabilities(&self) -> v1::NodeCapabilities {
+        v1::NodeCapabilities {
+            kernel: self.settings.kernel_release.clone(),
+            btf: self.settings.btf,
+            tcx: self.settings.tcx,
+            esp: false,
+            devices: self
+                .uplinks
+                .iter()
+                .map(|uplink| v1::Device {
+                    name: uplink.name.clone(),
+                    xdp: v1::XdpMode::None.into(),
+                    mtu_bytes: uplink.mtu_bytes,
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn status(&mut self) -> v1::StatusResponse {
+        let mut problems = self.problems();
+        let drops = self.datapath.counters().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Vec::new()
+        });
+        let drops = drops.into_iter().map(|(point, reason, count)| v1::DropCount {
+            reason: reason.name().to_owned(),
+            point: point.name().to_owned(),
+            packets: count.packets,
+            bytes: count.bytes,
+        });
+        v1::StatusResponse {
+            node: self.settings.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            controller: self.connection.as_ref().map(|up| up.controller.clone()).unwrap_or_default(),
+            connected: self.connection.is_some(),
+            realised_revision: self.desired.realised,
+            identities_through: self.actual.identities_through,
+            capabilities: Some(self.capabilities()),
+            map_bytes: self.datapath.map_bytes().unwrap_or_default(),
+            drops: drops.collect(),
+            events_lost: self.datapath.events_lost().unwrap_or_default(),
+            problems,
+            endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
+        let rejected = self.desired.rejected().chain(self.overflowed.iter().cloned());
+        problems.extend(rejected.map(|rejected| {
+            format!("rejected {} \"{}\": {}", rejected.r#type().as_str_name(), rejected.name, rejected.reason)
+        }));
+        if self.connection.is_none() {
+            let why = self.unconnected.as_deref().unwrap_or("the stream ended");
+            problems.push(if self.guarded { why.to_owned() } else { format!("no controller: {why}") });
+        }
+        problems
+    }
+
+    pub(super) fn dump(&mut self, map: &str) -> Result<Vec<v1::DumpMapResponse>, String> {
+        let tables = self.datapath.read_tables().map_err(|error| error.to_string())?;
+        dump::rows(&tables, map, &self.names.load())
+    }
+}

@@ -1,0 +1,99 @@
+//! The endpoints of this node: what was attached, kept on disk so that they survive a restart of the daemon. They end
+//! with their interface, or with the node's boot.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    EndpointWord,
+    disk::{Content, Disk, DiskError},
+};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// One endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    /// The host's side.
+    pub interface: String,
+    /// Of `interface`; another index under the same name is another interface.
+    pub ifindex: u32,
+    /// Path of the workload's namespace; empty where an existing interface was given.
+    pub netns: String,
+    /// We made the interface and remove it at detach.
+    pub ours: bool,
+    /// A veth whose peer is in another namespace.
+    pub peer: bool,
+    pub container_id: String,
+    pub address4: Option<Ipv4Addr>,
+    pub address6: Option<Ipv6Addr>,
+    pub mac: Mac,
+    pub gateway_mac: Mac,
+    pub ingress_bits_per_second: Option<u64>,
+    pub egress_bits_per_second: Option<u64>,
+    /// Revision at which a controller took it in; `None`: not answered yet.
+    pub accepted: Option<u64>,
+}
+
+impl Attachment {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.address4.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachments {
+    /// The kernel's boot that they belong to.
+    pub boot_id: String,
+    pub endpoints: BTreeMap<String, Attachment>,
+    /// Names that were detached, for as long as a controller's word about the former bearer may still come.
+    pub gone: BTreeSet<String>,
+}
+
+impl Attachments {
+    pub fn load(disk: &Disk) -> Result<Self, DiskError> {
+        let Some(payload) = disk.load(Content::Attachments)? else { return Ok(Self::default()) };
+        serde_json::from_slice(&payload).map_err(|error| DiskError::Broken {
+            path: disk.path(Content::Attachments),
+            offset: 0,
+            what: error.to_string(),
+        })
+    }
+
+    pub fn store(&self, disk: &Disk) -> Result<(), DiskError> {
+        let payload = serde_json::to_vec(self).map_err(|error| DiskError::Io {
+            path: disk.path(Content::Attachments),
+            source: error.into(),
+        })?;
+        disk.store(Content::Attachments, &payload)
+    }
+
+    /// The controllers' word, if it is about this bearer of the name and not about one that was detached before.
+    pub fn word<'a>(
+        &self,
+        attachment: &Attachment,
+        words: &'a BTreeMap<String, EndpointWord>,
+    ) -> Option<&'a EndpointWord> {
+        let accepted = attachment.accepted?;
+        let word = words.get(&attachment.name)?;
+        (word.revision >= accepted || !self.gone.contains(&attachment.name)).then_some(word)
+    }
+
+    /// Forgets former bearers about whom nothing can come any more.
+    pub fn forget_gone(&mut self, words: &BTreeMap<String, EndpointWord>) {
+        let endpoints = &self.endpoints;
+        self.gone.retain(|name| match (endpoints.get(name).map(|attachment| attachment.accepted), words.get(name)) {
+            (None, word) => word.is_some(),
+            (Some(Some(accepted)), Some(word)) => word.revision < accepted,
+            (Some(_), _) => true,
+        });
+    }
+}

@@ -1,0 +1,77 @@
+//! The netlink half of the kernel as the daemon needs it.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use super::KernelError;
+use crate::desired::attachments::Mac;
+
+/// A network interface of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
+    pub mac: Option<Mac>,
+    pub mtu_bytes: u32,
+    /// A veth whose peer is in another network namespace.
+    pub peer_elsewhere: bool,
+}
+
+/// An interface pair to make for an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEndpoint {
+    /// The host's side.
+    pub host_name: String,
+    /// Path of the workload's namespace.
+    pub netns: String,
+    /// The workload's side, inside the namespace.
+    pub workload_name: String,
+    pub addresses: Vec<IpAddr>,
+    pub mtu_bytes: u32,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeEndpoint {
+    pub ifindex: u32,
+    pub workload_mac: Mac,
+    pub gateway_mac: Mac,
+}
+
+/// Devices, addresses and routes. Everything made is recognisable as ours by its name.
+#[async_trait]
+pub trait Links: Send + Sync + 'static {
+    async fn find(&self, name: &str) -> Result<Option<Link>, KernelError>;
+
+    /// The devices of the default routes.
+    async fn default_uplinks(&self) -> Result<Vec<Link>, KernelError>;
+
+    /// Global addresses of an interface.
+    async fn addresses(&self, ifindex: u32) -> Result<Vec<IpAddr>, KernelError>;
+
+    /// Makes the VXLAN device where it is missing or of another kind; one that is right is left as it is.
+    async fn ensure_overlay(&self, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError>;
+
+    /// Forwarding and what it needs on the uplinks.
+    async fn prepare_node(&self, uplinks: &[Link]) -> Result<(), KernelError>;
+
+    /// Makes the pair and configures the workload's side; the host's side stays down, so that nothing passes before
+    /// programs are attached.
+    async fn make_endpoint(&self, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError>;
+
+    /// MAC of the other end of a veth, where it can be found.
+    async fn peer_mac(&self, name: &str) -> Result<Option<Mac>, KernelError>;
+
+    /// Host's side up, routes and neighbours of these addresses to it. Idempotent.
+    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac) -> Result<(), KernelError>;
+
+    /// Routes and neighbours of an interface that is not ours.
+    async fn disconnect_endpoint(&self, ifindex: u32, addresses: &[IpAddr]) -> Result<(), KernelError>;
+
+    /// No error where there is none.
+    async fn remove(&self, name: &str) -> Result<(), KernelError>;
+
+    /// Interfaces whose names are ours.
+    async fn ours(&self) -> Result<Vec<Link>, KernelError>;
+}

@@ -1,0 +1,329 @@
+//! The kernel's maps, typed: read into [`Tables`], changed by [`Step`]s.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{
+    Ebpf,
+    maps::{
+        Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+        of_maps::ArrayOfMaps,
+    },
+};
+use weft_shared::layout::{
+    Address, Endpoint, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason, RuntimeState, Subject,
+    maps::{self as names, Counter, MapName, POLICY_ROWS_MAX, counter_index},
+};
+
+use super::{KernelError, pod::Plain};
+use crate::plan::tables::{NodeRow, PolicyTable, Step, Tables};
+
+/// `BPF_F_NO_PREALLOC`: the kernel makes no other longest-prefix-match maps.
+const NO_PREALLOC: u32 = 1;
+
+type Table = LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>;
+
+/// All maps that the daemon writes, and its counters.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    endpoints: HashMap<MapData, u32, Plain<Endpoint>>,
+    ipcache: HashMap<MapData, Plain<Address>, Plain<Peer>>,
+    prefixes: LpmTrie<MapData, Plain<Address>, Plain<Peer>>,
+    nodes: Array<MapData, Plain<Node>>,
+    node_addresses: HashMap<MapData, Plain<Address>, u32>,
+    subjects: Array<MapData, Plain<Subject>>,
+    policies: ArrayOfMaps<MapData, Table>,
+    runtime: Array<MapData, Plain<RuntimeState>>,
+    counters: PerCpuArray<MapData, Plain<Counter>>,
+    events_lost: PerCpuArray<MapData, u64>,
+    /// The tables in `policies`, by slot.
+    tables: BTreeMap<u32, Table>,
+    /// What stands in a slot that has no table: an array of maps can't be emptied through aya. It has no rows, so whoever
+    /// meets it drops (`policy_missing`).
+    empty: Table,
+}
+
+/// A failed call on a map, with the map's name.
+fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::new(format!("map {}", map.pin), source)
+}
+
+/// Takes a map out of the loaded object.
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: MapName) -> Result<T, KernelError> {
+    let taken = ebpf
+        .take_map(map.object)
+        .ok_or_else(|| KernelError::new(format!("map {}", map.pin), "the object has no such map"))?;
+    T::try_from(taken).map_err(failed(map))
+}
+
+impl Maps {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut maps = Self {
+            endpoints: take(ebpf, names::ENDPOINTS)?,
+            ipcache: take(ebpf, names::IPCACHE)?,
+            prefixes: take(ebpf, names::PREFIXES)?,
+            nodes: take(ebpf, names::NODES)?,
+            node_addresses: take(ebpf, names::NODE_ADDRESSES)?,
+            subjects: take(ebpf, names::SUBJECTS)?,
+            policies: take(ebpf, names::POLICIES)?,
+            runtime: take(ebpf, names::RUNTIME)?,
+            counters: take(ebpf, names::COUNTERS)?,
+            events_lost: take(ebpf, names::EVENTS_LOST)?,
+            tables: BTreeMap::new(),
+            empty: new_table()?,
+        };
+        maps.tables = maps.find_tables()?;
+        Ok(maps)
+    }
+
+    /// The tables that an earlier daemon left.
+    fn find_tables(&self) -> Result<BTreeMap<u32, Table>, KernelError> {
+        let mut tables = BTreeMap::new();
+        for slot in 0..self.policies.len() {
+            match self.policies.get(&slot, 0) {
+                Ok(table) => drop(tables.insert(slot, table)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(names::POLICIES)(error)),
+            }
+        }
+        Ok(tables)
+    }
+
+    pub(crate) fn read(&self) -> Result<Tables, KernelError> {
+        let mut tables = Tables {
+            endpoints: rows(&self.endpoints, names::ENDPOINTS)?.map(|(ifindex, row)| (ifindex, row.0)).collect(),
+            ipcache: rows(&self.ipcache, names::IPCACHE)?.map(|(address, row)| (address.0, row.0)).collect(),
+            prefixes: rows(&self.prefixes, names::PREFIXES)?.map(|(key, row)| (prefix_key(&key), row.0)).collect(),
+            node_addresses: rows(&self.node_addresses, names::NODE_ADDRESSES)?
+                .map(|(address, slot)| (address.0, slot))
+                .collect(),
+            identities_through: self.runtime()?.identities_through,
+            ..Tables::default()
+        };
+        for (slot, node) in (0..).zip(self.nodes.iter()) {
+            let Plain(node) = node.map_err(failed(names::NODES))?;
+            if node.address != Address::UNSPECIFIED {
+                tables.nodes.insert(slot, NodeRow { address: node.address, identity: node.identity });
+            }
+        }
+        for (slot, subject) in (0..).zip(self.subjects.iter()) {
+            let Plain(subject) = subject.map_err(failed(names::SUBJECTS))?;
+            if subject.identity != 0 {
+                tables.subjects.insert(slot, subject.identity);
+            }
+        }
+        for (slot, table) in &self.tables {
+            let rows: PolicyTable =
+                rows(table, names::POLICIES)?.map(|(key, row)| (policy_key(&key), row.0)).collect();
+            // No rows is what a slot without a table holds.
+            if !rows.is_empty() {
+                tables.policies.insert(*slot, rows);
+            }
+        }
+        Ok(tables)
+    }
+
+    pub(crate) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
+        match step {
+            Step::Endpoint { ifindex, endpoint } => {
+                set(&mut self.endpoints, ifindex, endpoint.as_ref().map(|row| Plain(*row)), names::ENDPOINTS)
+            }
+            Step::Ipcache { address, peer } => {
+                set(&mut self.ipcache, &Plain(*address), peer.as_ref().map(|row| Plain(*row)), names::IPCACHE)
+            }
+            Step::Prefix { prefix, peer } => self.write_prefix(prefix, *peer),
+            Step::Node { slot, node } => self.write_node(*slot, *node),
+            Step::NodeAddress { address, slot } => {
+                set(&mut self.node_addresses, &Plain(*address), *slot, names::NODE_ADDRESSES)
+            }
+            Step::Subject { slot, identity } => {
+                let epoch = self.subject(*slot)?.epoch;
+                let subject = Subject { epoch, identity: identity.unwrap_or(0), reserved: 0 };
+                self.subjects.set(*slot, Plain(subject), 0).map_err(failed(names::SUBJECTS))
+            }
+            Step::PolicyTable { slot, table } => self.write_table(*slot, table.as_ref()),
+            Step::PolicyRow { slot, key, row } => self.write_row(*slot, key, *row),
+            Step::Bump { subjects, nodes } => self.bump(subjects, nodes),
+            Step::IdentitiesThrough { identity } => {
+                let state = RuntimeState { identities_through: *identity, ..self.runtime()? };
+                self.runtime.set(0, Plain(state), 0).map_err(failed(names::RUNTIME))
+            }
+        }
+    }
+
+    fn write_prefix(&mut self, prefix: &PrefixKey, peer: Option<Peer>) -> Result<(), KernelError> {
+        let key = Key::new(prefix.bits, Plain(prefix.address));
+        match peer {
+            Some(peer) => self.prefixes.insert(&key, Plain(peer), 0),
+            None => absent_is_fine(self.prefixes.remove(&key)),
+        }
+        .map_err(failed(names::PREFIXES))
+    }
+
+    fn write_node(&mut self, slot: u32, node: Option<NodeRow>) -> Result<(), KernelError> {
+        let Plain(before) = self.nodes.get(&slot, 0).map_err(failed(names::NODES))?;
+        let row = node.unwrap_or(NodeRow { address: Address::UNSPECIFIED, identity: 0 });
+        let after = Node { address: row.address, epoch: before.epoch, identity: row.identity, reserved: 0 };
+        self.nodes.set(slot, Plain(after), 0).map_err(failed(names::NODES))
+    }
+
+    /// Built beside and swapped: a packet is judged by the old table or by the new one.
+    fn write_table(&mut self, slot: u32, rows: Option<&PolicyTable>) -> Result<(), KernelError> {
+        let failed = failed(names::POLICIES);
+        let Some(rows) = rows else {
+            self.tables.remove(&slot);
+            return self.policies.set(slot, &self.empty, 0).map_err(failed);
+        };
+        let mut table = new_table()?;
+        for (key, row) in rows {
+            table.insert(&table_key(key), Plain(*row), 0).map_err(&failed)?;
+        }
+        self.policies.set(slot, &table, 0).map_err(failed)?;
+        self.tables.insert(slot, table);
+        Ok(())
+    }
+
+    fn write_row(&mut self, slot: u32, key: &PolicyKey, row: Option<PolicyRow>) -> Result<(), KernelError> {
+        let Some(table) = self.tables.get_mut(&slot) else {
+            return match row {
+                Some(row) => self.write_table(slot, Some(&PolicyTable::from([(*key, row)]))),
+                None => Ok(()),
+            };
+        };
+        match row {
+            Some(row) => table.insert(&table_key(key), Plain(row), 0),
+            None => absent_is_fine(table.remove(&table_key(key))),
+        }
+        .map_err(failed(names::POLICIES))
+    }
+
+    /// The order is what makes a remembered verdict safe: see `RuntimeState::epoch`.
+    fn bump(&mut self, subjects: &[u32], nodes: &[u32]) -> Result<(), KernelError> {
+        let state = self.runtime()?;
+        let epoch = state.epoch + 1;
+        for slot in subjects {
+            let subject = Subject { epoch, ..self.subject(*slot)? };
+            self.subjects.set(*slot, Plain(subject), 0).map_err(failed(names::SUBJECTS))?;
+        }
+        for slot in nodes {
+            let Plain(node) = self.nodes.get(slot, 0).map_err(failed(names::NODES))?;
+            self.nodes.set(*slot, Plain(Node { epoch, ..node }), 0).map_err(failed(names::NODES))?;
+        }
+        self.runtime.set(0, Plain(RuntimeState { epoch, ..state }), 0).map_err(failed(names::RUNTIME))
+    }
+
+    fn runtime(&self) -> Result<RuntimeState, KernelError> {
+        self.runtime.get(&0, 0).map(|state| state.0).map_err(failed(names::RUNTIME))
+    }
+
+    fn subject(&self, slot: u32) -> Result<Subject, KernelError> {
+        self.subjects.get(&slot, 0).map(|subject| subject.0).map_err(failed(names::SUBJECTS))
+    }
+
+    /// Counters that are not zero, summed over the CPUs.
+    pub(crate) fn counters(&self) -> Result<Vec<(Point, Reason, Counter)>, KernelError> {
+        let mut counters = Vec::new();
+        for point in Point::ALL {
+            for reason in Reason::ALL {
+                let index = counter_index(*point, *reason);
+                let cpus = self.counters.get(&index, 0).map_err(failed(names::COUNTERS))?;
+                let sum = cpus.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, Plain(cpu)| Counter {
+                    packets: sum.packets + cpu.packets,
+                    bytes: sum.bytes + cpu.bytes,
+                });
+                if sum.packets != 0 {
+                    counters.push((*point, *reason, sum));
+                }
+            }
+        }
+        Ok(counters)
+    }
+
+    pub(crate) fn events_lost(&self) -> Result<u64, KernelError> {
+        let cpus = self.events_lost.get(&0, 0).map_err(failed(names::EVENTS_LOST))?;
+        Ok(cpus.iter().sum())
+    }
+
+    /// Memory in the kernel of all maps, as it accounts for it.
+    pub(crate) fn bytes(&self, others: &[&MapData]) -> Result<u64, KernelError> {
+        let typed = [
+            self.endpoints.map(),
+            self.ipcache.map(),
+            self.prefixes.map(),
+            self.nodes.map(),
+            self.node_addresses.map(),
+            self.subjects.map(),
+            self.runtime.map(),
+            self.counters.map(),
+            self.events_lost.map(),
+            self.empty.map(),
+        ];
+        let tables = self.tables.values().map(IterableMap::map);
+        typed.into_iter().chain(others.iter().copied()).chain(tables).map(memory_bytes).sum()
+    }
+}
+
+/// From the kernel's description of the file descriptor. Kernels before 6.4 only estimate it there.
+pub(crate) fn memory_bytes(map: &MapData) -> Result<u64, KernelError> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).map_err(|error| KernelError::new(path.clone(), error))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    value.and_then(|value| value.trim().parse().ok()).ok_or_else(|| KernelError::new(path, "it has no memlock"))
+}
+
+fn new_table() -> Result<Table, KernelError> {
+    let rows = u32::try_from(POLICY_ROWS_MAX).unwrap_or(u32::MAX);
+    Table::create(rows, NO_PREALLOC).map_err(failed(names::POLICIES))
+}
+
+fn set<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+    value: Option<V>,
+    name: MapName,
+) -> Result<(), KernelError> {
+    match value {
+        Some(value) => map.insert(key, value, 0),
+        None => absent_is_fine(map.remove(key)),
+    }
+    .map_err(failed(name))
+}
+
+fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+/// Every row of a map. Only the daemon writes these maps, so that nothing moves meanwhile.
+fn rows<K: aya::Pod, V, M: IterableMap<K, V>>(
+    map: &M,
+    name: MapName,
+) -> Result<impl Iterator<Item = (K, V)> + use<K, V, M>, KernelError> {
+    let mut rows = Vec::new();
+    for key in map.map_keys() {
+        let key = key.map_err(failed(name))?;
+        rows.push((key, map.get(&key).map_err(failed(name))?));
+    }
+    Ok(rows.into_iter())
+}
+
+fn table_key(key: &PolicyKey) -> Key<[u8; 8]> {
+    let [a, b, c, d] = key.identity;
+    let [high, low] = key.port;
+    Key::new(key.bits, [key.direction, a, b, c, d, key.protocol, high, low])
+}
+
+fn policy_key(key: &Key<[u8; 8]>) -> PolicyKey {
+    let [direction, a, b, c, d, protocol, high, low] = key.data();
+    PolicyKey { bits: key.prefix_len(), direction, identity: [a, b, c, d], protocol, port: [high, low] }
+}
+
+fn prefix_key(key: &Key<Plain<Address>>) -> PrefixKey {
+    PrefixKey { bits: key.prefix_len(), address: key.data().0 }
+}

@@ -1,0 +1,75 @@
+//! Where the daemon meets the kernel: two traits, each with the real implementation and an in-memory twin.
+//!
+//! [`Datapath`] is the BPF half (maps, programs, links); [`Links`] the netlink half (devices, addresses, routes).
+//! Nothing here decides anything: what to write is the planner's word.
+
+pub mod links;
+pub mod twin;
+
+use std::error::Error;
+
+use weft_shared::layout::{Point, Reason, maps::Counter};
+
+use crate::plan::tables::{Step, Tables};
+
+/// What failed in the kernel, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct KernelError {
+    /// What was attempted, with the object's name.
+    pub what: String,
+    #[source]
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+impl KernelError {
+    pub fn new(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), source: source.into() }
+    }
+}
+
+/// Which programs an interface gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Host's side of an endpoint: `tc_from_endpoint` on ingress, `tc_to_endpoint` on egress.
+    Endpoint,
+    /// `tc_from_overlay` on ingress.
+    Overlay,
+    /// `tc_from_uplink` on ingress, `tc_to_uplink` on egress.
+    Uplink,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    pub name: &'static str,
+    pub entries: u64,
+    pub capacity: u64,
+}
+
+/// Maps and programs. One owner writes; every call returns when the kernel has it.
+pub trait Datapath: Send + 'static {
+    /// What is in the maps now.
+    fn read_tables(&mut self) -> Result<Tables, KernelError>;
+
+    /// Writes the steps in order and stops at the first that fails.
+    fn write(&mut self, steps: &[Step]) -> Result<(), KernelError>;
+
+    /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
+    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError>;
+
+    /// Takes our programs off the interface; no error where there are none or the interface is gone.
+    fn detach(&mut self, ifindex: u32) -> Result<(), KernelError>;
+
+    /// Interfaces that carry programs of ours.
+    fn attached(&mut self) -> Result<Vec<u32>, KernelError>;
+
+    /// Counters that are not zero.
+    fn counters(&mut self) -> Result<Vec<(Point, Reason, Counter)>, KernelError>;
+
+    /// Events that found the ring buffer full.
+    fn events_lost(&mut self) -> Result<u64, KernelError>;
+
+    /// Memory that our maps take in the kernel.
+    fn map_bytes(&mut self) -> Result<u64, KernelError>;
+}

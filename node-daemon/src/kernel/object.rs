@@ -1,0 +1,240 @@
+//! The kernel programs' object: loaded with its maps pinned, so that they outlive the daemon, and the daemon's door to it.
+
+use std::{
+    fs,
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Map, MapData, MapInfo, MapType},
+    programs::{ProgramError, SchedClassifier},
+};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use weft_shared::layout::{
+    Address, Config, Endpoint, Flow, FlowKey, Node, Peer, Point, PrefixKey, Reason, RuntimeState, Subject,
+    maps::{self as names, Counter, MapName},
+};
+
+use super::{Datapath, Hook, KernelError, attach, events::Events, maps::Maps, pod::Plain};
+use crate::plan::tables::{Step, Tables};
+
+/// The object, as `build.rs` found it.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("WEFT_BPF_OBJECT"));
+
+/// The programs, by the names that they have in the object and in the kernel.
+pub const PROGRAMS: [&str; 5] =
+    ["tc_from_endpoint", "tc_to_endpoint", "tc_from_overlay", "tc_from_uplink", "tc_to_uplink"];
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory on a bpffs for pins of maps and links; `None` leaves everything to the life of the [`Object`].
+    pub directory: Option<PathBuf>,
+    /// Load-time constants. A change takes a load anew.
+    pub config: Config,
+    /// Rows of the flow table, where not the layout's. A table that is pinned already keeps its size.
+    pub flows_max: Option<u32>,
+}
+
+/// The loaded programs and their maps.
+#[derive(Debug)]
+pub struct Object {
+    ebpf: Ebpf,
+    maps: Maps,
+    directory: Option<PathBuf>,
+}
+
+impl Object {
+    /// Loads the programs, with the maps that an earlier daemon pinned where there are any. Nothing is attached yet.
+    pub fn load(options: &Options) -> Result<Self, KernelError> {
+        let mut loader = EbpfLoader::new();
+        let config = Plain(options.config);
+        loader.override_global("CONFIG", &config, true);
+        if let Some(rows) = options.flows_max {
+            loader.map_max_entries(names::FLOWS.object, rows);
+        }
+        if let Some(directory) = &options.directory {
+            let directory = directory.join("maps");
+            fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
+            for map in names::ALL {
+                let path = directory.join(map.pin);
+                check_pin(&path, map)?;
+                loader.map_pin_path(map.object, path);
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::new("load the kernel programs", error))?;
+        for name in PROGRAMS {
+            program(&mut ebpf, name)?.load().map_err(|error| KernelError::new(format!("load {name}"), error))?;
+        }
+        let maps = Maps::take(&mut ebpf)?;
+        Ok(Self { ebpf, maps, directory: options.directory.clone() })
+    }
+
+    /// The ring buffer's reader; there is one for the life of the object.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        Events::take(&mut self.ebpf)
+    }
+
+    /// A loaded program, for tests that run it on packets of their own.
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
+        program(&mut self.ebpf, name)
+    }
+
+    fn directory(&self) -> Result<&Path, KernelError> {
+        self.directory.as_deref().ok_or_else(|| KernelError::new("attach", "loaded without a directory for pins"))
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
+    program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
+}
+
+/// The maps that stay in the object: the flow table, and the ring buffer until its reader takes it.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::LruHashMap(data) | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
+}
+
+impl Datapath for Object {
+    fn read_tables(&mut self) -> Result<Tables, KernelError> {
+        self.maps.read()
+    }
+
+    fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        steps.iter().try_for_each(|step| self.maps.write(step))
+    }
+
+    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+        let directory = self.directory()?.join("links");
+        for (name, direction) in attach::programs(hook) {
+            attach::attach(program(&mut self.ebpf, name)?, name, *direction, ifindex, &directory)?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        attach::detach(ifindex, &self.directory()?.join("links"))
+    }
+
+    fn attached(&mut self) -> Result<Vec<u32>, KernelError> {
+        attach::attached(&self.directory()?.join("links"))
+    }
+
+    fn counters(&mut self) -> Result<Vec<(Point, Reason, Counter)>, KernelError> {
+        self.maps.counters()
+    }
+
+    fn events_lost(&mut self) -> Result<u64, KernelError> {
+        self.maps.events_lost()
+    }
+
+    fn map_bytes(&mut self) -> Result<u64, KernelError> {
+        let others: Vec<_> = self.ebpf.maps().filter_map(|(_, map)| data(map)).collect();
+        self.maps.bytes(&others)
+    }
+}
+
+/// Makes the directory, and mounts a bpffs where there is none: on the directory itself, or above it where the file
+/// system there takes no directories (`/sys/fs/bpf`).
+pub fn ensure_bpffs(directory: &Path) -> Result<(), KernelError> {
+    if fs::create_dir_all(directory).is_err() {
+        let parent = directory.parent().unwrap_or(directory);
+        mount_bpffs(parent)?;
+        fs::create_dir_all(directory).map_err(|error| in_path("create", directory, error))?;
+    }
+    if is_bpffs(directory)? { Ok(()) } else { mount_bpffs(directory) }
+}
+
+fn is_bpffs(directory: &Path) -> Result<bool, KernelError> {
+    let stat = statfs(directory).map_err(|error| in_path("statfs", directory, error.into()))?;
+    Ok(stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn mount_bpffs(directory: &Path) -> Result<(), KernelError> {
+    let nothing: Option<&str> = None;
+    nix::mount::mount(Some("bpf"), directory, Some("bpf"), nix::mount::MsFlags::empty(), nothing)
+        .map_err(|error| in_path("mount a bpffs on", directory, error.into()))
+}
+
+fn in_path(what: &str, path: &Path, error: io::Error) -> KernelError {
+    KernelError::new(format!("{what} {}", path.display()), error)
+}
+
+/// What a map must be like to be used again.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    kind: Option<MapType>,
+    key_bytes: usize,
+    value_bytes: usize,
+    /// `None`: any.
+    rows: Option<usize>,
+}
+
+fn shape(map: MapName) -> Shape {
+    fn of<K, V>(kind: MapType, rows: usize) -> Shape {
+        Shape { kind: Some(kind), key_bytes: size_of::<K>(), value_bytes: size_of::<V>(), rows: Some(rows) }
+    }
+    match map {
+        names::ENDPOINTS => of::<u32, Endpoint>(MapType::Hash, names::ENDPOINTS_MAX),
+        names::IPCACHE => of::<Address, Peer>(MapType::Hash, names::IPCACHE_MAX),
+        names::PREFIXES => of::<PrefixKey, Peer>(MapType::LpmTrie, names::PREFIXES_MAX),
+        names::NODES => of::<u32, Node>(MapType::Array, names::NODES_MAX),
+        names::NODE_ADDRESSES => of::<Address, u32>(MapType::Hash, names::NODE_ADDRESSES_MAX),
+        names::SUBJECTS => of::<u32, Subject>(MapType::Array, names::SUBJECTS_MAX),
+        names::POLICIES => of::<u32, u32>(MapType::ArrayOfMaps, names::SUBJECTS_MAX),
+        names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
+        names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
+        names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
+        names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
+        _ => of::<u32, u64>(MapType::PerCpuArray, 1),
+    }
+}
+
+/// A pin of another layout under the same name would be read as what it is not: the kernel would only notice where sizes
+/// differ in the programs' disfavour.
+fn check_pin(path: &Path, map: MapName) -> Result<(), KernelError> {
+    if !path.try_exists().map_err(|error| in_path("look for", path, error))? {
+        return Ok(());
+    }
+    let info = MapInfo::from_pin(path).map_err(|error| KernelError::new(path.display().to_string(), error))?;
+    let expected = shape(map);
+    let found = Shape {
+        kind: info.map_type().ok(),
+        key_bytes: info.key_size() as usize,
+        value_bytes: info.value_size() as usize,
+        rows: expected.rows.map(|_| info.max_entries() as usize),
+    };
+    if found == expected {
+        return Ok(());
+    }
+    Err(KernelError::new(
+        format!("use the pinned map {}", path.display()),
+        format!(
+            "it is {found:?}, this daemon needs {expected:?}: it was pinned by another version. Stop what uses it and remove the directory {}",
+            path.parent().unwrap_or(path).display()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_maps_share_a_pin() {
+        let mut pins: Vec<_> = names::ALL.iter().map(|map| map.pin).collect();
+        pins.sort_unstable();
+        pins.dedup();
+        assert_eq!(pins.len(), names::ALL.len());
+    }
+
+    #[test]
+    fn the_last_shape_is_that_of_lost_events() {
+        assert_eq!(names::ALL[names::ALL.len() - 1], names::EVENTS_LOST);
+    }
+}

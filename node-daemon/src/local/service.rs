@@ -1,0 +1,74 @@
+//! The service: each call is a question to the core.
+
+use std::pin::Pin;
+
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+use weft_proto::v1::{self, node_local_service_server::NodeLocalService};
+
+use super::{attach, monitor};
+use crate::{
+    daemon::{Core, CoreGone},
+    observe::events::Events,
+};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    core: Core,
+    events: Events,
+}
+
+impl Local {
+    pub(super) fn new(core: Core, events: Events) -> Self {
+        Self { core, events }
+    }
+}
+
+fn gone(error: CoreGone) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+#[tonic::async_trait]
+impl NodeLocalService for Local {
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        attach::attach(&self.core, request).await.map(Response::new)
+    }
+
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        let name = request.into_inner().name;
+        match self.core.detach(name.clone()).await.map_err(gone)? {
+            Ok(true) => Ok(Response::new(v1::DetachResponse {})),
+            Ok(false) => Err(Status::not_found(format!("this node has no endpoint {name}"))),
+            Err(text) => Err(Status::internal(text)),
+        }
+    }
+
+    async fn list_endpoints(
+        &self,
+        _: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        let endpoints = self.core.endpoints().await.map_err(gone)?;
+        Ok(Response::new(v1::ListEndpointsResponse { endpoints }))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        self.core.status().await.map(Response::new).map_err(gone)
+    }
+
+    type DumpMapStream = Answers<v1::DumpMapResponse>;
+
+    async fn dump_map(&self, request: Request<v1::DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
+        let rows = self.core.dump(request.into_inner().map).await.map_err(gone)?;
+        let rows = rows.map_err(Status::invalid_argument)?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(rows).map(Ok))))
+    }
+
+    type MonitorStream = Answers<v1::MonitorResponse>;
+
+    async fn monitor(&self, request: Request<v1::MonitorRequest>) -> Result<Response<Self::MonitorStream>, Status> {
+        let endpoints = request.into_inner().endpoints.into_iter().collect();
+        Ok(Response::new(Box::pin(monitor::drops(self.core.clone(), &self.events, endpoints))))
+    }
+}

@@ -1,0 +1,5 @@
+//! What the kernel programs tell, in words: names for numbers, events, dumps of the maps.
+
+pub mod dump;
+pub mod events;
+pub mod names;

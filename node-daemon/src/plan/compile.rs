@@ -1,0 +1,281 @@
+//! Desired state and attachments become the rows that the kernel's tables should hold.
+//!
+//! Slots of subjects and nodes, and numbers of prefixes, are taken over from what the kernel holds now, so that a
+//! restart changes nothing there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use weft_shared::{
+    layout::{
+        Address, Class, Endpoint, FIRST_LOCAL_IDENTITY, Peer, PrefixKey, endpoint_flags,
+        maps::{NODES_MAX, SUBJECTS_MAX},
+    },
+    names::Identity,
+    policy::{compile, model::NodePolicy, prefix},
+};
+
+use super::tables::{NodeRow, PolicyTable, Tables};
+use crate::desired::{
+    Desired, Fleet, Route,
+    attachments::{Attachment, Attachments},
+};
+
+/// What is compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// This node's name.
+    pub node: &'a str,
+    /// Its underlay addresses.
+    pub own_addresses: &'a [IpAddr],
+    pub desired: &'a Desired,
+    pub attachments: &'a Attachments,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    pub tables: Tables,
+    /// Subjects whose policy does not fit, and are closed therefore.
+    pub overflows: Vec<compile::Overflow>,
+    /// The kernel has prefixes that no policy names any more: they go in a second pass.
+    pub stale_prefixes: bool,
+    /// What else could not be done, for people.
+    pub problems: Vec<String>,
+}
+
+/// Prefixes that no policy names any more but the kernel still has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// They stay, with rows that say what the policies now say: the first half of a change. Taking such a prefix away
+    /// in the same breath as its rows would judge its addresses by neither revision.
+    Keep,
+    /// They go: the second half. By now the prefixes around them have rows that say the same.
+    Drop,
+}
+
+/// Compiles from scratch; equal inputs give equal tables, whatever happened before.
+pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
+    let mut compiled = Compiled::default();
+    // Without the whole word of a controller nobody is opened, and what runs is left as it is.
+    let Some(fleet) = input.desired.fleet().filter(|_| input.desired.complete) else {
+        return untouched(input, actual);
+    };
+    let slots = add_nodes(&mut compiled, input, actual);
+    add_pools(&mut compiled.tables, input, fleet, &slots);
+    let numbers = add_policy_prefixes(&mut compiled, input, fleet, actual, stale);
+    add_subjects(&mut compiled, input, fleet, actual, &numbers);
+    add_addresses(&mut compiled.tables, input, &slots);
+    add_endpoints(&mut compiled.tables, input);
+    compiled.tables.identities_through = input.desired.identities_through;
+    compiled
+}
+
+/// The key of a prefix in a longest-prefix-match map.
+pub fn prefix_key(prefix: IpNet) -> PrefixKey {
+    let mapping = if prefix.addr().is_ipv4() { Address::MAPPED_PREFIX_BITS } else { 0 };
+    PrefixKey { bits: mapping + u32::from(prefix.prefix_len()), address: prefix.network().into() }
+}
+
+/// The prefix of a key.
+pub fn prefix_of(key: PrefixKey) -> Option<IpNet> {
+    let address = IpAddr::from(key.address);
+    let mapping = if address.is_ipv4() { Address::MAPPED_PREFIX_BITS } else { 0 };
+    IpNet::new(address, key.bits.checked_sub(mapping)?.try_into().ok()?).ok()
+}
+
+fn untouched(input: Input<'_>, actual: &Tables) -> Compiled {
+    let mut tables = Tables { identities_through: actual.identities_through, ..Tables::default() };
+    for attachment in input.attachments.endpoints.values() {
+        let closed = endpoint_row(attachment, 0, 0, 0);
+        let row = actual.endpoints.get(&attachment.ifindex).filter(|row| row.mac == closed.mac);
+        tables.endpoints.insert(attachment.ifindex, row.copied().unwrap_or(closed));
+    }
+    Compiled { tables, ..Compiled::default() }
+}
+
+/// The node's address that carries the overlay: of the family that both have, IPv4 if both have both.
+fn overlay_address(own: &[IpAddr], other: &[IpAddr]) -> Option<IpAddr> {
+    let shared = |v4: bool| {
+        let own = own.is_empty() || own.iter().any(|address| address.is_ipv4() == v4);
+        other.iter().find(|address| own && address.is_ipv4() == v4).copied()
+    };
+    shared(true).or_else(|| shared(false))
+}
+
+/// Rows of nodes, and node name → slot.
+fn add_nodes<'a>(compiled: &mut Compiled, input: Input<'a>, actual: &Tables) -> BTreeMap<&'a str, u32> {
+    let tables = &mut compiled.tables;
+    let own_route = input.desired.nodes().get(input.node);
+    let own = own_route.map_or(input.own_addresses, |route| &route.addresses);
+    let mut slots = BTreeMap::new();
+    let mut taken: BTreeSet<u32> = actual.nodes.keys().copied().chain([0]).collect();
+    let by_address: BTreeMap<Address, u32> = actual.nodes.iter().map(|(slot, row)| (row.address, *slot)).collect();
+    for (name, route) in input.desired.nodes() {
+        let mine = name == input.node;
+        let Some(overlay) = overlay_address(own, &route.addresses) else {
+            compiled.problems.push(format!("node {name}: no underlay address of a family that this node has"));
+            continue;
+        };
+        let kept = by_address.get(&overlay.into()).copied().filter(|slot| *slot != 0);
+        let slot = if mine { 0 } else { kept.unwrap_or_else(|| lowest_free(&mut taken)) };
+        if slot as usize >= NODES_MAX {
+            compiled.problems.push(format!("node {name}: there are more than {NODES_MAX} nodes"));
+            continue;
+        }
+        slots.insert(name.as_str(), slot);
+        tables.nodes.insert(slot, NodeRow { address: overlay.into(), identity: route.identity });
+        add_node_addresses(tables, route, slot, if mine { Class::Host } else { Class::RemoteNode });
+    }
+    for address in input.own_addresses {
+        let identity = own_route.map_or(0, |route| route.identity);
+        tables.ipcache.insert((*address).into(), peer(identity, Class::Host, 0, 0));
+    }
+    slots
+}
+
+fn add_node_addresses(tables: &mut Tables, route: &Route, slot: u32, class: Class) {
+    for address in &route.addresses {
+        tables.node_addresses.insert((*address).into(), slot);
+        // A node itself is reached through the underlay, so no slot stands here.
+        tables.ipcache.insert((*address).into(), peer(route.identity, class, 0, 0));
+    }
+}
+
+fn lowest_free(taken: &mut BTreeSet<u32>) -> u32 {
+    let slot = (1..).find(|slot| !taken.contains(slot)).unwrap_or(u32::MAX);
+    taken.insert(slot);
+    slot
+}
+
+fn peer(identity: u32, class: Class, node: u32, ifindex: u32) -> Peer {
+    let class = class as u32;
+    Peer { identity: if identity == 0 { class } else { identity }, class, node, ifindex }
+}
+
+fn add_pools(tables: &mut Tables, input: Input<'_>, fleet: &Fleet, slots: &BTreeMap<&str, u32>) {
+    let class = fleet.unknown_pool_address;
+    for pool in &fleet.pools {
+        tables.prefixes.insert(prefix_key(*pool), peer(0, class, 0, 0));
+    }
+    for (name, route) in input.desired.nodes() {
+        let Some(slot) = slots.get(name.as_str()) else { continue };
+        for cidr in &route.endpoint_cidrs {
+            tables.prefixes.insert(prefix_key(*cidr), peer(0, class, *slot, 0));
+        }
+    }
+}
+
+fn add_policy_prefixes(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    fleet: &Fleet,
+    actual: &Tables,
+    stale: Stale,
+) -> prefix::PrefixIdentities {
+    let in_kernel = actual.prefixes.iter().filter(|(_, peer)| peer.identity >= FIRST_LOCAL_IDENTITY);
+    let previous: Vec<(IpNet, u32)> =
+        in_kernel.filter_map(|(key, peer)| Some((prefix_of(*key)?, peer.identity))).collect();
+    let named = input.desired.policies().values().flat_map(NodePolicy::peers).flat_map(prefix::named);
+    let mut wanted: BTreeSet<IpNet> = named.map(|prefix| prefix.trunc()).collect();
+    compiled.stale_prefixes = previous.iter().any(|(prefix, _)| !wanted.contains(prefix));
+    if stale == Stale::Keep {
+        wanted.extend(previous.iter().map(|(prefix, _)| *prefix));
+    }
+    let numbers = prefix::PrefixIdentities::assign(previous.iter().copied(), wanted, &fleet.pools);
+    for (prefix, number) in numbers.iter() {
+        compiled.tables.prefixes.insert(prefix_key(prefix), peer(number, Class::World, 0, 0));
+    }
+    numbers
+}
+
+fn add_subjects(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    fleet: &Fleet,
+    actual: &Tables,
+    numbers: &prefix::PrefixIdentities,
+) {
+    let kept: BTreeMap<u32, u32> = actual.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+    let mut taken: BTreeSet<u32> = actual.subjects.keys().chain(actual.policies.keys()).copied().collect();
+    for identity in identities(input) {
+        let slot = kept.get(&identity).copied().unwrap_or_else(|| lowest_free(&mut taken));
+        if slot as usize >= SUBJECTS_MAX {
+            compiled.problems.push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
+            continue;
+        }
+        let table = subject_table(Identity(identity), input.desired, fleet, numbers).unwrap_or_else(|overflow| {
+            compiled.overflows.push(overflow);
+            compile::closed_table()
+        });
+        compiled.tables.subjects.insert(slot, identity);
+        compiled.tables.policies.insert(slot, table);
+    }
+}
+
+/// The identities that endpoints of this node have.
+fn identities(input: Input<'_>) -> BTreeSet<u32> {
+    let attachments = input.attachments;
+    let words = attachments.endpoints.values().filter_map(|own| attachments.word(own, input.desired.endpoints()));
+    words.map(|word| word.identity).filter(|identity| *identity != 0).collect()
+}
+
+fn subject_table(
+    subject: Identity,
+    desired: &Desired,
+    fleet: &Fleet,
+    numbers: &prefix::PrefixIdentities,
+) -> Result<PolicyTable, compile::Overflow> {
+    let policies: Vec<&NodePolicy> = policies_of(subject, desired).collect();
+    compile::table(subject, &policies, desired.sets(), numbers, fleet.default_action)
+}
+
+/// The policies that select an identity.
+pub fn policies_of(subject: Identity, desired: &Desired) -> impl Iterator<Item = &NodePolicy> {
+    let selects = move |policy: &&NodePolicy| {
+        desired.sets().get(&policy.subject).is_some_and(|members| members.contains(&subject.0))
+    };
+    desired.policies().values().filter(selects)
+}
+
+fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u32>) {
+    for (address, (identity, node)) in input.desired.addresses() {
+        // Only attachments say what this node has; an address behind a node that is not known yet leads nowhere.
+        let Some(slot) = slots.get(node.as_str()).filter(|_| node != input.node) else { continue };
+        tables.ipcache.entry((*address).into()).or_insert(peer(*identity, Class::Fleet, *slot, 0));
+    }
+}
+
+fn add_endpoints(tables: &mut Tables, input: Input<'_>) {
+    let slots: BTreeMap<u32, u32> = tables.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+    for attachment in input.attachments.endpoints.values() {
+        let word = input.attachments.word(attachment, input.desired.endpoints());
+        let identity = word.map_or(0, |word| word.identity);
+        let subject = slots.get(&identity).copied().unwrap_or(0);
+        let open = word.is_some_and(|word| word.open) && subject != 0;
+        let flags = if open { endpoint_flags::OPEN } else { 0 };
+        tables.endpoints.insert(attachment.ifindex, endpoint_row(attachment, identity, subject, flags));
+        if subject != 0 {
+            for address in attachment.addresses() {
+                let own = peer(identity, Class::Fleet, 0, attachment.ifindex);
+                tables.ipcache.insert(address.into(), own);
+            }
+        }
+    }
+}
+
+fn endpoint_row(attachment: &Attachment, identity: u32, subject: u32, flags: u32) -> Endpoint {
+    let address = |address: Option<IpAddr>| address.map_or(Address::UNSPECIFIED, Address::from);
+    Endpoint {
+        address4: address(attachment.address4.map(IpAddr::V4)),
+        address6: address(attachment.address6.map(IpAddr::V6)),
+        identity,
+        subject,
+        flags: flags | if attachment.peer { endpoint_flags::PEER } else { 0 },
+        mac: attachment.mac,
+        gateway_mac: attachment.gateway_mac,
+    }
+}

@@ -1,0 +1,8 @@
+//! The pure half of the daemon: what the kernel's tables should hold ([`compile`]), and the steps that bring them there
+//! ([`diff`]). Nothing here knows a clock, a socket or the kernel.
+
+pub mod compile;
+pub mod diff;
+pub mod rows;
+pub mod tables;
+pub mod who;

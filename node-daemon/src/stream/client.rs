@@ -1,0 +1,147 @@
+//! The shell of the stream: connects, moves messages between the controller and the daemon's core, reconnects. It decides
+//! nothing: [`super::handler`] and the core do.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+use tracing::{info, warn};
+use weft_proto::v1::{
+    self, ControllerMessage, NodeMessage, node_message::Message, node_stream_service_client::NodeStreamServiceClient,
+};
+
+use super::{
+    backoff::Backoff,
+    handler::{Event, Session, SessionError},
+};
+use crate::{
+    daemon::{Core, CoreGone},
+    limits::{
+        CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, REPORTS_QUEUED_MAX, STREAM_MESSAGE_BYTES,
+        STREAM_STABLE_SECONDS,
+    },
+};
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot reach {url}: {source}")]
+    Connect { url: String, source: tonic::transport::Error },
+    #[error("the stream to {url} ended: {source}")]
+    Status { url: String, source: Box<tonic::Status> },
+    #[error("the controller {url} closed the stream")]
+    Closed { url: String },
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("what came could not be realised: {0}")]
+    Realise(String),
+    #[error(transparent)]
+    Core(#[from] CoreGone),
+}
+
+/// Keeps a stream to one of the controllers until cancelled.
+pub async fn run(core: Core, controllers: Vec<String>, cancel: CancellationToken) {
+    let mut backoff = Backoff::default();
+    // Each node begins elsewhere, so that the fleet spreads over its controllers.
+    let mut next = rand::rng().random_range(0..controllers.len().max(1));
+    while let Some(url) = controllers.get(next) {
+        let began = Instant::now();
+        let ended = tokio::select! {
+            ended = stream(&core, url) => ended,
+            () = cancel.cancelled() => return,
+        };
+        let Err(error) = ended;
+        if core.disconnected(error.to_string(), is_guard(&error)).await.is_err() {
+            return;
+        }
+        warn!(controller = %url, %error, "no stream to a controller; the kernel goes on with what it has");
+        if began.elapsed() > Duration::from_secs(STREAM_STABLE_SECONDS) {
+            backoff.reset();
+        }
+        next = (next + 1) % controllers.len();
+        let wait = backoff.next(rand::rng().random());
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+fn is_guard(error: &StreamError) -> bool {
+    matches!(error, StreamError::Session(session) if session.is_guard())
+}
+
+async fn connect(url: &str) -> Result<Channel, StreamError> {
+    let failed = |source| StreamError::Connect { url: url.to_owned(), source };
+    Endpoint::from_shared(url.to_owned())
+        .map_err(failed)?
+        .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
+        .http2_keep_alive_interval(Duration::from_secs(KEEPALIVE_SECONDS))
+        .keep_alive_timeout(Duration::from_secs(KEEPALIVE_TIMEOUT_SECONDS))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .map_err(failed)
+}
+
+/// One stream, from connection to its end.
+async fn stream(core: &Core, url: &str) -> Result<std::convert::Infallible, StreamError> {
+    let status = |source: tonic::Status| StreamError::Status { url: url.to_owned(), source: Box::new(source) };
+    let channel = connect(url).await?;
+    let mut client = NodeStreamServiceClient::new(channel)
+        .max_decoding_message_size(STREAM_MESSAGE_BYTES)
+        .max_encoding_message_size(STREAM_MESSAGE_BYTES);
+    let hello = core.hello().await?;
+    let have = hello.have.clone().unwrap_or_default();
+    let (outgoing, messages) = mpsc::channel(REPORTS_QUEUED_MAX);
+    send(&outgoing, Message::Hello(hello), url).await?;
+    let incoming = client.stream(ReceiverStream::new(messages)).await.map_err(status)?.into_inner();
+    let session = Session::new(have.store_id, have.revision);
+    exchange(core, url, session, incoming, outgoing).await
+}
+
+async fn exchange(
+    core: &Core,
+    url: &str,
+    mut session: Session,
+    mut incoming: Streaming<ControllerMessage>,
+    outgoing: mpsc::Sender<NodeMessage>,
+) -> Result<std::convert::Infallible, StreamError> {
+    let (reports, mut reported) = mpsc::channel(REPORTS_QUEUED_MAX);
+    loop {
+        let message = tokio::select! {
+            message = incoming.next() => message.ok_or_else(|| StreamError::Closed { url: url.to_owned() })?,
+            Some(report) = reported.recv() => {
+                send(&outgoing, Message::Report(report), url).await?;
+                continue;
+            }
+        };
+        let message = message
+            .map_err(|source| StreamError::Status { url: url.to_owned(), source: Box::new(source) })?;
+        match session.handle(message)? {
+            None => {}
+            Some(Event::Welcomed { store_id, controller, version }) => {
+                info!(controller = %url, %store_id, %version, "stream is up");
+                let controller = if controller.is_empty() { url.to_owned() } else { controller };
+                core.connected(store_id, controller, reports.clone()).await?;
+            }
+            Some(Event::Batch(batch)) => {
+                let ack = core.realise(batch).await?.map_err(StreamError::Realise)?;
+                send(&outgoing, Message::Ack(ack), url).await?;
+            }
+            Some(Event::Answer(answer)) => core.answer(answer).await?,
+        }
+    }
+}
+
+async fn send(outgoing: &mpsc::Sender<NodeMessage>, message: Message, url: &str) -> Result<(), StreamError> {
+    let sent = outgoing.send(v1::NodeMessage { message: Some(message) }).await;
+    sent.map_err(|_| StreamError::Closed { url: url.to_owned() })
+}

@@ -1,0 +1,143 @@
+//! What a controller's messages mean: a state machine for one stream, without sockets, clocks or the kernel.
+
+use std::{collections::BTreeSet, mem};
+
+use weft_proto::v1::{self, ControllerMessage, ResourceType, controller_message::Message};
+
+use crate::{
+    desired::{Batch, Key},
+    limits::STAGED_RESOURCES_MAX,
+};
+
+/// What is to be done about a message.
+#[derive(Debug, PartialEq)]
+pub enum Event {
+    /// The controller serves the store that this node knows (or its first).
+    Welcomed { store_id: String, controller: String, version: String },
+    /// A whole delta.
+    Batch(Batch),
+    Answer(v1::EndpointAnswer),
+}
+
+/// Why nothing more of this stream may be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    #[error(
+        "the controller's store is {offered}, this node holds the state of store {held}: nothing is changed until an \
+         operator adopts the node"
+    )]
+    OtherStore { held: String, offered: String },
+    #[error(
+        "the controller's store is at revision {offered}, below {held} which this node holds: nothing is changed until \
+         an operator adopts the node"
+    )]
+    OlderStore { held: u64, offered: u64 },
+    #[error("the controller sent {0} before Welcome")]
+    NotWelcomed(&'static str),
+    #[error("the controller sent a second Welcome")]
+    WelcomedTwice,
+    #[error("a message without content, from a later version?")]
+    Empty,
+    #[error("a delta goes back from revision {held} to {offered}")]
+    Backwards { held: u64, offered: u64 },
+    #[error("a delta of more than {STAGED_RESOURCES_MAX} resources")]
+    TooLarge,
+}
+
+impl SessionError {
+    /// Whether it is about who the controller is: operators are told for as long as it lasts.
+    pub fn is_guard(&self) -> bool {
+        matches!(self, Self::OtherStore { .. } | Self::OlderStore { .. })
+    }
+}
+
+/// One stream, from Hello on.
+#[derive(Debug)]
+pub struct Session {
+    /// Empty: none yet.
+    store_id: String,
+    revision: u64,
+    welcomed: bool,
+    staged: Batch,
+    /// Names sent so far; `None` once this stream was in sync.
+    listed: Option<BTreeSet<Key>>,
+}
+
+impl Session {
+    /// For a node that holds this revision of this store.
+    pub fn new(store_id: impl Into<String>, revision: u64) -> Self {
+        Self {
+            store_id: store_id.into(),
+            revision,
+            welcomed: false,
+            staged: Batch::default(),
+            listed: Some(BTreeSet::new()),
+        }
+    }
+
+    /// `None`: nothing to do yet.
+    pub fn handle(&mut self, message: ControllerMessage) -> Result<Option<Event>, SessionError> {
+        match message.message.ok_or(SessionError::Empty)? {
+            Message::Welcome(welcome) => self.welcome(welcome).map(Some),
+            Message::Delta(_) if !self.welcomed => Err(SessionError::NotWelcomed("a delta")),
+            Message::Delta(delta) => self.delta(delta),
+            Message::EndpointAnswer(_) if !self.welcomed => Err(SessionError::NotWelcomed("an answer")),
+            Message::EndpointAnswer(answer) => Ok(Some(Event::Answer(answer))),
+        }
+    }
+
+    fn welcome(&mut self, welcome: v1::Welcome) -> Result<Event, SessionError> {
+        if self.welcomed {
+            return Err(SessionError::WelcomedTwice);
+        }
+        if !self.store_id.is_empty() && self.store_id != welcome.store_id {
+            return Err(SessionError::OtherStore { held: self.store_id.clone(), offered: welcome.store_id });
+        }
+        if welcome.revision < self.revision {
+            return Err(SessionError::OlderStore { held: self.revision, offered: welcome.revision });
+        }
+        self.welcomed = true;
+        Ok(Event::Welcomed {
+            store_id: welcome.store_id,
+            controller: welcome.controller,
+            version: welcome.version,
+        })
+    }
+
+    fn delta(&mut self, delta: v1::Delta) -> Result<Option<Event>, SessionError> {
+        if let Some(listed) = &mut self.listed {
+            listed.extend(delta.upserts.iter().map(|upsert| key(upsert.r#type, &upsert.name)));
+            for remove in &delta.removes {
+                listed.remove(&key(remove.r#type, &remove.name));
+            }
+        }
+        self.staged.upserts.extend(delta.upserts);
+        self.staged.removes.extend(delta.removes);
+        if self.staged.upserts.len() + self.staged.removes.len() > STAGED_RESOURCES_MAX {
+            return Err(SessionError::TooLarge);
+        }
+        if delta.more {
+            return Ok(None);
+        }
+        if delta.revision < self.revision {
+            return Err(SessionError::Backwards { held: self.revision, offered: delta.revision });
+        }
+        self.revision = delta.revision;
+        let listed = if delta.in_sync { self.listed.take() } else { None };
+        Ok(Some(Event::Batch(Batch {
+            nonce: delta.nonce,
+            revision: delta.revision,
+            identities_through: delta.identities_through,
+            in_sync: delta.in_sync,
+            listed: listed.filter(|_| delta.full),
+            ..mem::take(&mut self.staged)
+        })))
+    }
+}
+
+fn key(kind: i32, name: &str) -> Key {
+    Key { kind: ResourceType::try_from(kind).unwrap_or_default(), name: name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;
