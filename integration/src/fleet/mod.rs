@@ -1,11 +1,23 @@
 //! A fleet on one machine: a fabric, a controller's host, a host of the outside world, and nodes, each a namespace.
+mod binaries;
+mod cli;
+mod controller;
 mod home;
 mod host;
+mod node;
 mod process;
 mod system;
 mod topology;
+mod whole;
+mod workload;
 
+pub use binaries::Binaries;
+pub use cli::Answer;
+pub use controller::Controller;
 pub use home::{Home, namespaces, sweep};
 pub use host::Host;
+pub use node::Node;
 pub use process::Process;
 pub use topology::{Fabric, Place, UPLINK};
+pub use whole::{Fleet, scenario};
+pub use workload::Party;

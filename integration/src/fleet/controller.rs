@@ -1,0 +1,57 @@
+//! The controller of a fleet, on a host of its own.
+use anyhow::{Context, Result};
+
+use super::{Answer, Binaries, Home, Host, Place, Process};
+
+const PORT: u16 = 7443;
+
+/// A host with a controller process.
+#[derive(Debug)]
+pub struct Controller {
+    process: Option<Process>,
+    binaries: Binaries,
+    log: std::path::PathBuf,
+    // After its process: what it runs in ends last.
+    host: Host,
+}
+
+impl Controller {
+    pub fn start(home: &Home, host: Host, binaries: &Binaries) -> Result<Self> {
+        let log = home.log("controller");
+        let mut controller = Self { process: None, binaries: binaries.clone(), log, host };
+        controller.run()?;
+        Ok(controller)
+    }
+
+    /// Starts it (again), with the store it had.
+    pub fn run(&mut self) -> Result<()> {
+        let mut command = self.host.command(self.binaries.controller());
+        command.args(["--listen", &format!("{}:{PORT}", Place::CONTROLLER.v4()), "--insecure"]);
+        self.process = Some(Process::spawn(command, &self.log)?);
+        Ok(())
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the controller is not running")?.kill()
+    }
+
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the controller is not running")
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Where operators and nodes reach it.
+    pub fn server() -> String {
+        format!("http://{}:{PORT}", Place::CONTROLLER.v4())
+    }
+
+    /// Runs `weft` as an operator.
+    pub fn weft(&self, arguments: &[&str]) -> Result<Answer> {
+        let mut command = self.host.command(self.binaries.weft());
+        Answer::of(command.args(arguments).env("WEFT_SERVER", Self::server()))
+    }
+}

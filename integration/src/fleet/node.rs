@@ -1,0 +1,86 @@
+//! A node: a host with a daemon, and the workloads that are attached to it.
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use weft_proto::v1::{StatusRequest, StatusResponse, node_local_service_client::NodeLocalServiceClient};
+
+use super::{Answer, Binaries, Controller, Home, Host, Place, Process, UPLINK};
+
+/// Where the daemon answers, inside.
+const SOCKET: &str = "/run/weft/noded.sock";
+
+/// A host with a node daemon process.
+#[derive(Debug)]
+pub struct Node {
+    place: Place,
+    process: Option<Process>,
+    binaries: Binaries,
+    log: PathBuf,
+    // After its process: what it runs in ends last.
+    host: Host,
+}
+
+impl Node {
+    pub fn start(home: &Home, host: Host, place: Place, binaries: &Binaries) -> Result<Self> {
+        let log = home.log(&format!("noded-{}", host.name()));
+        let mut node = Self { place, process: None, binaries: binaries.clone(), log, host };
+        node.run()?;
+        Ok(node)
+    }
+
+    /// Starts the daemon (again), with the state it had.
+    pub fn run(&mut self) -> Result<()> {
+        let mut command = self.host.command(self.binaries.noded());
+        command.args(["--name", self.host.name(), "--controller", &Controller::server(), "--uplink", UPLINK]);
+        command.args(["--address", &self.place.v4().to_string(), "--address", &self.place.v6().to_string()]);
+        self.process = Some(Process::spawn(command, &self.log)?);
+        Ok(())
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the daemon is not running")?.kill()
+    }
+
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the daemon is not running")
+    }
+
+    /// For a daemon that is expected to end by itself.
+    pub fn process_mut(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the daemon is not running")
+    }
+
+    pub fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Runs `weft` on the node.
+    pub fn weft(&self, arguments: &[&str]) -> Result<Answer> {
+        let mut command = self.host.command(self.binaries.weft());
+        Answer::of(command.args(arguments).env("WEFT_SERVER", Controller::server()))
+    }
+
+    /// What the daemon says of itself.
+    pub fn status(&self) -> Result<StatusResponse> {
+        let socket = format!("unix://{}", self.host.path(SOCKET).display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut client = NodeLocalServiceClient::connect(socket.clone()).await.context(socket)?;
+            Ok(client.status(StatusRequest {}).await?.into_inner())
+        })
+    }
+
+    /// Packets dropped so far for a reason.
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        Ok(self.status()?.drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum())
+    }
+}
