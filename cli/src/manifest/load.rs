@@ -44,6 +44,10 @@ impl Manifests {
     /// The place of a field as the API names it, such as `objects[2].policy.ingress[0].ports[1].port`; of what holds
     /// it, where the field itself was not written.
     pub fn place(&self, path: &str) -> Option<&Place> {
+        // A label's key may look like one of the levels that are not written.
+        if let Some(place) = self.places.get(path) {
+            return Some(place);
+        }
         let path = as_written(path);
         let mut path = path.as_str();
         loop {

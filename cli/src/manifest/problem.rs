@@ -72,6 +72,7 @@ impl Diagnostic for Problem {
 }
 
 impl SourceCode for Problem {
+    // The text itself is a source, but one without a name.
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,

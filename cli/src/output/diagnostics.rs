@@ -38,8 +38,13 @@ fn snippets(problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
         let _ = writeln!(text, "error: {problem}");
-        if handler.render_report(&mut text, problem).is_err() {
-            // The line above says all that is needed.
+        let mut snippet = String::new();
+        // Should it fail, the line above says all that is needed.
+        let _ = handler.render_report(&mut snippet, problem);
+        // Its heading repeats that line.
+        let heading = snippet.lines().position(|line| line.contains("╭─[")).unwrap_or_default();
+        for line in snippet.lines().skip(heading) {
+            text.push_str(line);
             text.push('\n');
         }
     }
