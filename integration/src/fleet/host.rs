@@ -21,8 +21,6 @@ mount --no-mtab --rbind /run/netns /mnt/netns
 mount --no-mtab --move /mnt /run
 mount --no-mtab -t tmpfs -o mode=755 weft /var/lib
 mount --no-mtab -t bpf bpf /sys/fs/bpf
-echo 1 > /proc/sys/net/ipv4/ip_forward
-echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 ip link set lo up
 echo holding
 exec sleep infinity
