@@ -33,6 +33,7 @@ fn realised(nodes: u32, of: u32, waiting_for: &[&str]) -> v1::WaitRealisedRespon
     v1::WaitRealisedResponse { nodes: of, realised: nodes, waiting_for, done: nodes == of, took }
 }
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests alone: a panic fails the test")]
 fn file(directory: &tempfile::TempDir, name: &str, text: &str) -> String {
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();
@@ -132,11 +133,12 @@ async fn a_bad_manifest_is_never_sent() {
 #[tokio::test]
 async fn more_than_one_apply_can_take_is_refused_at_the_object() {
     let controller = Controller::start(Script { apply: Some(Ok(applied())), ..Script::default() }).await;
-    let many: String = (0..51).map(|n| format!("---\nkind: CidrSet\nname: set-{n}\n")).collect();
+    let many: Vec<_> = (0..51).map(|n| format!("kind: CidrSet\nname: set-{n}\n")).collect();
+    let many = many.join("---\n");
     let ran = controller.weft_with_input(&["apply", "-f", "-"], &many).await;
     ran.assert_code(1);
     assert!(
-        ran.stderr.starts_with("error: <stdin>:152:1: 51 objects are too many for one apply"),
+        ran.stderr.starts_with("error: <stdin>:151:1: 51 objects are too many for one apply"),
         "{}",
         ran.stderr
     );

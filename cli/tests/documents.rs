@@ -14,7 +14,7 @@ fn every_manifest_in_the_documents_is_valid() {
             seen += 1;
             let source = Source { name: name.to_owned(), text: block };
             if let Err(problems) = parse([source]) {
-                panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>());
+                panic!("{problems:#?}");
             }
         }
     }

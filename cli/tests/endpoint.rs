@@ -25,8 +25,7 @@ async fn add_sends_what_was_given_and_prints_the_endpoint() {
     let took = Some(prost_types::Duration { seconds: 0, nanos: 8_000_000 });
     let answer = v1::AttachResponse { endpoint: Some(endpoint("web", v1::EndpointState::Ready, "")), took };
     let daemon =
-        Daemon::start(LocalScript { attach: Some(Ok(answer)), ..LocalScript::default() }, directory.path())
-            .await;
+        Daemon::start(LocalScript { attach: Some(Ok(answer)), ..LocalScript::default() }, directory.path());
     let ran = daemon
         .weft_endpoint(&[
             "add",
@@ -87,8 +86,7 @@ async fn a_refused_address_is_said_as_the_daemon_says_it() {
     let directory = tempfile::tempdir().unwrap();
     let refused = Status::invalid_argument("10.9.9.9 is not in this node's prefixes (10.200.1.0/24)");
     let daemon =
-        Daemon::start(LocalScript { attach: Some(Err(refused)), ..LocalScript::default() }, directory.path())
-            .await;
+        Daemon::start(LocalScript { attach: Some(Err(refused)), ..LocalScript::default() }, directory.path());
     let ran = daemon.weft_endpoint(&["add", "web", "--netns", "web", "--address", "10.9.9.9"]).await;
     ran.assert_code(1);
     assert_eq!(ran.stderr, "error: 10.9.9.9 is not in this node's prefixes (10.200.1.0/24)\n");
@@ -100,7 +98,7 @@ async fn an_endpoint_that_does_not_get_ready_exits_3_with_the_reason() {
     let waiting =
         endpoint("web", v1::EndpointState::Init, "no controller is connected and the labels are new");
     let script = LocalScript { attach_hangs: true, endpoints: vec![waiting], ..LocalScript::default() };
-    let daemon = Daemon::start(script, directory.path()).await;
+    let daemon = Daemon::start(script, directory.path());
     let ran = daemon.weft_endpoint(&["add", "web", "--netns", "web", "--timeout", "50ms"]).await;
     ran.assert_code(3);
     let expected =
@@ -109,8 +107,7 @@ async fn an_endpoint_that_does_not_get_ready_exits_3_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let said = Status::deadline_exceeded("still in init: waiting for n2");
     let daemon =
-        Daemon::start(LocalScript { attach: Some(Err(said)), ..LocalScript::default() }, directory.path())
-            .await;
+        Daemon::start(LocalScript { attach: Some(Err(said)), ..LocalScript::default() }, directory.path());
     let ran = daemon.weft_endpoint(&["add", "web", "--netns", "web"]).await;
     assert_eq!(
         ran.assert_code(3).stderr,
@@ -125,7 +122,7 @@ async fn list_show_and_rm_work_on_this_nodes_endpoints() {
         endpoint("web", v1::EndpointState::Ready, ""),
         endpoint("api", v1::EndpointState::Init, "new labels"),
     ];
-    let daemon = Daemon::start(LocalScript { endpoints, ..LocalScript::default() }, directory.path()).await;
+    let daemon = Daemon::start(LocalScript { endpoints, ..LocalScript::default() }, directory.path());
     let ran = daemon.weft_endpoint(&["list"]).await;
     let names: Vec<_> =
         ran.assert_code(0).stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();

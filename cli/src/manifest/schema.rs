@@ -68,6 +68,18 @@ pub(crate) fn fields(message: &MessageDescriptor) -> Vec<Field> {
     fields
 }
 
+/// The field that is written with this name.
+pub(crate) fn field(message: &MessageDescriptor, name: &str) -> Option<Field> {
+    let metadata = metadata(message);
+    if let Some(field) = message.get_field_by_json_name(name).filter(|field| Some(field) != metadata.as_ref())
+    {
+        return Some(Field { parent: None, field });
+    }
+    let parent = metadata?;
+    let Kind::Message(of) = parent.kind() else { return None };
+    of.get_field_by_json_name(name).map(|field| Field { parent: Some(parent), field })
+}
+
 /// A field as written; `parent` is the metadata that it really stands in.
 #[derive(Clone)]
 pub(crate) struct Field {

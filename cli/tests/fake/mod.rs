@@ -229,7 +229,7 @@ pub(crate) struct Daemon {
 struct LocalService(Arc<Mutex<LocalScript>>);
 
 impl Daemon {
-    pub(crate) async fn start(script: LocalScript, directory: &Path) -> Self {
+    pub(crate) fn start(script: LocalScript, directory: &Path) -> Self {
         let script = Arc::new(Mutex::new(script));
         let socket = directory.join("noded.sock");
         let listener = UnixListener::bind(&socket).unwrap();
