@@ -1,0 +1,89 @@
+//! Looking at and writing a frame's linear part. The verifier wants each access checked against the end, at an offset
+//! that is a constant; what lies at a computed offset is read with [`load`].
+
+use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use weft_shared::layout::Reason;
+
+pub const ETHERNET: usize = 14;
+pub const IPV4: usize = 20;
+pub const IPV6: usize = 40;
+/// Up to the flags of TCP without IPv4 options.
+const HEADERS_V4: usize = ETHERNET + IPV4 + 14;
+/// Up to the flags of TCP without IPv6 extension headers.
+const HEADERS_V6: usize = ETHERNET + IPV6 + 14;
+
+/// The linear part of a packet. Not valid after a helper that may move the packet.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    data: usize,
+    end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn of(ctx: &TcContext) -> Self {
+        Self { data: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// With the headers in the linear part, if the packet has that many bytes.
+    #[inline(always)]
+    pub fn with_headers(ctx: &TcContext) -> Self {
+        let frame = Self::of(ctx);
+        if frame.data + HEADERS_V4 <= frame.end { frame } else { Self::pull(ctx) }
+    }
+
+    /// The same, for IPv6.
+    #[inline(always)]
+    pub fn with_headers_v6(self, ctx: &TcContext) -> Self {
+        if self.data + HEADERS_V6 <= self.end { self } else { Self::pull(ctx) }
+    }
+
+    /// Short packets, and those of which the driver left the headers in pages.
+    #[inline(always)]
+    fn pull(ctx: &TcContext) -> Self {
+        let length = ctx.len();
+        let wanted = if length < HEADERS_V6 as u32 { length } else { HEADERS_V6 as u32 };
+        // Where it fails, the accesses below fail, too.
+        let _ = ctx.pull_data(wanted);
+        Self::of(ctx)
+    }
+
+    /// Reads at a constant offset. Not aligned for the strict: the kernel's network headers start at two bytes after a
+    /// multiple of four.
+    #[inline(always)]
+    pub fn read<T: Copy>(&self, offset: usize) -> Result<T, Reason> {
+        if self.data + offset + size_of::<T>() > self.end {
+            return Err(Reason::Malformed);
+        }
+        // SAFETY: checked above; any bytes are a `T` (integers and arrays of them only). LLVM reads bytewise what it is
+        // told may be unaligned; the kernels that Weft runs on allow it (x86-64, arm64).
+        Ok(unsafe { *((self.data + offset) as *const T) })
+    }
+
+    #[inline(always)]
+    pub fn write<T: Copy>(&self, offset: usize, value: T) -> Result<(), Reason> {
+        if self.data + offset + size_of::<T>() > self.end {
+            return Err(Reason::Malformed);
+        }
+        // SAFETY: as above.
+        unsafe { *((self.data + offset) as *mut T) = value };
+        Ok(())
+    }
+}
+
+/// Reads at any offset, also beyond the linear part.
+#[inline(always)]
+pub fn load<T: Copy + Default>(ctx: &TcContext, offset: u32) -> Result<T, Reason> {
+    let mut value = T::default();
+    // SAFETY: the helper writes exactly the value's bytes; any bytes are a `T`.
+    let failed =
+        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, (&raw mut value).cast(), size_of::<T>() as u32) };
+    if failed == 0 { Ok(value) } else { Err(Reason::Malformed) }
+}
+
+/// The packet's metadata.
+#[inline(always)]
+pub fn meta(ctx: &TcContext) -> &__sk_buff {
+    // SAFETY: the kernel's context, valid as long as the program runs.
+    unsafe { &*ctx.skb.skb }
+}

@@ -1,0 +1,69 @@
+//! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
+//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `deliver` (on
+//! its way), `neighbour` (ARP and ND), `forge` (what an endpoint must not send), `events` (counters and drops).
+//!
+//! Every error is a drop with its reason; nothing passes because something could not be found out.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod conntrack;
+mod deliver;
+mod events;
+mod forge;
+mod frame;
+mod from_endpoint;
+mod from_overlay;
+mod maps;
+mod neighbour;
+mod parse;
+mod to_endpoint;
+mod uplink;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use events::{Trace, finish};
+use weft_shared::layout::Point;
+
+#[classifier]
+pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let outcome = from_endpoint::run(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::FromEndpoint, outcome, packet.as_ref(), &trace)
+}
+
+#[classifier]
+pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let outcome = to_endpoint::run(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::ToEndpoint, outcome, packet.as_ref(), &trace)
+}
+
+#[classifier]
+pub fn tc_from_overlay(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::FromOverlay, outcome, packet.as_ref(), &trace)
+}
+
+#[classifier]
+pub fn tc_from_uplink(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let outcome = uplink::receive(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::FromUplink, outcome, packet.as_ref(), &trace)
+}
+
+#[classifier]
+pub fn tc_to_uplink(ctx: TcContext) -> i32 {
+    let outcome = uplink::send(&ctx);
+    finish(&ctx, Point::ToUplink, outcome, None, &Trace::EMPTY)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

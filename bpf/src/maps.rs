@@ -1,0 +1,114 @@
+//! The maps and the load-time constants, as `weft_shared::layout` says what they hold.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    macros::btf_map,
+};
+use weft_shared::layout::{
+    Address, Config, Endpoint, Event, Flow, FlowKey, Node, Peer, PolicyKey, PolicyRow, RuntimeState, Subject,
+    maps::{
+        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX,
+        POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
+    },
+};
+
+/// Memory by the row: a node pays for what it was told, not for the largest fleet.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey` and `PolicyKey` without their lengths.
+type PrefixBytes = [u32; 4];
+type PolicyBytes = [u8; 8];
+pub type PolicyTable = LpmTrie<PolicyBytes, PolicyRow, POLICY_ROWS_MAX>;
+
+#[unsafe(no_mangle)]
+static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
+
+#[btf_map]
+pub static ENDPOINTS: HashMap<u32, Endpoint, ENDPOINTS_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static IPCACHE: HashMap<Address, Peer, IPCACHE_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static PREFIXES: LpmTrie<PrefixBytes, Peer, PREFIXES_MAX> = LpmTrie::new();
+#[btf_map]
+pub static NODES: Array<Node, NODES_MAX> = Array::new();
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<Address, u32, NODE_ADDRESSES_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static SUBJECTS: Array<Subject, SUBJECTS_MAX> = Array::new();
+#[btf_map]
+pub static POLICIES: ArrayOfMaps<PolicyTable, SUBJECTS_MAX> = ArrayOfMaps::new();
+#[btf_map]
+pub static RUNTIME: Array<RuntimeState, 1> = Array::new();
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_MAX> = LruHashMap::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counter, COUNTERS_MAX> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What the load fixed.
+#[inline(always)]
+pub fn config() -> Config {
+    CONFIG.load()
+}
+
+/// The node's state, each field read once. Whoever judges reads this before any other table (see `RuntimeState::epoch`).
+#[inline(always)]
+pub fn runtime() -> RuntimeState {
+    match RUNTIME.get_ptr(0) {
+        // SAFETY: the pointer is the kernel's, to an array's element, which never moves.
+        Some(state) => unsafe { core::ptr::read_volatile(state) },
+        // Can't be: an array of one. Nothing is older than this, so that nothing remembered would hold.
+        None => RuntimeState { epoch: 0, identities_through: 0, reserved: 0 },
+    }
+}
+
+/// The endpoint of an interface.
+#[inline(always)]
+pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
+    // SAFETY: rows are replaced, never written in place; the memory stays a row while the program runs (RCU).
+    unsafe { ENDPOINTS.get(&ifindex) }
+}
+
+/// Who an address is: exactly, by prefix, or the rest of the world.
+#[inline(always)]
+pub fn peer_of(address: &Address) -> Peer {
+    // SAFETY: as above.
+    if let Some(peer) = unsafe { IPCACHE.get(address) } {
+        return *peer;
+    }
+    match PREFIXES.get(&Key::new(128, address.words)) {
+        Some(peer) => *peer,
+        None => WORLD,
+    }
+}
+
+const WORLD: Peer =
+    Peer { identity: weft_shared::layout::Class::World as u32, class: weft_shared::layout::Class::World as u32, node: 0, ifindex: 0 };
+
+/// The slot of a node by its underlay address.
+#[inline(always)]
+pub fn node_slot(address: &Address) -> Option<u32> {
+    // SAFETY: as above.
+    unsafe { NODE_ADDRESSES.get(address) }.copied()
+}
+
+/// The row of a table that a flow meets for a peer's identity or class.
+#[inline(always)]
+pub fn policy_row(table: &'static PolicyTable, key: &PolicyKey) -> Option<&'static PolicyRow> {
+    let bytes: PolicyBytes = [
+        key.direction,
+        key.identity[0],
+        key.identity[1],
+        key.identity[2],
+        key.identity[3],
+        key.protocol,
+        key.port[0],
+        key.port[1],
+    ];
+    table.get(&Key::new(key.bits, bytes))
+}

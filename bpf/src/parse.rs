@@ -1,0 +1,321 @@
+//! From bytes to a [`Packet`]. What is truncated, inconsistent or can't be judged is an error here, so that later modules
+//! only see whole packets.
+
+use aya_ebpf::programs::TcContext;
+use weft_shared::layout::{Address, Reason};
+
+use crate::frame::{ETHERNET, Frame, IPV4, IPV6, load};
+
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const IPV6: u8 = 41;
+    pub const GRE: u8 = 47;
+    pub const ESP: u8 = 50;
+    pub const AH: u8 = 51;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+pub mod tcp {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
+}
+
+/// Type, then code, of echo messages. Those with another code than 0 are no echo here: a policy may tell them apart.
+const ECHO_REPLY_V4: u16 = 0;
+const ECHO_REQUEST_V4: u16 = 8 << 8;
+const ECHO_REQUEST_V6: u16 = 128 << 8;
+const ECHO_REPLY_V6: u16 = 129 << 8;
+
+/// IPv6 extension headers, up to which a packet's protocol is looked for.
+const EXTENSIONS_MAX: usize = 6;
+/// Bytes of IPv4 options, by the width of their length.
+const OPTIONS_BYTES_MAX: usize = 40;
+
+/// What ICMP is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Echo {
+    No = 0,
+    Request = 1,
+    Reply = 2,
+}
+
+/// Addresses of a packet and where what they carry begins.
+#[derive(Clone, Copy)]
+pub struct Network {
+    pub source: Address,
+    pub destination: Address,
+    pub v6: bool,
+    pub protocol: u8,
+    /// Offset of the transport header; `FIXED_V4` or `FIXED_V6` where there is nothing between.
+    transport: u32,
+    /// Offset behind the packet's last byte, by its own word.
+    end: u32,
+}
+
+const FIXED_V4: u32 = (ETHERNET + IPV4) as u32;
+const FIXED_V6: u32 = (ETHERNET + IPV6) as u32;
+
+/// A packet that can be judged.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    pub source: Address,
+    pub destination: Address,
+    /// Network order; echo: the identifier is both ports.
+    pub source_port: u16,
+    /// Network order.
+    pub destination_port: u16,
+    /// ICMP: type, then code, as the policy's rows hold them (host order).
+    pub icmp: u16,
+    pub protocol: u8,
+    pub tcp_flags: u8,
+    pub v6: bool,
+    pub echo: Echo,
+}
+
+impl Packet {
+    /// The port that a policy's rows are looked up with, in the packet's own direction. Host order.
+    #[inline(always)]
+    pub fn policy_port(&self) -> u16 {
+        if self.is_icmp() { self.icmp } else { u16::from_be(self.destination_port) }
+    }
+
+    /// The port that the policy of the flow was asked with where this packet is a reply.
+    #[inline(always)]
+    pub fn policy_port_of_original(&self) -> u16 {
+        match (self.is_icmp(), self.v6) {
+            (false, _) => u16::from_be(self.source_port),
+            (true, false) => ECHO_REQUEST_V4,
+            (true, true) => ECHO_REQUEST_V6,
+        }
+    }
+
+    #[inline(always)]
+    pub fn is_icmp(&self) -> bool {
+        self.protocol == protocol::ICMP || self.protocol == protocol::ICMPV6
+    }
+
+    /// ICMP other than echo belongs to no flow: each packet is judged by itself. An answer to an echo that nobody asked
+    /// for is judged by its own type.
+    #[inline(always)]
+    pub fn has_flow(&self) -> bool {
+        !self.is_icmp() || self.echo != Echo::No
+    }
+
+    #[inline(always)]
+    pub fn tcp_without_syn(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & tcp::SYN == 0
+    }
+
+    #[inline(always)]
+    pub fn tcp_opens(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+}
+
+/// The EtherType, host order.
+#[inline(always)]
+pub fn ethertype(frame: &Frame) -> Result<u16, Reason> {
+    frame.read::<u16>(12).map(u16::from_be)
+}
+
+/// The addresses alone, for hooks that see the node's own traffic too.
+#[inline(always)]
+pub fn addresses(frame: &Frame, ethertype: u16) -> Result<(Address, Address), Reason> {
+    if ethertype == ETHERTYPE_IPV4 {
+        let pair: [u32; 2] = frame.read(ETHERNET + 12)?;
+        Ok((Address::from_v4(pair[0]), Address::from_v4(pair[1])))
+    } else {
+        let pair: [[u32; 4]; 2] = frame.read(ETHERNET + 8)?;
+        Ok((Address { words: pair[0] }, Address { words: pair[1] }))
+    }
+}
+
+/// IPv4 or IPv6 by the EtherType.
+#[inline(always)]
+pub fn network(ctx: &TcContext, frame: &Frame, ethertype: u16) -> Result<Network, Reason> {
+    if ethertype == ETHERTYPE_IPV4 { ipv4(ctx, frame) } else { ipv6(ctx, frame) }
+}
+
+#[inline(always)]
+fn ipv4(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
+    let (source, destination) = addresses(frame, ETHERTYPE_IPV4)?;
+    let version_and_length: u8 = frame.read(ETHERNET)?;
+    let header = u32::from(version_and_length & 0x0f) * 4;
+    let total = u32::from(u16::from_be(frame.read(ETHERNET + 2)?));
+    let end = ETHERNET as u32 + total;
+    if version_and_length >> 4 != 4 || header < IPV4 as u32 || total < header || end > ctx.len() {
+        return Err(Reason::Malformed);
+    }
+    // More fragments, or an offset.
+    if u16::from_be(frame.read(ETHERNET + 6)?) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    if header > IPV4 as u32 {
+        refuse_source_route(ctx, header)?;
+    }
+    let protocol = frame.read(ETHERNET + 9)?;
+    Ok(Network { source, destination, v6: false, protocol, transport: ETHERNET as u32 + header, end })
+}
+
+/// Loose and strict source and record route (RFC 791): the packet would go elsewhere than where it was judged for.
+#[inline(always)]
+fn refuse_source_route(ctx: &TcContext, header: u32) -> Result<(), Reason> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let end = ETHERNET as u32 + header;
+    let mut offset = FIXED_V4;
+    for _ in 0..OPTIONS_BYTES_MAX {
+        if offset >= end {
+            return Ok(());
+        }
+        match load::<u8>(ctx, offset)? {
+            END => return Ok(()),
+            NOTHING => offset += 1,
+            LOOSE | STRICT => return Err(Reason::ForbiddenAddress),
+            _ => {
+                let length = u32::from(load::<u8>(ctx, offset + 1)?);
+                if length < 2 || offset + length > end {
+                    return Err(Reason::Malformed);
+                }
+                offset += length;
+            }
+        }
+    }
+    if offset >= end { Ok(()) } else { Err(Reason::Malformed) }
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
+    let (source, destination) = addresses(frame, ETHERTYPE_IPV6)?;
+    let version: u8 = frame.read(ETHERNET)?;
+    let payload = u32::from(u16::from_be(frame.read(ETHERNET + 4)?));
+    let next: u8 = frame.read(ETHERNET + 6)?;
+    let end = FIXED_V6 + payload;
+    if version >> 4 != 6 || end > ctx.len() {
+        return Err(Reason::Malformed);
+    }
+    if source.is_v4() || destination.is_v4() {
+        return Err(Reason::ForbiddenAddress);
+    }
+    let (protocol, transport) = if is_extension(next) { extensions(ctx, next, end)? } else { (next, FIXED_V6) };
+    Ok(Network { source, destination, v6: true, protocol, transport, end })
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
+
+/// The protocol behind the extension headers, and its offset. AH and ESP count as protocols: what is behind them is not
+/// ours to judge.
+#[inline(always)]
+fn extensions(ctx: &TcContext, first: u8, end: u32) -> Result<(u8, u32), Reason> {
+    let mut next = first;
+    let mut offset = FIXED_V6;
+    for index in 0..EXTENSIONS_MAX {
+        match next {
+            HOP_BY_HOP if index > 0 => return Err(Reason::Malformed),
+            HOP_BY_HOP | DESTINATION => {
+                let header: [u8; 2] = load(ctx, offset)?;
+                next = header[0];
+                offset += (u32::from(header[1]) + 1) * 8;
+                if offset > end {
+                    return Err(Reason::Malformed);
+                }
+            }
+            ROUTING => return Err(Reason::ForbiddenAddress),
+            FRAGMENT => return Err(Reason::Fragment),
+            _ => return Ok((next, offset)),
+        }
+    }
+    if is_extension(next) { Err(Reason::Malformed) } else { Ok((next, offset)) }
+}
+
+/// The transport header's part that is judged.
+#[inline(always)]
+pub fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
+    let mut packet = Packet {
+        source: network.source,
+        destination: network.destination,
+        source_port: 0,
+        destination_port: 0,
+        icmp: 0,
+        protocol: network.protocol,
+        tcp_flags: 0,
+        v6: network.v6,
+        echo: Echo::No,
+    };
+    match network.protocol {
+        protocol::TCP => {
+            [packet.source_port, packet.destination_port] = field(ctx, frame, network, 0, 20)?;
+            let [length, flags]: [u8; 2] = field(ctx, frame, network, 12, 20)?;
+            let length = u32::from(length >> 4) * 4;
+            if length < 20 || network.transport + length > network.end {
+                return Err(Reason::Malformed);
+            }
+            packet.tcp_flags = flags;
+        }
+        protocol::UDP => [packet.source_port, packet.destination_port] = field(ctx, frame, network, 0, 8)?,
+        protocol::SCTP => [packet.source_port, packet.destination_port] = field(ctx, frame, network, 0, 12)?,
+        // The other family's ICMP is a protocol like any without ports, but for its number it would be taken for ICMP.
+        protocol::ICMP if network.v6 => return Err(Reason::Malformed),
+        protocol::ICMPV6 if !network.v6 => return Err(Reason::Malformed),
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [kind, code]: [u8; 2] = field(ctx, frame, network, 0, 8)?;
+            packet.icmp = u16::from_be_bytes([kind, code]);
+            packet.echo = match packet.icmp {
+                ECHO_REQUEST_V4 if !network.v6 => Echo::Request,
+                ECHO_REQUEST_V6 if network.v6 => Echo::Request,
+                ECHO_REPLY_V4 if !network.v6 => Echo::Reply,
+                ECHO_REPLY_V6 if network.v6 => Echo::Reply,
+                _ => Echo::No,
+            };
+            if packet.echo != Echo::No {
+                let identifier = field::<u16>(ctx, frame, network, 4, 8)?;
+                packet.source_port = identifier;
+                packet.destination_port = identifier;
+            }
+        }
+        _ => {}
+    }
+    Ok(packet)
+}
+
+/// A field of the transport header, which has at least `minimum` bytes.
+#[inline(always)]
+fn field<T: Copy + Default>(
+    ctx: &TcContext,
+    frame: &Frame,
+    network: &Network,
+    offset: usize,
+    minimum: u32,
+) -> Result<T, Reason> {
+    if network.transport + minimum > network.end {
+        return Err(Reason::Malformed);
+    }
+    if !network.v6 && network.transport == FIXED_V4 {
+        frame.read(FIXED_V4 as usize + offset)
+    } else if network.v6 && network.transport == FIXED_V6 {
+        frame.read(FIXED_V6 as usize + offset)
+    } else {
+        load(ctx, network.transport + offset as u32)
+    }
+}

@@ -1,0 +1,111 @@
+//! What the node's stack, or a redirect to the host's side, has for a workload.
+
+use aya_ebpf::programs::TcContext;
+use weft_shared::layout::{Class, Endpoint, Peer, Reason, endpoint_flags};
+
+use crate::{
+    conntrack::{self, Ends, Entry},
+    deliver,
+    events::{Done, TC_ACT_OK, Trace},
+    frame::{Frame, meta},
+    maps, neighbour,
+    parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    verdict::{self, Moment, has_address, in_pools},
+};
+
+#[inline(always)]
+pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+    let epoch = maps::runtime().epoch;
+    let ifindex = meta(ctx).ifindex;
+    let endpoint = maps::endpoint(ifindex).ok_or(Reason::UnknownEndpoint)?;
+    trace.destination_identity = endpoint.identity;
+    if endpoint.flags & endpoint_flags::OPEN == 0 {
+        return Err(Reason::EndpointInit);
+    }
+    let frame = Frame::with_headers(ctx);
+    // Our own answer to this very workload, on its way back (see `neighbour`).
+    let answered = meta(ctx).ingress_ifindex == ifindex;
+    let ethertype = match parse::ethertype(&frame)? {
+        ETHERTYPE_ARP if answered => return Ok(Done { reason: Reason::NeighbourAnswered, code: TC_ACT_OK }),
+        // The host knows the workload's MAC without asking.
+        ETHERTYPE_ARP => return Err(Reason::NeighbourIgnored),
+        ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => ethertype,
+        _ => return Err(Reason::UnknownEtherType),
+    };
+    let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
+    let network = parse::network(ctx, &frame, ethertype)?;
+    let packet = parse::transport(ctx, &frame, &network)?;
+    *seen = Some(packet);
+    if neighbour::is_discovery(&packet) {
+        if answered {
+            return Ok(Done { reason: Reason::NeighbourAnswered, code: TC_ACT_OK });
+        }
+        return Err(Reason::NeighbourIgnored);
+    }
+    if !has_address(endpoint, &packet.destination, packet.v6) {
+        let first: u8 = frame.read(0)?;
+        return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
+    }
+    judge(ctx, &packet, endpoint, ifindex, epoch, trace)?;
+    deliver::set_macs(ctx, endpoint)?;
+    Ok(Done { reason: Reason::DeliveredLocal, code: TC_ACT_OK })
+}
+
+#[inline(always)]
+fn judge(
+    ctx: &TcContext,
+    packet: &Packet,
+    endpoint: &Endpoint,
+    ifindex: u32,
+    epoch: u64,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let now = conntrack::now();
+    let (key, high) = conntrack::key(packet);
+    let entry = conntrack::find(packet, &key, high, now);
+    if let Some(entry) = entry {
+        let ends = entry.ends();
+        if ends.destination.ifindex == ifindex
+            && came_by_its_way(ctx, &ends.source)
+            && entry.holds_for(endpoint, &ends.destination)
+            && entry.holds_for_nodes()
+            && sender_holds(packet, &entry, &ends.source)
+        {
+            entry.touch(packet, now);
+            return Ok(());
+        }
+    }
+    let ends = Ends {
+        source: maps::peer_of(&packet.source),
+        destination: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
+    };
+    trace.source_identity = ends.source.identity;
+    if !came_by_its_way(ctx, &ends.source) {
+        return Err(Reason::PoolSourceOutsideOverlay);
+    }
+    verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)
+}
+
+/// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address
+/// was checked; never from elsewhere.
+#[inline(always)]
+fn came_by_its_way(ctx: &TcContext, source: &Peer) -> bool {
+    let from = meta(ctx).ingress_ifindex;
+    if source.ifindex != 0 {
+        from == source.ifindex
+    } else {
+        !in_pools(source) || (from != 0 && from == maps::config().overlay_ifindex)
+    }
+}
+
+/// Whether a sender that is an endpoint of this node is who the flow's verdict was given for.
+#[inline(always)]
+fn sender_holds(packet: &Packet, entry: &Entry, remembered: &Peer) -> bool {
+    if remembered.ifindex == 0 {
+        return true;
+    }
+    match maps::endpoint(remembered.ifindex) {
+        Some(sender) => has_address(sender, &packet.source, packet.v6) && entry.holds_for(sender, remembered),
+        None => false,
+    }
+}
