@@ -12,7 +12,6 @@ use aya::{
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
     },
-    util::KernelVersion,
 };
 use nix::{errno::Errno, net::if_::if_indextoname};
 
@@ -47,11 +46,17 @@ pub(crate) fn attach(
         .map_err(|error| KernelError::new(format!("create {}", directory.display()), error))?;
     let pin = pin_path(directory, name, ifindex);
     let what = || format!("attach {name} to interface {ifindex}");
-    if KernelVersion::at_least(6, 6, 0) {
+    if has_tcx() {
         tcx(program, direction, ifindex, &pin).map_err(|error| KernelError::new(what(), error))
     } else {
         clsact(program, direction, ifindex, &pin).map_err(|error| KernelError::new(what(), error))
     }
+}
+
+/// TCX came with kernel 6.6, and with some vendors' earlier: an older kernel doesn't know the question. Every network
+/// namespace has the interface.
+pub(crate) fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -122,7 +127,7 @@ pub(crate) fn detach(ifindex: u32, directory: &Path) -> Result<(), KernelError> 
         if !pin.try_exists().map_err(|error| KernelError::new(what(), error))? {
             continue;
         }
-        if KernelVersion::at_least(6, 6, 0) {
+        if has_tcx() {
             // Open file descriptors would keep the link: there are none, so that the pin is all.
         } else if let Ok(interface) = if_indextoname(ifindex) {
             let interface = interface.to_string_lossy().into_owned();

@@ -9,7 +9,7 @@ use aya::{
 use tokio::io::unix::AsyncFd;
 use weft_shared::layout::{Event, maps as names};
 
-use super::{KernelError, maps::take, pod::from_bytes};
+use super::{KernelError, maps::take, trusted::{from_bytes, watch}};
 
 /// The ring buffer's reader. What nobody reads is lost in the kernel, and counted there.
 pub struct Events {
@@ -35,7 +35,7 @@ impl Events {
 
     /// For a reader that waits. Needs tokio's runtime.
     pub fn into_async(self) -> io::Result<EventStream> {
-        Ok(EventStream { ring: AsyncFd::new(self.ring)? })
+        Ok(EventStream { ring: watch(self.ring)? })
     }
 }
 

@@ -18,7 +18,7 @@ use weft_shared::layout::{
     maps::{self as names, Counter, MapName, POLICY_ROWS_MAX, counter_index},
 };
 
-use super::{KernelError, pod::Plain};
+use super::{KernelError, trusted::Plain};
 use crate::plan::tables::{NodeRow, PolicyTable, Step, Tables};
 
 /// `BPF_F_NO_PREALLOC`: the kernel makes no other longest-prefix-match maps.
@@ -27,7 +27,6 @@ const NO_PREALLOC: u32 = 1;
 type Table = LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>;
 
 /// All maps that the daemon writes, and its counters.
-#[derive(Debug)]
 pub(crate) struct Maps {
     endpoints: HashMap<MapData, u32, Plain<Endpoint>>,
     ipcache: HashMap<MapData, Plain<Address>, Plain<Peer>>,
@@ -94,10 +93,10 @@ impl Maps {
 
     pub(crate) fn read(&self) -> Result<Tables, KernelError> {
         let mut tables = Tables {
-            endpoints: rows(&self.endpoints, names::ENDPOINTS)?.map(|(ifindex, row)| (ifindex, row.0)).collect(),
-            ipcache: rows(&self.ipcache, names::IPCACHE)?.map(|(address, row)| (address.0, row.0)).collect(),
-            prefixes: rows(&self.prefixes, names::PREFIXES)?.map(|(key, row)| (prefix_key(&key), row.0)).collect(),
-            node_addresses: rows(&self.node_addresses, names::NODE_ADDRESSES)?
+            endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?.map(|(ifindex, row)| (ifindex, row.0)).collect(),
+            ipcache: all(self.ipcache.iter(), names::IPCACHE)?.map(|(address, row)| (address.0, row.0)).collect(),
+            prefixes: all(self.prefixes.iter(), names::PREFIXES)?.map(|(key, row)| (prefix_key(&key), row.0)).collect(),
+            node_addresses: all(self.node_addresses.iter(), names::NODE_ADDRESSES)?
                 .map(|(address, slot)| (address.0, slot))
                 .collect(),
             identities_through: self.runtime()?.identities_through,
@@ -117,7 +116,7 @@ impl Maps {
         }
         for (slot, table) in &self.tables {
             let rows: PolicyTable =
-                rows(table, names::POLICIES)?.map(|(key, row)| (policy_key(&key), row.0)).collect();
+                all(table.iter(), names::POLICIES)?.map(|(key, row)| (policy_key(&key), row.0)).collect();
             // No rows is what a slot without a table holds.
             if !rows.is_empty() {
                 tables.policies.insert(*slot, rows);
@@ -247,22 +246,9 @@ impl Maps {
         Ok(cpus.iter().sum())
     }
 
-    /// Memory in the kernel of all maps, as it accounts for it.
-    pub(crate) fn bytes(&self, others: &[&MapData]) -> Result<u64, KernelError> {
-        let typed = [
-            self.endpoints.map(),
-            self.ipcache.map(),
-            self.prefixes.map(),
-            self.nodes.map(),
-            self.node_addresses.map(),
-            self.subjects.map(),
-            self.runtime.map(),
-            self.counters.map(),
-            self.events_lost.map(),
-            self.empty.map(),
-        ];
-        let tables = self.tables.values().map(IterableMap::map);
-        typed.into_iter().chain(others.iter().copied()).chain(tables).map(memory_bytes).sum()
+    /// The policy tables, which have no pin of their own.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &MapData> {
+        self.tables.values().chain([&self.empty]).map(IterableMap::map)
     }
 }
 
@@ -301,15 +287,11 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 /// Every row of a map. Only the daemon writes these maps, so that nothing moves meanwhile.
-fn rows<K: aya::Pod, V, M: IterableMap<K, V>>(
-    map: &M,
+fn all<K, V>(
+    rows: impl Iterator<Item = Result<(K, V), MapError>>,
     name: MapName,
-) -> Result<impl Iterator<Item = (K, V)> + use<K, V, M>, KernelError> {
-    let mut rows = Vec::new();
-    for key in map.map_keys() {
-        let key = key.map_err(failed(name))?;
-        rows.push((key, map.get(&key).map_err(failed(name))?));
-    }
+) -> Result<impl Iterator<Item = (K, V)>, KernelError> {
+    let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(failed(name))?;
     Ok(rows.into_iter())
 }
 

@@ -1,14 +1,14 @@
 //! The kernel programs' object: loaded with its maps pinned, so that they outlive the daemon, and the daemon's door to it.
 
 use std::{
-    fs,
-    io,
+    fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData, MapInfo, MapType},
+    maps::{Map, MapData, MapError, MapInfo, MapType},
     programs::{ProgramError, SchedClassifier},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -17,7 +17,7 @@ use weft_shared::layout::{
     maps::{self as names, Counter, MapName},
 };
 
-use super::{Datapath, Hook, KernelError, attach, events::Events, maps::Maps, pod::Plain};
+use super::{Datapath, Hook, KernelError, attach, events::Events, maps::{Maps, memory_bytes}, trusted::Plain};
 use crate::plan::tables::{Step, Tables};
 
 /// The object, as `build.rs` found it.
@@ -39,11 +39,18 @@ pub struct Options {
 }
 
 /// The loaded programs and their maps.
-#[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
+    /// To ask the kernel about the maps.
+    handles: Vec<MapData>,
     directory: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Object").field("directory", &self.directory).finish_non_exhaustive()
+    }
 }
 
 impl Object {
@@ -68,8 +75,9 @@ impl Object {
         for name in PROGRAMS {
             program(&mut ebpf, name)?.load().map_err(|error| KernelError::new(format!("load {name}"), error))?;
         }
+        let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, directory: options.directory.clone() })
+        Ok(Self { ebpf, maps, handles, directory: options.directory.clone() })
     }
 
     /// The ring buffer's reader; there is one for the life of the object.
@@ -92,12 +100,25 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
     program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
 }
 
-/// The maps that stay in the object: the flow table, and the ring buffer until its reader takes it.
-fn data(map: &Map) -> Option<&MapData> {
-    match map {
-        Map::LruHashMap(data) | Map::RingBuf(data) => Some(data),
-        _ => None,
+/// Handles of their own to the maps, which the typed ones don't give away.
+fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
+    let mut handles = Vec::new();
+    for (name, map) in ebpf.maps() {
+        let failed = |error: MapError| KernelError::new(format!("map {name}"), error);
+        let data = match map {
+            Map::Array(data)
+            | Map::ArrayOfMaps(data)
+            | Map::HashMap(data)
+            | Map::LpmTrie(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data) => data,
+            _ => continue,
+        };
+        let descriptor = data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(name, error))?;
+        handles.push(MapData::from_fd(descriptor).map_err(failed)?);
     }
+    Ok(handles)
 }
 
 impl Datapath for Object {
@@ -134,9 +155,28 @@ impl Datapath for Object {
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {
-        let others: Vec<_> = self.ebpf.maps().filter_map(|(_, map)| data(map)).collect();
-        self.maps.bytes(&others)
+        self.handles.iter().chain(self.maps.tables()).map(memory_bytes).sum()
     }
+}
+
+/// Whether programs are attached by TCX links; clsact filters otherwise.
+pub fn has_tcx() -> bool {
+    attach::has_tcx()
+}
+
+/// Takes every program of ours off its interface and every pin out of the directory: forwarding ends.
+pub fn cleanup(directory: &Path) -> Result<(), KernelError> {
+    let links = directory.join("links");
+    for ifindex in attach::attached(&links)? {
+        attach::detach(ifindex, &links)?;
+    }
+    for directory in [links, directory.join("maps")] {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_path("remove", &directory, error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the directory, and mounts a bpffs where there is none: on the directory itself, or above it where the file
@@ -166,7 +206,7 @@ fn in_path(what: &str, path: &Path, error: io::Error) -> KernelError {
 }
 
 /// What a map must be like to be used again.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 struct Shape {
     kind: Option<MapType>,
     key_bytes: usize,
