@@ -1,1 +1,19 @@
+//! The controller: keeps the fleet's state in a store, allocates identities, scopes and streams to each node what it
+//! needs, and serves operators. `main.rs` is flags; everything is here.
+pub mod api;
+pub mod claims;
+pub mod endpoints;
+pub mod fleet;
+pub mod fleet_config;
+pub mod guard;
+pub mod identity;
+pub mod keys;
+pub mod limits;
+pub mod nodes;
+pub mod plan;
+pub mod resource;
+pub mod serve;
+pub mod store;
+pub mod stream;
 
+pub use serve::{Config, Controller, ServeError};

@@ -1,0 +1,65 @@
+//! How failures of every part look to a client: one gRPC code each, and the places of what is wrong.
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use weft_shared::policy::parse::FieldError;
+
+use crate::{
+    claims::ClaimError, identity::IdentityError, nodes::NodeError, plan::Contended, store::StoreError,
+};
+
+/// How many places the message names; the details hold all.
+const NAMED_IN_MESSAGE: usize = 3;
+
+/// Everything that is wrong with a request. Paths are the request's.
+pub fn bad_request(errors: &[FieldError]) -> Status {
+    let named = errors.iter().take(NAMED_IN_MESSAGE).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let more = errors.len().saturating_sub(NAMED_IN_MESSAGE);
+    let message = if more > 0 { format!("{named}; and {more} more") } else { named };
+    let violations = errors.iter().map(|error| FieldViolation::new(&error.path, &error.message));
+    let details = ErrorDetails::with_bad_request(violations.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+pub fn bad_field(path: impl Into<String>, message: impl Into<String>) -> Status {
+    bad_request(&[FieldError::new(path, message)])
+}
+
+pub fn store(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { .. } => Status::out_of_range(format!("{error}: list again")),
+        StoreError::Future { .. } => Status::invalid_argument(error.to_string()),
+        StoreError::Closed => Status::unavailable(error.to_string()),
+        StoreError::Backend(_) => {
+            tracing::error!(%error, "the store failed");
+            Status::unavailable(error.to_string())
+        }
+        StoreError::TooManyOperations { .. }
+        | StoreError::DuplicateKey { .. }
+        | StoreError::InUse { .. }
+        | StoreError::Open { .. }
+        | StoreError::Format { .. }
+        | StoreError::Corrupt { .. } => {
+            tracing::error!(%error, "the store cannot be used");
+            Status::internal(error.to_string())
+        }
+    }
+}
+
+pub fn contended(error: &Contended) -> Status {
+    Status::aborted(format!("{error}: try again"))
+}
+
+pub fn node(error: NodeError) -> Status {
+    match error {
+        NodeError::Invalid(text) => Status::invalid_argument(text),
+        NodeError::NotFound(_) => Status::not_found(error.to_string()),
+        NodeError::PoolExhausted { .. } => Status::resource_exhausted(error.to_string()),
+        NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),
+        NodeError::Stale(_) => Status::failed_precondition(error.to_string()),
+        NodeError::Identity(IdentityError::Exhausted) => Status::resource_exhausted(error.to_string()),
+        NodeError::Contended(contention) => contended(&contention),
+        NodeError::Claim(ClaimError::Store(error))
+        | NodeError::Identity(IdentityError::Store(error))
+        | NodeError::Store(error) => store(error),
+    }
+}

@@ -1,0 +1,200 @@
+//! Explain: the verdict on a flow, from the evaluator of the rules.
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tonic::Status;
+use weft_proto::v1;
+use weft_shared::policy::{
+    model::{Action, Class, Direction, FleetConfig, FlowPort, Labels, Party, Policy},
+    oracle, parse,
+};
+
+use super::{Operator, errors};
+use crate::{
+    fleet::{EndpointFacts, Fleet, NodeFacts},
+    fleet_config, nodes,
+    plan::Plan,
+};
+
+/// A party as far as it was found.
+struct Found {
+    /// For people.
+    text: String,
+    what: What,
+}
+
+enum What {
+    Endpoint { labels: Labels, node: Option<String>, address: Option<IpAddr> },
+    Node { name: String, labels: Labels, address: Option<IpAddr> },
+    Address(IpAddr),
+}
+
+impl Operator {
+    pub(super) async fn explain_flow(
+        &self,
+        request: &v1::ExplainRequest,
+    ) -> Result<v1::ExplainResponse, Status> {
+        let config =
+            fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;
+        let family = family(request)?;
+        let port = flow_port(request.port.as_ref())?;
+        self.hub.ask(|fleet| {
+            let from = find(fleet, &config, request.from.as_ref(), "from", family)?;
+            let to = find(fleet, &config, request.to.as_ref(), "to", family)?;
+            let policies: Vec<Policy> = fleet.policies().cloned().collect();
+            let mut directions = Vec::new();
+            for (direction, subject, peer) in
+                [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
+            {
+                if let What::Endpoint { node, .. } = &subject.what {
+                    let subject_party = party(fleet, &config, subject, node.as_deref());
+                    let peer_party = party(fleet, &config, peer, node.as_deref());
+                    let verdict = oracle::judge(
+                        &policies,
+                        config.default_action,
+                        &subject_party,
+                        &peer_party,
+                        direction,
+                        port,
+                    );
+                    directions.push(direction_verdict(direction, verdict));
+                }
+            }
+            let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
+            let verdict = if denied { v1::Verdict::Deny } else { v1::Verdict::Allow };
+            Ok(v1::ExplainResponse {
+                verdict: verdict.into(),
+                directions,
+                from: from.text,
+                to: to.text,
+                revision: fleet.revision(),
+            })
+        })
+    }
+}
+
+fn family(request: &v1::ExplainRequest) -> Result<Option<u32>, Status> {
+    match request.family {
+        0 => Ok(None),
+        4 | 6 => Ok(Some(request.family)),
+        other => Err(errors::bad_field("family", format!("{other}, expected 4 or 6"))),
+    }
+}
+
+fn flow_port(port: Option<&v1::FlowPort>) -> Result<FlowPort, Status> {
+    let port = port.ok_or_else(|| errors::bad_field("port", "expected a protocol and port"))?;
+    let protocol = u8::try_from(port.protocol_number).map_err(|_| {
+        errors::bad_field("port.protocolNumber", format!("{}, expected 0 to 255", port.protocol_number))
+    })?;
+    let number = u16::try_from(port.port)
+        .map_err(|_| errors::bad_field("port.port", format!("{}, expected 0 to 65535", port.port)))?;
+    Ok(FlowPort { protocol, port: number })
+}
+
+fn find(
+    fleet: &Fleet,
+    config: &FleetConfig,
+    party: Option<&v1::Party>,
+    path: &str,
+    family: Option<u32>,
+) -> Result<Found, Status> {
+    match party.and_then(|party| party.party.as_ref()) {
+        None => Err(errors::bad_field(path, "expected a name, an address or labels")),
+        Some(v1::party::Party::Labels(set)) => {
+            parse::labels(&set.labels, path).map_err(|wrong| errors::bad_request(&wrong))?;
+            let labels = config.security_labels(&set.labels);
+            let text = format!("an endpoint with {}", label_text(&labels));
+            Ok(Found { text, what: What::Endpoint { labels, node: None, address: None } })
+        }
+        Some(v1::party::Party::Name(name)) => {
+            if let Ok(address) = name.parse::<IpAddr>() {
+                return Ok(by_address(fleet, address));
+            }
+            if let Some(facts) = fleet.endpoint(name) {
+                return Ok(endpoint(fleet, name, facts, pick(facts.addresses.clone(), family)));
+            }
+            if let Some(facts) = fleet.node(name) {
+                return Ok(node(fleet, name, facts, pick(nodes::parse_all(&facts.addresses), family)));
+            }
+            Err(Status::not_found(format!("{path}: \"{name}\" is no endpoint, no node and no address")))
+        }
+    }
+}
+
+fn by_address(fleet: &Fleet, address: IpAddr) -> Found {
+    if let Some((name, facts)) = fleet.endpoint_by_address(address) {
+        return endpoint(fleet, name, facts, Some(address));
+    }
+    let mut nodes = fleet.nodes();
+    let found = nodes.find(|(_, facts)| nodes::parse_all(&facts.addresses).contains(&address));
+    match found {
+        Some((name, facts)) => node(fleet, name, facts, Some(address)),
+        None => Found { text: format!("address {address}"), what: What::Address(address) },
+    }
+}
+
+fn endpoint(fleet: &Fleet, name: &str, facts: &EndpointFacts, address: Option<IpAddr>) -> Found {
+    let labels = fleet.labels(facts.identity).cloned().unwrap_or_default();
+    let text = format!("endpoint {name} ({}) on node {}", label_text(&labels), facts.node);
+    Found { text, what: What::Endpoint { labels, node: Some(facts.node.clone()), address } }
+}
+
+fn node(fleet: &Fleet, name: &str, facts: &NodeFacts, address: Option<IpAddr>) -> Found {
+    let labels = fleet.labels(facts.identity).cloned().unwrap_or_default();
+    Found { text: format!("node {name}"), what: What::Node { name: name.to_owned(), labels, address } }
+}
+
+/// The party as seen from the subject's node.
+fn party(fleet: &Fleet, config: &FleetConfig, found: &Found, subject_node: Option<&str>) -> Party {
+    match &found.what {
+        What::Endpoint { labels, address, .. } => {
+            Party { class: Class::Fleet, labels: labels.clone(), address: *address }
+        }
+        What::Node { name, labels, address } => {
+            let class = if Some(name.as_str()) == subject_node { Class::Host } else { Class::RemoteNode };
+            Party { class, labels: labels.clone(), address: *address }
+        }
+        What::Address(address) => {
+            let class = class_of(fleet, config, *address);
+            Party { class, labels: Labels::new(), address: Some(*address) }
+        }
+    }
+}
+
+/// Of an address that no endpoint and no node has.
+fn class_of(fleet: &Fleet, config: &FleetConfig, address: IpAddr) -> Class {
+    let given = fleet.nodes().any(|(_, facts)| {
+        nodes::parse_all::<IpNet>(&facts.endpoint_cidrs).iter().any(|cidr| cidr.contains(&address))
+    });
+    if given || config.in_pools(address) { Class::Unmanaged } else { Class::World }
+}
+
+fn pick(addresses: Vec<IpAddr>, family: Option<u32>) -> Option<IpAddr> {
+    let wanted = |address: &IpAddr| family.is_none_or(|family| (family == 4) == address.is_ipv4());
+    addresses.into_iter().filter(wanted).min_by_key(IpAddr::is_ipv6)
+}
+
+fn label_text(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if pairs.is_empty() { "no labels".to_owned() } else { pairs.join(",") }
+}
+
+fn direction_verdict(direction: Direction, verdict: oracle::Verdict) -> v1::DirectionVerdict {
+    let action = match verdict.action {
+        Action::Allow => v1::Verdict::Allow,
+        Action::Deny => v1::Verdict::Deny,
+    };
+    let direction = match direction {
+        Direction::Ingress => v1::Direction::Ingress,
+        Direction::Egress => v1::Direction::Egress,
+    };
+    let steps = verdict.steps.into_iter().map(|step| v1::VerdictStep {
+        // What no policy decided, the configuration did: it has no tier.
+        tier: if step.policy.is_empty() { v1::Tier::Unspecified } else { v1::Tier::Application }.into(),
+        policy: step.policy,
+        rule: step.rule,
+        text: step.text,
+        decided: step.decided,
+    });
+    v1::DirectionVerdict { direction: direction.into(), verdict: action.into(), steps: steps.collect() }
+}

@@ -1,0 +1,125 @@
+//! What the fleet compiler learns from the store: objects as facts, without what nodes are never sent.
+use std::net::IpAddr;
+
+use weft_proto::v1::{self, Kind, object::Kind as Of};
+use weft_shared::policy::{
+    model::{Labels, Policy},
+    parse,
+};
+
+use crate::{
+    keys, nodes, resource,
+    store::{Event, KeyValue, StoreError},
+};
+
+/// One object changed; `None`: it was deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Node { name: String, facts: Option<NodeFacts> },
+    Endpoint { name: String, facts: Option<EndpointFacts> },
+    Identity { number: u32, labels: Option<Labels> },
+    Policy { name: String, policy: Option<Policy> },
+    Config(Option<v1::FleetConfig>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    pub addresses: Vec<String>,
+    pub endpoint_cidrs: Vec<String>,
+    pub identity: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointFacts {
+    pub node: String,
+    pub identity: u32,
+    pub addresses: Vec<IpAddr>,
+    pub uid: String,
+    pub ready: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{key} holds what this release does not understand: {error}")]
+    NotUnderstood { key: String, error: parse::FieldError },
+}
+
+impl Change {
+    /// `None`: the key is none of the compiler's business.
+    pub fn from_event(event: &Event) -> Result<Option<Self>, EventError> {
+        match &event.value {
+            Some(item) => Self::from_item(item),
+            None => Ok(Self::deleted(&event.key)),
+        }
+    }
+
+    pub fn from_item(item: &KeyValue) -> Result<Option<Self>, EventError> {
+        let Some((_, name)) = keys::parse(&item.key) else { return Ok(None) };
+        let name = name.to_owned();
+        let object = resource::decode(item)?;
+        let change = match object.kind {
+            Some(Of::Node(node)) => Self::Node { name, facts: Some(NodeFacts::from(node)) },
+            Some(Of::Endpoint(endpoint)) => {
+                Self::Endpoint { name, facts: Some(EndpointFacts::from(endpoint)) }
+            }
+            Some(Of::Identity(identity)) => {
+                Self::Identity { number: identity.number, labels: Some(identity.security_labels) }
+            }
+            Some(Of::Policy(policy)) => {
+                let parsed = parse::policy(&policy).map_err(|mut errors| EventError::NotUnderstood {
+                    key: item.key.clone(),
+                    error: errors.swap_remove(0),
+                })?;
+                Self::Policy { name, policy: Some(parsed) }
+            }
+            Some(Of::FleetConfig(config)) => Self::Config(Some(config)),
+            _ => return Ok(None),
+        };
+        Ok(Some(change))
+    }
+
+    fn deleted(key: &str) -> Option<Self> {
+        let (kind, name) = keys::parse(key)?;
+        let name = name.to_owned();
+        match kind {
+            Kind::Node => Some(Self::Node { name, facts: None }),
+            Kind::Endpoint => Some(Self::Endpoint { name, facts: None }),
+            Kind::Identity => Some(Self::Identity { number: name.parse().ok()?, labels: None }),
+            Kind::Policy => Some(Self::Policy { name, policy: None }),
+            Kind::FleetConfig => Some(Self::Config(None)),
+            _ => None,
+        }
+    }
+
+    /// Deletions come first in a revision, so that an address can pass from one endpoint to another in it.
+    pub(super) fn is_deletion(&self) -> bool {
+        match self {
+            Self::Node { facts, .. } => facts.is_none(),
+            Self::Endpoint { facts, .. } => facts.is_none(),
+            Self::Identity { labels, .. } => labels.is_none(),
+            Self::Policy { policy, .. } => policy.is_none(),
+            Self::Config(config) => config.is_none(),
+        }
+    }
+}
+
+impl From<v1::Node> for NodeFacts {
+    fn from(node: v1::Node) -> Self {
+        let identity = node.status.map_or(0, |status| status.identity);
+        Self { addresses: node.addresses, endpoint_cidrs: node.endpoint_cidrs, identity }
+    }
+}
+
+impl From<v1::Endpoint> for EndpointFacts {
+    fn from(endpoint: v1::Endpoint) -> Self {
+        Self {
+            identity: endpoint.status.as_ref().map_or(0, |status| status.identity),
+            ready: endpoint.status.is_some_and(|status| status.state() == v1::EndpointState::Ready),
+            addresses: nodes::parse_all(&endpoint.addresses),
+            uid: endpoint.metadata.map(|metadata| metadata.uid).unwrap_or_default(),
+            node: endpoint.node,
+        }
+    }
+}

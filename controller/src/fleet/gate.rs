@@ -1,0 +1,66 @@
+//! The order of opening: an endpoint opens only after the connected nodes that must know it have acknowledged, or when
+//! its hold has passed.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::limits;
+
+#[derive(Debug, Default)]
+pub(super) struct Gates {
+    closed: BTreeMap<String, Gate>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    /// Realised through this, a node knows the endpoint.
+    revision: u64,
+    until: Duration,
+    waiting_for: BTreeSet<String>,
+}
+
+impl Gates {
+    pub(super) fn is_open(&self, endpoint: &str) -> bool {
+        !self.closed.contains_key(endpoint)
+    }
+
+    pub(super) fn close(&mut self, endpoint: &str, revision: u64, now: Duration) {
+        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: BTreeSet::new() };
+        self.closed.insert(endpoint.to_owned(), gate);
+    }
+
+    pub(super) fn forget(&mut self, endpoint: &str) {
+        self.closed.remove(endpoint);
+    }
+
+    /// Whom a closed endpoint waits for.
+    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: BTreeSet<String>) {
+        if let Some(gate) = self.closed.get_mut(endpoint) {
+            gate.waiting_for = nodes;
+        }
+    }
+
+    /// Removes and returns what may open now. `realised`: of a node; `None` when it is not connected.
+    pub(super) fn take_open(
+        &mut self,
+        now: Option<Duration>,
+        realised: impl Fn(&str) -> Option<u64>,
+    ) -> Vec<String> {
+        let mut open = Vec::new();
+        self.closed.retain(|endpoint, gate| {
+            gate.waiting_for.retain(|node| realised(node).is_some_and(|revision| revision < gate.revision));
+            let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
+            if !keep {
+                open.push(endpoint.clone());
+            }
+            keep
+        });
+        open
+    }
+
+    /// When the next hold passes.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.closed.values().map(|gate| gate.until).min()
+    }
+}

@@ -1,0 +1,74 @@
+//! Selectors and the identities they select: a set for each selector that some policy names, by the selector's name.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use roaring::RoaringBitmap;
+use weft_shared::policy::model::{Labels, Selector};
+
+use super::resources::Id;
+
+#[derive(Debug)]
+pub(super) struct Set {
+    selector: Selector,
+    /// Identity → its resource `SET/IDENTITY`.
+    pub(super) members: BTreeMap<u32, Id>,
+    /// The resources of `members`.
+    pub(super) member_ids: RoaringBitmap,
+    /// Resources of the members' addresses.
+    pub(super) addresses: RoaringBitmap,
+    /// Policies that name it, as subject or peer.
+    users: BTreeSet<String>,
+    /// Policies whose subject it is.
+    pub(super) subjects: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    by_name: BTreeMap<Arc<str>, Set>,
+}
+
+impl Sets {
+    pub(super) fn get(&self, name: &str) -> Option<&Set> {
+        self.by_name.get(name)
+    }
+
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Set> {
+        self.by_name.get_mut(name)
+    }
+
+    /// Names of the sets whose selector matches.
+    pub(super) fn matching(&self, labels: &Labels) -> Vec<Arc<str>> {
+        let matching = self.by_name.iter().filter(|(_, set)| set.selector.matches(labels));
+        matching.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// `true`: the set is new and has no members yet.
+    pub(super) fn add_user(&mut self, name: &Arc<str>, selector: &Selector, policy: &str) -> bool {
+        let new = !self.by_name.contains_key(name);
+        let set = self.by_name.entry(Arc::clone(name)).or_insert_with(|| Set {
+            selector: selector.clone(),
+            members: BTreeMap::new(),
+            member_ids: RoaringBitmap::new(),
+            addresses: RoaringBitmap::new(),
+            users: BTreeSet::new(),
+            subjects: BTreeSet::new(),
+        });
+        set.users.insert(policy.to_owned());
+        new
+    }
+
+    /// The set, if that was its last user.
+    pub(super) fn remove_user(&mut self, name: &str, policy: &str) -> Option<Set> {
+        let set = self.by_name.get_mut(name)?;
+        set.users.remove(policy);
+        if set.users.is_empty() { self.by_name.remove(name) } else { None }
+    }
+}
+
+impl Set {
+    pub(super) fn selects(&self, labels: &Labels) -> bool {
+        self.selector.matches(labels)
+    }
+}

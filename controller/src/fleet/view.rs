@@ -1,0 +1,236 @@
+//! What one node is to have, what it was sent, and what it has acknowledged. There is one pending slot per resource: a
+//! change of what is pending already takes no more room.
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use roaring::RoaringBitmap;
+use weft_proto::v1::ResourceType;
+
+use super::resources::{Id, Key, Resource, Resources};
+use crate::limits;
+
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) wanted: RoaringBitmap,
+    /// Sent, acknowledged or not.
+    held: RoaringBitmap,
+    /// Held, but with another content by now.
+    changed: RoaringBitmap,
+    /// Sets whose every member the node wants.
+    pub(super) peer_sets: BTreeSet<Arc<str>>,
+    /// It wants all used addresses.
+    pub(super) all_addresses: bool,
+
+    pub(super) connected: bool,
+    /// Nothing was sent on this connection yet: the next delta holds everything.
+    fresh: bool,
+    /// The first revision that is not sent, while something is pending.
+    pending_since: Option<u64>,
+    in_flight: VecDeque<Sent>,
+    next_nonce: u64,
+    sent_revision: u64,
+    sent_through: u32,
+    rejections: BTreeMap<(ResourceType, String), Rejected>,
+    /// News since [`View::take_news`].
+    news: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    nonce: u64,
+    /// The first revision that is not realised until this is acknowledged.
+    since: u64,
+    revision: u64,
+}
+
+/// A resource that the node could not realise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    pub kind: ResourceType,
+    pub name: String,
+    pub reason: String,
+    /// Of the delta that carried it.
+    pub revision: u64,
+}
+
+/// The content of one delta. Resources are shared between the nodes they go to.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    pub nonce: u64,
+    pub from_revision: u64,
+    pub revision: u64,
+    pub identities_through: u32,
+    pub upserts: Vec<Arc<Resource>>,
+    pub removes: Vec<Key>,
+    /// It holds everything.
+    pub full: bool,
+}
+
+impl View {
+    pub(super) fn want(&mut self, id: Id, revision: u64) {
+        if self.wanted.insert(id) {
+            self.note(revision);
+        }
+    }
+
+    pub(super) fn unwant(&mut self, id: Id, revision: u64) {
+        if self.wanted.remove(id) {
+            self.changed.remove(id);
+            self.note(revision);
+        }
+    }
+
+    pub(super) fn replace_wanted(&mut self, wanted: RoaringBitmap, revision: u64) {
+        if self.wanted != wanted {
+            self.wanted = wanted;
+            self.changed &= &self.wanted;
+            self.note(revision);
+        }
+    }
+
+    pub(super) fn content_changed(&mut self, id: Id, revision: u64) {
+        if self.held.contains(id) {
+            self.changed.insert(id);
+            self.note(revision);
+        }
+    }
+
+    fn note(&mut self, revision: u64) {
+        self.pending_since.get_or_insert(revision);
+        self.news = true;
+    }
+
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Everything is to be sent, whatever was sent before.
+    pub(super) fn connect(&mut self, resources: &mut Resources) {
+        for id in std::mem::take(&mut self.held) {
+            resources.release(id);
+        }
+        self.changed.clear();
+        self.in_flight.clear();
+        self.rejections.clear();
+        (self.connected, self.fresh, self.news) = (true, true, true);
+        (self.sent_revision, self.sent_through) = (0, 0);
+        self.pending_since = Some(1);
+    }
+
+    /// What was not acknowledged counts as not sent.
+    pub(super) fn disconnect(&mut self) {
+        if let Some(first) = self.in_flight.front() {
+            self.pending_since = Some(first.since);
+        }
+        self.in_flight.clear();
+        self.connected = false;
+    }
+
+    /// The node is forgotten.
+    pub(super) fn release(self, resources: &mut Resources) {
+        for id in self.held {
+            resources.release(id);
+        }
+    }
+
+    /// What is pending as one delta; `None`: nothing is, or too much is unacknowledged.
+    pub(super) fn drain(&mut self, resources: &mut Resources, revision: u64, through: u32) -> Option<Delta> {
+        if !self.connected || self.in_flight.len() >= limits::UNACKNOWLEDGED_DELTAS_MAX {
+            return None;
+        }
+        let since = self.pending_since.take()?;
+        let new = &self.wanted - &self.held;
+        let gone = &self.held - &self.wanted;
+        let mut upserts: Vec<Arc<Resource>> =
+            (&new | &self.changed).iter().filter_map(|id| resources.get(id).cloned()).collect();
+        upserts.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        let mut removes: Vec<Key> = gone
+            .iter()
+            .filter_map(|id| resources.key(id))
+            // Another version of the same thing takes its place.
+            .filter(|key| !resources.versions(key).any(|other| self.wanted.contains(other)))
+            .cloned()
+            .collect();
+        removes.sort_unstable();
+        new.iter().for_each(|id| resources.hold(id));
+        gone.iter().for_each(|id| resources.release(id));
+        self.held.clone_from(&self.wanted);
+        self.changed.clear();
+
+        let full = std::mem::take(&mut self.fresh);
+        if upserts.is_empty() && removes.is_empty() && !full {
+            // What was pending has cancelled itself out.
+            return None;
+        }
+        for key in upserts.iter().map(|resource| &resource.key).chain(&removes) {
+            self.rejections.remove(&(key.kind, key.name.to_string()));
+        }
+        Some(self.send(since, revision, through, Delta { upserts, removes, full, ..Delta::empty() }))
+    }
+
+    /// A delta that only says which identities are classified; `None`: the node knows.
+    pub(super) fn drain_through(&mut self, revision: u64, through: u32) -> Option<Delta> {
+        let idle = self.connected && !self.fresh && self.in_flight.len() < limits::UNACKNOWLEDGED_DELTAS_MAX;
+        // What is pending might be the classification itself: then the number travels with it.
+        if !idle || self.pending_since.is_some() || self.sent_through >= through {
+            return None;
+        }
+        Some(self.send(revision + 1, revision, through, Delta::empty()))
+    }
+
+    fn send(&mut self, since: u64, revision: u64, through: u32, content: Delta) -> Delta {
+        self.next_nonce += 1;
+        let nonce = self.next_nonce;
+        let from_revision = std::mem::replace(&mut self.sent_revision, revision);
+        self.sent_through = through;
+        self.in_flight.push_back(Sent { nonce, since, revision });
+        Delta { nonce, from_revision, revision, identities_through: through, ..content }
+    }
+
+    /// Acknowledges this delta and those before it. `false`: no such delta is in flight.
+    pub(super) fn acknowledge(&mut self, nonce: u64, rejected: Vec<(ResourceType, String, String)>) -> bool {
+        let Some(place) = self.in_flight.iter().position(|sent| sent.nonce == nonce) else { return false };
+        let revision = self.in_flight[place].revision;
+        self.in_flight.drain(..=place);
+        for (kind, name, reason) in rejected {
+            if self.rejections.len() < limits::REJECTIONS_KEPT {
+                let rejection = Rejected { kind, name: name.clone(), reason, revision };
+                self.rejections.insert((kind, name), rejection);
+            }
+        }
+        self.news = true;
+        true
+    }
+
+    /// Everything up to this revision is realised: the last one, while nothing is pending.
+    pub(super) fn realised(&self, revision: u64) -> u64 {
+        let first_in_flight = self.in_flight.iter().map(|sent| sent.since).min();
+        let first_rejected = self.rejections.values().map(|rejected| rejected.revision).min();
+        let open = [self.pending_since, first_in_flight, first_rejected].into_iter().flatten().min();
+        open.map_or(revision, |first| first.saturating_sub(1).min(revision))
+    }
+
+    pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejected> {
+        self.rejections.values()
+    }
+
+    pub(super) fn is_full_sync_pending(&self) -> bool {
+        self.fresh
+    }
+}
+
+impl Delta {
+    fn empty() -> Self {
+        Self {
+            nonce: 0,
+            from_revision: 0,
+            revision: 0,
+            identities_through: 0,
+            upserts: Vec::new(),
+            removes: Vec::new(),
+            full: false,
+        }
+    }
+}

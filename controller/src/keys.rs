@@ -1,0 +1,79 @@
+//! Names of the store's keys. Everything is below one root, which carries the version of the form of what is stored.
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_proto::v1::Kind;
+use weft_shared::policy::model::Labels;
+
+pub const ROOT: &str = "/weft/v1/";
+/// The store's own id, a UUID; kept when data moves to another store.
+pub const STORE_ID: &str = "/weft/v1/meta/store-id";
+/// Written with every change that an operator makes: its revision is what `if_revision` is compared with.
+pub const OPERATOR_CHANGE: &str = "/weft/v1/meta/operator-change";
+/// The next identity number, in decimal.
+pub const NEXT_IDENTITY: &str = "/weft/v1/meta/next-identity";
+/// Claims of endpoint CIDRs; the value is the node's name.
+pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
+
+/// Every kind that is stored, with its room.
+const KINDS: [(Kind, &str); 11] = [
+    (Kind::Node, "node"),
+    (Kind::Endpoint, "endpoint"),
+    (Kind::Identity, "identity"),
+    (Kind::CidrSet, "cidr-set"),
+    (Kind::Policy, "policy"),
+    (Kind::Service, "service"),
+    (Kind::Prefilter, "prefilter"),
+    (Kind::EgressGateway, "egress-gateway"),
+    (Kind::Bundle, "bundle"),
+    (Kind::Rollout, "rollout"),
+    (Kind::FleetConfig, "fleet-config"),
+];
+
+/// `None`: not a kind.
+pub fn prefix(kind: Kind) -> Option<String> {
+    let (_, room) = KINDS.iter().find(|(known, _)| *known == kind)?;
+    Some(format!("{ROOT}{room}/"))
+}
+
+pub fn object(kind: Kind, name: &str) -> String {
+    let room = KINDS.iter().find(|(known, _)| *known == kind).map_or("unknown", |(_, room)| room);
+    format!("{ROOT}{room}/{name}")
+}
+
+/// What kind of object a key holds, and its name; `None`: something of the controller's own.
+pub fn parse(key: &str) -> Option<(Kind, &str)> {
+    let (room, name) = key.strip_prefix(ROOT)?.split_once('/')?;
+    let (kind, _) = KINDS.iter().find(|(_, known)| *known == room)?;
+    Some((*kind, name))
+}
+
+/// Claim of an address; the value is its [`Owner`](crate::claims::Owner).
+pub fn address(address: IpAddr) -> String {
+    format!("{ROOT}address/{address}")
+}
+
+pub fn endpoint_cidr(cidr: IpNet) -> String {
+    format!("{ENDPOINT_CIDRS}{cidr}")
+}
+
+/// The key is the canonical text of the label set itself, so that two sets can never meet in one key. Label syntax has
+/// neither ',' nor '='; at most 64 labels bound it to 25 KiB.
+pub fn identity_by_labels(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{ROOT}identity-by-labels/{{{}}}", pairs.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_which_object_it_holds() {
+        for (kind, _) in KINDS {
+            assert_eq!(parse(&object(kind, "a.b")), Some((kind, "a.b")));
+        }
+        assert_eq!(parse(STORE_ID), None);
+        assert_eq!(parse(&identity_by_labels(&Labels::new())), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! Every bound of the controller in one place, with its unit in its name.
+use std::time::Duration;
+
+/// Largest message a client or a node may send.
+pub const REQUEST_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Objects of one Apply. With their claims they stay below etcd's 128 operations a transaction.
+pub const APPLY_MAX_OBJECTS: usize = 50;
+/// Encoded size of one Apply; etcd takes requests of up to 1.5 MiB.
+pub const APPLY_MAX_BYTES: usize = 1024 * 1024;
+/// How often a transaction is tried again when the store changed underneath.
+pub const TRANSACTION_ATTEMPTS: usize = 16;
+
+/// Unary calls of operators in progress at once; more are refused with `RESOURCE_EXHAUSTED`.
+pub const OPERATOR_CALLS_MAX: usize = 256;
+/// Watches and waits of operators at once.
+pub const OPERATOR_STREAMS_MAX: usize = 256;
+/// Streams of nodes at once.
+pub const NODE_STREAMS_MAX: usize = 10_000;
+/// A unary call of an operator that takes longer is ended with `DEADLINE_EXCEEDED`.
+pub const OPERATOR_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// `WaitRealised` without a timeout of its own, and the most it may ask for.
+pub const WAIT_REALISED_DEFAULT: Duration = Duration::from_secs(60);
+pub const WAIT_REALISED_MAX: Duration = Duration::from_secs(3600);
+
+pub const LIST_PAGE_DEFAULT_OBJECTS: usize = 500;
+pub const LIST_PAGE_MAX_OBJECTS: usize = 1000;
+/// A page ends early here, so that an answer stays below a client's usual limit of 4 MiB.
+pub const LIST_PAGE_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Objects read from the store at once while a page is filled.
+pub const LIST_CHUNK_OBJECTS: usize = 256;
+/// Messages that wait for a slow watcher; behind them the watch itself waits in the store's history.
+pub const WATCH_QUEUE_MESSAGES: usize = 16;
+
+/// Operations in one store transaction, as in etcd.
+pub const TRANSACTION_MAX_OPERATIONS: usize = 128;
+/// Transactions that wait for the embedded store's writer.
+pub const STORE_QUEUE_TRANSACTIONS: usize = 1024;
+/// Transactions that share one durable commit.
+pub const STORE_GROUP_TRANSACTIONS: usize = 64;
+/// Page cache of the embedded store.
+pub const STORE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Revisions of history the embedded store keeps for watches and reads at a revision...
+pub const STORE_HISTORY_REVISIONS: u64 = 10_000;
+/// ...and how many more it lets gather before it compacts.
+pub const STORE_COMPACTION_SLACK_REVISIONS: u64 = 1_000;
+/// What a watch reads from history at once.
+pub const WATCH_READ_REVISIONS: u64 = 256;
+pub const WATCH_READ_BYTES: usize = 1024 * 1024;
+/// Batches that wait between the store and its watcher.
+pub const WATCH_QUEUE_BATCHES: usize = 16;
+
+/// First number of a global identity; below are the reserved classes.
+pub const IDENTITY_FIRST: u32 = 256;
+/// Last one: identities travel in a VXLAN VNI of 24 bits.
+pub const IDENTITY_LAST: u32 = (1 << 24) - 1;
+
+/// Deltas a node may have unacknowledged.
+pub const UNACKNOWLEDGED_DELTAS_MAX: usize = 4;
+/// Payload of one message of a delta; the next part follows with `more`.
+pub const DELTA_CHUNK_BYTES: usize = 768 * 1024;
+/// A node without other news is told of new identities at most this often.
+pub const IDENTITIES_THROUGH_INTERVAL: Duration = Duration::from_millis(100);
+/// A stream that has not sent its Hello by then is ended.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 keepalive on streams.
+pub const KEEPALIVE: Duration = Duration::from_secs(2);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(6);
+/// An endpoint opens at the latest after this, also when a node has not acknowledged it.
+pub const OPEN_HOLD: Duration = Duration::from_secs(5);
+/// Underlay addresses of a node.
+pub const NODE_ADDRESSES_MAX: usize = 16;
+/// Names in one inventory.
+pub const INVENTORY_MAX_NAMES: usize = 10_000;
+/// Answers that wait for a slow node; meanwhile its reports are not read.
+pub const ANSWERS_WAITING_MAX: usize = 64;
+/// Rejections kept for a node.
+pub const REJECTIONS_KEPT: usize = 100;
+/// How long open calls may take to end once the controller was told to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,110 @@
+//! `weft-controller`: flags and wiring.
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use weft_controller::{Config, Controller, ServeError};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 64;
+
+/// Serves operators and nodes of a Weft fleet. All state is in the store: an embedded one, in the data directory.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft-controller",
+    version,
+    after_help = "Exit status: 0 stopped by a signal, 1 failed, 64 bad usage."
+)]
+struct Arguments {
+    /// Address and port to serve gRPC on
+    #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
+    listen: SocketAddr,
+
+    /// Where the embedded store is kept (weft.redb); made if it is not there
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
+    data_dir: PathBuf,
+
+    /// Serve on an address that is not loopback, without encryption and authentication: whoever reaches it controls
+    /// the fleet
+    #[arg(long, env = "WEFT_INSECURE")]
+    insecure: bool,
+
+    /// What this controller calls itself to nodes and in their status
+    #[arg(long, env = "WEFT_CONTROLLER_NAME", value_name = "NAME", default_value = "controller")]
+    name: String,
+
+    /// How logs look. What is logged is set by RUST_LOG (default: info)
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done if the terminal is gone.
+            drop(error.print());
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    start_logging(arguments.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&format!("cannot start: {error}"), EXIT_FAILED),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_usage() => report(&error.to_string(), EXIT_USAGE),
+        Err(error) => report(&error.to_string(), EXIT_FAILED),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), ServeError> {
+    let mut controller = Controller::start(Config {
+        listen: arguments.listen,
+        data_directory: arguments.data_dir,
+        name: arguments.name,
+        insecure: arguments.insecure,
+    })
+    .await?;
+    tokio::select! {
+        error = controller.failed() => return Err(error),
+        () = told_to_stop() => {}
+    }
+    tracing::info!("stopping");
+    controller.stop().await
+}
+
+/// SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn report(error: &str, code: u8) -> ExitCode {
+    eprintln!("weft-controller: {error}");
+    ExitCode::from(code)
+}

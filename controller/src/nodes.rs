@@ -1,0 +1,246 @@
+//! Nodes in the store: registered by their Hello, with endpoint CIDRs out of the pools; removed by operators.
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use weft_proto::v1::{self, object::Kind as Of};
+use weft_shared::policy::{model::FleetConfig, parse};
+
+use crate::{
+    claims::{self, ClaimError, Owner},
+    endpoints, fleet_config,
+    identity::{self, IdentityError},
+    keys, limits,
+    plan::{Contended, Plan},
+    resource,
+    store::{Range, Store, StoreError},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("no {family} prefix of length {length} is left in pool {pool}")]
+    PoolExhausted { pool: IpNet, length: u8, family: &'static str },
+    #[error("if_revision {0} is stale: objects were changed after it")]
+    Stale(u64),
+    #[error("no node {0}")]
+    NotFound(String),
+    #[error(transparent)]
+    Claim(ClaimError),
+    #[error(transparent)]
+    Identity(IdentityError),
+    #[error(transparent)]
+    Contended(#[from] Contended),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A node as it says hello, checked.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    pub name: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub addresses: Vec<IpAddr>,
+    pub status: v1::NodeStatus,
+}
+
+/// Checks what can be checked without the store.
+pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, NodeError> {
+    let invalid = |error: parse::FieldError| NodeError::Invalid(format!("hello.{error}"));
+    parse::name(&hello.node, "node").map_err(invalid)?;
+    parse::labels(&hello.labels, "labels").map_err(|mut errors| invalid(errors.swap_remove(0)))?;
+    if let Some(key) = hello.labels.keys().find(|key| *key == identity::NODE_MARK) {
+        return Err(NodeError::Invalid(format!("hello.labels: {key} is reserved")));
+    }
+    if hello.addresses.is_empty() || hello.addresses.len() > limits::NODE_ADDRESSES_MAX {
+        let (count, most) = (hello.addresses.len(), limits::NODE_ADDRESSES_MAX);
+        return Err(NodeError::Invalid(format!(
+            "hello.addresses: expected 1 to {most} addresses, found {count}"
+        )));
+    }
+    let mut addresses = Vec::new();
+    for (index, text) in hello.addresses.iter().enumerate() {
+        let wrong = |why: &str| NodeError::Invalid(format!("hello.addresses[{index}]: {why}"));
+        let address: IpAddr = text.parse().map_err(|_| wrong(&format!("\"{text}\" is not an IP address")))?;
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(wrong(&format!("{address} is not an address of one node")));
+        }
+        if addresses.contains(&address) {
+            return Err(wrong(&format!("{address} is there twice")));
+        }
+        addresses.push(address);
+    }
+    let status = v1::NodeStatus {
+        capabilities: hello.capabilities.clone(),
+        controller: controller.to_owned(),
+        boot_id: hello.boot_id.clone(),
+        version: hello.version.clone(),
+        features: hello.features.clone(),
+        ..v1::NodeStatus::default()
+    };
+    Ok(Greeting { name: hello.node.clone(), labels: hello.labels.clone(), addresses, status })
+}
+
+/// A registered node, and the revision from which the store shows it so.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    pub node: v1::Node,
+    pub revision: u64,
+}
+
+/// Writes the node, unless the store already has it so.
+pub async fn register(store: &dyn Store, greeting: &Greeting) -> Result<Registered, NodeError> {
+    for _ in 0..limits::TRANSACTION_ATTEMPTS {
+        let mut plan = Plan::default();
+        let (node, read_at) = plan_registration(store, greeting, &mut plan).await?;
+        if plan.changes_nothing() {
+            return Ok(Registered { node, revision: read_at });
+        }
+        if let Some(revision) = plan.commit(store).await? {
+            return Ok(Registered { node, revision });
+        }
+    }
+    Err(Contended.into())
+}
+
+async fn plan_registration(
+    store: &dyn Store,
+    greeting: &Greeting,
+    plan: &mut Plan,
+) -> Result<(v1::Node, u64), NodeError> {
+    let key = keys::object(v1::Kind::Node, &greeting.name);
+    let (stored, revision) = store.get(&key).await?;
+    plan.expect(&key, stored.as_ref());
+    let old = stored.as_ref().map(resource::decode_node).transpose()?;
+    let config = fleet_config::read(store, plan).await?;
+    if let Some(inside) = greeting.addresses.iter().find(|address| config.in_pools(**address)) {
+        let text = format!("hello.addresses: {inside} is inside the pools, which are for endpoints");
+        return Err(NodeError::Invalid(text));
+    }
+
+    let owner = Owner::Node(greeting.name.clone());
+    let old_addresses = old.as_ref().map(|node| parse_all(&node.addresses)).unwrap_or_default();
+    claims::plan(store, &owner, &old_addresses, &greeting.addresses, plan).await.map_err(NodeError::Claim)?;
+
+    let labels = identity::of_node(&config.security_labels(&greeting.labels));
+    let number = identity::plan(store, &labels, plan).await.map_err(NodeError::Identity)?;
+    let old_cidrs = old.as_ref().map(|node| parse_all(&node.endpoint_cidrs)).unwrap_or_default();
+    let cidrs = plan_cidrs(store, &config, &greeting.name, &old_cidrs, plan).await?;
+
+    let uid = old.as_ref().and_then(|node| node.metadata.as_ref()).map(|metadata| metadata.uid.clone());
+    let mut node = v1::Node {
+        metadata: Some(v1::Metadata {
+            name: greeting.name.clone(),
+            labels: greeting.labels.clone(),
+            uid: uid.unwrap_or_else(resource::new_uid),
+            revision: stored.as_ref().map_or(0, |item| item.mod_revision),
+        }),
+        addresses: greeting.addresses.iter().map(ToString::to_string).collect(),
+        endpoint_cidrs: cidrs.iter().map(ToString::to_string).collect(),
+        status: Some(v1::NodeStatus { identity: number, ..greeting.status.clone() }),
+    };
+    if old.as_ref() != Some(&node) {
+        if let Some(metadata) = node.metadata.as_mut() {
+            metadata.revision = 0;
+        }
+        plan.put(key, resource::encode(resource::object(Of::Node(node.clone()))));
+    }
+    Ok((node, revision))
+}
+
+/// What the node has in each pool stays; where it has nothing it gets the lowest prefix that is free.
+async fn plan_cidrs(
+    store: &dyn Store,
+    config: &FleetConfig,
+    node: &str,
+    old: &[IpNet],
+    plan: &mut Plan,
+) -> Result<Vec<IpNet>, NodeError> {
+    let mut cidrs = Vec::new();
+    let mut taken: Option<BTreeSet<IpNet>> = None;
+    for pool in &config.pools {
+        if let Some(kept) = old.iter().find(|cidr| pool.cidr.contains(*cidr)) {
+            cidrs.push(*kept);
+            continue;
+        }
+        if taken.is_none() {
+            taken = Some(read_taken(store).await?);
+        }
+        let used = taken.get_or_insert_default();
+        let free = first_free(pool.cidr, pool.node_prefix_length, used).ok_or(NodeError::PoolExhausted {
+            pool: pool.cidr,
+            length: pool.node_prefix_length,
+            family: if pool.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" },
+        })?;
+        used.insert(free);
+        let key = keys::endpoint_cidr(free);
+        plan.expect(&key, None);
+        plan.put(key, node.to_owned());
+        cidrs.push(free);
+    }
+    Ok(cidrs)
+}
+
+async fn read_taken(store: &dyn Store) -> Result<BTreeSet<IpNet>, StoreError> {
+    let mut taken = BTreeSet::new();
+    let mut range = Range {
+        prefix: keys::ENDPOINT_CIDRS.to_owned(),
+        limit: limits::LIST_PAGE_MAX_OBJECTS,
+        ..Range::default()
+    };
+    loop {
+        let page = store.range(range.clone()).await?;
+        taken.extend(
+            page.items.iter().filter_map(|item| item.key[keys::ENDPOINT_CIDRS.len()..].parse::<IpNet>().ok()),
+        );
+        if !page.more {
+            return Ok(taken);
+        }
+        range.after = page.items.last().map(|item| item.key.clone());
+        range.revision = Some(page.revision);
+    }
+}
+
+/// The lowest prefix of this length inside the pool that overlaps none of `taken`.
+fn first_free(pool: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
+    let inside: Vec<&IpNet> =
+        taken.iter().filter(|cidr| pool.contains(*cidr) || cidr.contains(&pool)).collect();
+    // Among n taken prefixes of any length, one of the first n + 1 candidates is free, or a longer walk past a
+    // shorter prefix finds it: the walk skips what a shorter prefix covers.
+    let mut candidates = pool.subnets(length).ok()?;
+    candidates
+        .find(|candidate| !inside.iter().any(|cidr| cidr.contains(candidate) || candidate.contains(*cidr)))
+}
+
+/// Removes the node, its endpoints first. The caller has made sure that it is not connected.
+pub async fn delete(store: &dyn Store, name: &str, if_revision: Option<u64>) -> Result<u64, NodeError> {
+    let key = keys::object(v1::Kind::Node, name);
+    for _ in 0..limits::TRANSACTION_ATTEMPTS {
+        let (stored, _) = store.get(&key).await?;
+        let Some(stored) = stored else { return Err(NodeError::NotFound(name.to_owned())) };
+        endpoints::delete_all_of(store, name).await?;
+        let node = resource::decode_node(&stored)?;
+        let mut plan = Plan::default();
+        plan.expect(&key, Some(&stored));
+        if let Some(revision) = if_revision {
+            plan.compare(crate::store::Compare::not_changed_after(keys::OPERATOR_CHANGE, revision));
+        }
+        plan.delete(&*key);
+        for address in parse_all(&node.addresses) {
+            plan.delete(keys::address(address));
+        }
+        for cidr in parse_all(&node.endpoint_cidrs) {
+            plan.delete(keys::endpoint_cidr(cidr));
+        }
+        plan.put(keys::OPERATOR_CHANGE, "");
+        if let Some(revision) = plan.commit(store).await? {
+            return Ok(revision);
+        }
+    }
+    Err(Contended.into())
+}
+
+/// What is stored was checked before it was written; what cannot be read is left out.
+pub fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}

@@ -1,0 +1,175 @@
+//! Puts the parts together: the store, the fleet that follows it, the services, the listener.
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use weft_proto::v1::{
+    node_stream_service_server::NodeStreamServiceServer, operator_service_server::OperatorServiceServer,
+};
+
+use crate::{
+    api::Operator,
+    fleet_config, guard, limits,
+    store::{Embedded, Store, StoreError},
+    stream::{self, Context, Hub, NodeStreams},
+};
+
+/// The embedded store's file in the data directory.
+const STORE_FILE: &str = "weft.redb";
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data_directory: PathBuf,
+    /// What this controller calls itself.
+    pub name: String,
+    /// Anybody who can reach the listener is trusted: needed where it is not loopback.
+    pub insecure: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(
+        "{0} is not a loopback address: connections are neither encrypted nor authenticated yet, so anybody who \
+         reaches it controls the fleet. Listen on 127.0.0.1 or [::1], or say --insecure if the network itself is \
+         trusted"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot make the data directory {}: {source}", path.display())]
+    DataDirectory { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    #[error("a part of the controller failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl ServeError {
+    /// Whether the configuration itself is refused.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::NotLoopback(_))
+    }
+}
+
+/// A controller that serves.
+pub struct Controller {
+    address: SocketAddr,
+    stop: CancellationToken,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    follower: JoinHandle<()>,
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Controller").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Serves with the embedded store, until [`Controller::stop`]. Once this returns, connections are accepted.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        refuse_open_listener(&config)?;
+        std::fs::create_dir_all(&config.data_directory)
+            .map_err(|source| ServeError::DataDirectory { path: config.data_directory.clone(), source })?;
+        let store = Embedded::open(config.data_directory.join(STORE_FILE)).await?;
+        Self::start_with(config, Arc::new(store)).await
+    }
+
+    /// Serves with this store.
+    pub async fn start_with(config: Config, store: Arc<dyn Store>) -> Result<Self, ServeError> {
+        refuse_open_listener(&config)?;
+        let address = config.listen;
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+        let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+        let store_id = fleet_config::initialise(store.as_ref()).await?;
+        let (hub, stop) = (Arc::new(Hub::default()), CancellationToken::new());
+        let follower = tokio::spawn(stream::follow(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
+        hub.wait_applied(store.revision().await?).await;
+        let context = Context {
+            store: Arc::clone(&store),
+            store_id: store_id.clone(),
+            hub: Arc::clone(&hub),
+            controller: config.name,
+            stop: stop.clone(),
+        };
+        let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
+        let server = tokio::spawn(serve(listener, operator, NodeStreams::new(context), stop.clone()));
+        tracing::info!(%address, store_id, "serving");
+        Ok(Self { address, stop, server, follower })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends streams, lets calls in progress end, and closes the store.
+    pub async fn stop(self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        let mut server = self.server;
+        match tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut server).await {
+            Ok(ended) => ended??,
+            Err(_late) => {
+                tracing::warn!("calls in progress did not end in time");
+                server.abort();
+            }
+        }
+        self.follower.await?;
+        Ok(())
+    }
+
+    /// Returns only if the server fails by itself.
+    pub async fn failed(&mut self) -> ServeError {
+        match (&mut self.server).await {
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+            Ok(Ok(())) => StoreError::Closed.into(),
+        }
+    }
+}
+
+fn refuse_open_listener(config: &Config) -> Result<(), ServeError> {
+    if config.listen.ip().is_loopback() {
+        return Ok(());
+    }
+    if !config.insecure {
+        return Err(ServeError::NotLoopback(config.listen));
+    }
+    tracing::warn!(address = %config.listen, "insecure: whoever reaches this address controls the fleet");
+    Ok(())
+}
+
+async fn serve(
+    listener: TcpListener,
+    operator: Operator,
+    nodes: NodeStreams,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<OperatorServiceServer<Operator>>().await;
+    health_reporter.set_serving::<NodeStreamServiceServer<NodeStreams>>().await;
+    let operator = OperatorServiceServer::new(operator).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
+    let nodes = NodeStreamServiceServer::new(nodes).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were encoded by the compiler that made this program");
+    Server::builder()
+        .http2_keepalive_interval(Some(limits::KEEPALIVE))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .layer(guard::GuardLayer::default())
+        .add_service(operator)
+        .add_service(nodes)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        )
+        .await
+}

@@ -1,0 +1,231 @@
+//! Where the compiler and the streams meet: one fleet, the sessions of its nodes, and who waits for what.
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use weft_proto::v1::ResourceType;
+
+use crate::fleet::{Change, Delta, Fleet};
+
+/// Commit times that are remembered, for telling how long a revision took to be realised.
+const COMMITS_KEPT: usize = 1024;
+
+#[derive(Debug)]
+pub struct Hub {
+    state: Mutex<State>,
+    /// The revision that the fleet has taken in.
+    applied: watch::Sender<u64>,
+    identities_through: watch::Sender<u32>,
+    /// Counts what may have changed who has realised what.
+    progress: watch::Sender<u64>,
+    started: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fleet: Fleet,
+    sessions: BTreeMap<String, Handle>,
+    seen: BTreeMap<String, Seen>,
+    commits: VecDeque<Commit>,
+    next_session: u64,
+}
+
+#[derive(Debug)]
+struct Handle {
+    session: u64,
+    news: Arc<Notify>,
+    replaced: CancellationToken,
+}
+
+/// What was last seen of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    pub at: SystemTime,
+    pub last_apply: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Commit {
+    revision: u64,
+    at: Instant,
+    wall: SystemTime,
+}
+
+/// A node's connection. Dropping it ends it.
+#[derive(Debug)]
+pub struct Session {
+    hub: Arc<Hub>,
+    pub node: String,
+    number: u64,
+    pub news: Arc<Notify>,
+    /// A newer stream of the same node took over.
+    pub replaced: CancellationToken,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            applied: watch::Sender::new(0),
+            identities_through: watch::Sender::new(0),
+            progress: watch::Sender::new(0),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Asks the fleet something.
+    pub fn ask<T>(&self, question: impl FnOnce(&Fleet) -> T) -> T {
+        question(&self.lock().fleet)
+    }
+
+    pub fn apply(&self, revision: u64, changes: Vec<Change>) {
+        let mut state = self.lock();
+        state.commits.push_back(Commit { revision, at: Instant::now(), wall: SystemTime::now() });
+        if state.commits.len() > COMMITS_KEPT {
+            state.commits.pop_front();
+        }
+        for change in &changes {
+            if let Change::Node { name, facts: None } = change {
+                state.seen.remove(name);
+            }
+        }
+        state.fleet.apply(revision, self.now(), changes);
+        let through = state.fleet.identities_through();
+        self.wake(&mut state);
+        drop(state);
+        self.applied.send_replace(revision);
+        self.identities_through.send_if_modified(|known| std::mem::replace(known, through) != through);
+    }
+
+    /// Time has passed. Returns when this is next needed.
+    pub fn tick(&self) -> Option<Instant> {
+        let mut state = self.lock();
+        state.fleet.tick(self.now());
+        self.wake(&mut state);
+        state.fleet.next_deadline().map(|deadline| self.started + deadline)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.lock().fleet.next_deadline().map(|deadline| self.started + deadline)
+    }
+
+    fn wake(&self, state: &mut State) {
+        for node in state.fleet.take_news() {
+            if let Some(handle) = state.sessions.get(&node) {
+                handle.news.notify_one();
+            }
+        }
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Returns once the fleet has taken in `revision`.
+    pub async fn wait_applied(&self, revision: u64) {
+        // The sender lives as long as the hub, so this ends only with the condition.
+        drop(self.applied.subscribe().wait_for(|applied| *applied >= revision).await);
+    }
+
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    pub fn identities_through(&self) -> watch::Receiver<u32> {
+        self.identities_through.subscribe()
+    }
+
+    pub fn seen(&self, node: &str) -> Option<Seen> {
+        self.lock().seen.get(node).copied()
+    }
+
+    pub fn since_commit(&self, revision: u64) -> Option<Duration> {
+        self.lock()
+            .commits
+            .iter()
+            .find(|commit| commit.revision == revision)
+            .map(|commit| commit.at.elapsed())
+    }
+
+    pub fn committed_at(&self, revision: u64) -> Option<SystemTime> {
+        self.lock().commits.iter().rev().find(|commit| commit.revision == revision).map(|commit| commit.wall)
+    }
+
+    /// Starts the node anew; an older stream of it is told to end.
+    pub fn connect(self: &Arc<Self>, node: &str) -> Session {
+        let mut state = self.lock();
+        state.next_session += 1;
+        let number = state.next_session;
+        let (news, replaced) = (Arc::new(Notify::new()), CancellationToken::new());
+        let handle = Handle { session: number, news: Arc::clone(&news), replaced: replaced.clone() };
+        if let Some(older) = state.sessions.insert(node.to_owned(), handle) {
+            older.replaced.cancel();
+            state.fleet.disconnect(node);
+        }
+        state.fleet.connect(node);
+        state.seen.insert(node.to_owned(), Seen { at: SystemTime::now(), last_apply: None });
+        self.wake(&mut state);
+        Session { hub: Arc::clone(self), node: node.to_owned(), number, news, replaced }
+    }
+}
+
+impl Session {
+    /// Runs with the fleet, while this is the node's current session.
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.hub.lock();
+        let current = state.sessions.get(&self.node).is_some_and(|handle| handle.session == self.number);
+        current.then(|| act(&mut state))
+    }
+
+    pub fn drain(&self) -> Option<Delta> {
+        self.with(|state| state.fleet.drain(&self.node)).flatten()
+    }
+
+    pub fn drain_identities_through(&self) -> Option<Delta> {
+        self.with(|state| state.fleet.drain_identities_through(&self.node)).flatten()
+    }
+
+    /// `false`: the node was sent no such delta.
+    pub fn acknowledge(
+        &self,
+        nonce: u64,
+        apply: Duration,
+        rejected: Vec<(ResourceType, String, String)>,
+    ) -> bool {
+        let known = self.with(|state| {
+            let known = state.fleet.acknowledge(&self.node, nonce, rejected);
+            let seen = Seen { at: SystemTime::now(), last_apply: Some(apply) };
+            state.seen.insert(self.node.clone(), seen);
+            self.hub.wake(state);
+            known
+        });
+        known.unwrap_or(false)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.with(|state| {
+            state.sessions.remove(&self.node);
+            state.fleet.disconnect(&self.node);
+            if let Some(seen) = state.seen.get_mut(&self.node) {
+                seen.at = SystemTime::now();
+            }
+            self.hub.wake(state);
+        });
+    }
+}

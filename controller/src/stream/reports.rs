@@ -1,0 +1,50 @@
+//! What nodes report of their endpoints: stored, or refused with the reason.
+use ipnet::IpNet;
+use tonic::Status;
+use weft_proto::v1;
+
+use crate::{
+    endpoints::{self, EndpointError},
+    limits,
+    store::Store,
+};
+
+pub(super) async fn endpoint(
+    store: &dyn Store,
+    node: &str,
+    cidrs: &[IpNet],
+    report: v1::EndpointReport,
+) -> v1::EndpointAnswer {
+    let endpoint = report.endpoint.unwrap_or_default();
+    let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    match endpoints::report(store, node, cidrs, endpoint).await {
+        Ok(revision) => v1::EndpointAnswer { name, accepted: true, reason: String::new(), revision },
+        Err(error) => {
+            tracing::warn!(node, endpoint = name, %error, "endpoint refused");
+            v1::EndpointAnswer { name, accepted: false, reason: error.to_string(), revision: 0 }
+        }
+    }
+}
+
+pub(super) async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<(), Status> {
+    endpoints::gone(store, node, name).await.map_err(failed)
+}
+
+pub(super) async fn inventory(
+    store: &dyn Store,
+    node: &str,
+    inventory: v1::EndpointInventory,
+) -> Result<(), Status> {
+    let (count, most) = (inventory.names.len(), limits::INVENTORY_MAX_NAMES);
+    if count > most {
+        return Err(Status::invalid_argument(format!(
+            "an inventory of {count} endpoints, the limit is {most}"
+        )));
+    }
+    endpoints::keep_only(store, node, &inventory.names.into_iter().collect()).await.map_err(failed)
+}
+
+/// The stream ends; the node comes again with its inventory.
+fn failed(error: EndpointError) -> Status {
+    Status::unavailable(error.to_string())
+}

@@ -1,0 +1,222 @@
+//! One node's stream. It only moves messages: what to send is decided by the fleet, what to store by `endpoints` and
+//! `nodes`.
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use weft_proto::v1::{self, controller_message::Message, node_message, node_report::Report};
+
+use super::{
+    chunks::Chunks,
+    hub::{Hub, Session},
+    reports,
+};
+use crate::{api::errors, limits, nodes, store::Store};
+
+/// What a stream works with.
+#[derive(Clone)]
+pub struct Context {
+    pub store: Arc<dyn Store>,
+    pub store_id: String,
+    pub hub: Arc<Hub>,
+    pub controller: String,
+    pub stop: CancellationToken,
+}
+
+type Outbound = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
+
+pub async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
+    let stop = context.stop.clone();
+    let ended = tokio::select! {
+        ended = serve(&context, &mut inbound, &outbound) => ended,
+        () = stop.cancelled() => Err(Status::unavailable("the controller is stopping")),
+    };
+    if let Err(status) = ended {
+        // The node may be gone already.
+        drop(outbound.send(Err(status)).await);
+    }
+}
+
+async fn serve(
+    context: &Context,
+    inbound: &mut Streaming<v1::NodeMessage>,
+    outbound: &Outbound,
+) -> Result<(), Status> {
+    let hello = receive_hello(inbound).await?;
+    let greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
+    let registered = nodes::register(context.store.as_ref(), &greeting).await.map_err(errors::node)?;
+    // The fleet must know the node before it can scope for it.
+    context.hub.wait_applied(registered.revision).await;
+    let session = context.hub.connect(&greeting.name);
+    tracing::info!(node = greeting.name, version = hello.version, boot_id = hello.boot_id, "node connected");
+    let mut stream = Stream {
+        context,
+        cidrs: nodes::parse_all(&registered.node.endpoint_cidrs),
+        through: context.hub.identities_through(),
+        session: &session,
+        sending: None,
+        answers: VecDeque::from([welcome(context)]),
+        told_at: Instant::now(),
+        through_due: false,
+    };
+    let ended = stream.exchange(inbound, outbound).await;
+    let reason = ended.as_ref().err().map_or("closed by the node", |status| status.message());
+    tracing::info!(node = greeting.name, reason, "node disconnected");
+    ended
+}
+
+async fn receive_hello(inbound: &mut Streaming<v1::NodeMessage>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(limits::HELLO_TIMEOUT, inbound.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+    match first.and_then(|message| message.message) {
+        Some(node_message::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a stream is Hello")),
+    }
+}
+
+fn welcome(context: &Context) -> Message {
+    Message::Welcome(v1::Welcome {
+        store_id: context.store_id.clone(),
+        revision: context.hub.ask(crate::fleet::Fleet::revision),
+        controller: context.controller.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        want_buckets: Vec::new(),
+    })
+}
+
+struct Stream<'a> {
+    context: &'a Context,
+    session: &'a Session,
+    cidrs: Vec<ipnet::IpNet>,
+    /// The delta whose messages are being sent.
+    sending: Option<std::iter::Peekable<Chunks>>,
+    answers: VecDeque<Message>,
+    through: tokio::sync::watch::Receiver<u32>,
+    /// When the node was last told of identities.
+    told_at: Instant,
+    through_due: bool,
+}
+
+impl Stream<'_> {
+    async fn exchange(
+        &mut self,
+        inbound: &mut Streaming<v1::NodeMessage>,
+        outbound: &Outbound,
+    ) -> Result<(), Status> {
+        loop {
+            self.prepare();
+            let has_output = !self.answers.is_empty() || self.sending.is_some();
+            let tell_at = self.told_at + limits::IDENTITIES_THROUGH_INTERVAL;
+            tokio::select! {
+                biased;
+                () = self.session.replaced.cancelled() => {
+                    return Err(Status::already_exists("a newer stream of the same node took over"));
+                }
+                permit = outbound.reserve(), if has_output => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(message) = self.next_message() {
+                        permit.send(Ok(message));
+                    }
+                }
+                // A node that takes no answers is not asked for more reports.
+                message = inbound.message(), if self.answers.len() < limits::ANSWERS_WAITING_MAX => {
+                    match message? {
+                        Some(message) => self.receive(message).await?,
+                        None => return Ok(()),
+                    }
+                }
+                () = self.session.news.notified() => {}
+                changed = self.through.changed(), if !self.through_due => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.through_due = true;
+                }
+                () = tokio::time::sleep_until(tell_at), if self.through_due => {
+                    self.through_due = false;
+                    if self.sending.is_none() {
+                        let delta = self.session.drain_identities_through();
+                        self.start_sending(delta);
+                    }
+                }
+                () = outbound.closed() => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes the next delta, if none is being sent.
+    fn prepare(&mut self) {
+        if self.sending.is_none() {
+            let delta = self.session.drain();
+            self.start_sending(delta);
+        }
+    }
+
+    fn start_sending(&mut self, delta: Option<crate::fleet::Delta>) {
+        let Some(delta) = delta else { return };
+        self.told_at = Instant::now();
+        let committed_at = self.context.hub.committed_at(delta.revision);
+        self.sending = Some(Chunks::new(delta, committed_at).peekable());
+    }
+
+    fn next_message(&mut self) -> Option<v1::ControllerMessage> {
+        if let Some(answer) = self.answers.pop_front() {
+            return Some(v1::ControllerMessage { message: Some(answer) });
+        }
+        let chunks = self.sending.as_mut()?;
+        let message = chunks.next();
+        if chunks.peek().is_none() {
+            self.sending = None;
+        }
+        message
+    }
+
+    async fn receive(&mut self, message: v1::NodeMessage) -> Result<(), Status> {
+        match message.message {
+            Some(node_message::Message::Ack(ack)) => self.acknowledge(ack),
+            Some(node_message::Message::Report(report)) => self.report(report).await?,
+            Some(node_message::Message::Hello(_)) => {
+                return Err(Status::invalid_argument("Hello is sent once"));
+            }
+            // Something that a newer release added.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: v1::Ack) {
+        let node = &self.session.node;
+        let mut rejected = Vec::new();
+        for resource in ack.rejected {
+            let kind = resource.r#type();
+            tracing::warn!(
+                node,
+                resource = resource.name,
+                ?kind,
+                reason = resource.reason,
+                "resource rejected"
+            );
+            rejected.push((kind, resource.name, resource.reason));
+        }
+        if !self.session.acknowledge(ack.nonce, Duration::from_micros(ack.apply_micros), rejected) {
+            tracing::warn!(node, nonce = ack.nonce, "acknowledgement of a delta that is not in flight");
+        }
+    }
+
+    async fn report(&mut self, report: v1::NodeReport) -> Result<(), Status> {
+        let store = self.context.store.as_ref();
+        let node = &self.session.node;
+        match report.report {
+            Some(Report::Endpoint(report)) => {
+                let answer = reports::endpoint(store, node, &self.cidrs, report).await;
+                self.answers.push_back(Message::EndpointAnswer(answer));
+            }
+            Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone.name).await?,
+            Some(Report::Inventory(inventory)) => reports::inventory(store, node, inventory).await?,
+            // Digests are not asked for yet; of a map's fill nothing depends yet.
+            Some(Report::Buckets(_) | Report::Pressure(_)) | None => {}
+        }
+        Ok(())
+    }
+}

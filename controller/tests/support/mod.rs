@@ -1,0 +1,272 @@
+//! A real controller on a loopback port and nodes that are only a stream: enough to see the whole path without a kernel.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses its own part")]
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+use weft_controller::{Config, Controller};
+use weft_proto::v1::{
+    self, controller_message::Message, node_stream_service_client::NodeStreamServiceClient,
+    object::Kind as Of, operator_service_client::OperatorServiceClient,
+};
+
+/// Nothing here takes as long unless something is wrong.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) type Operator = OperatorServiceClient<Channel>;
+
+pub(crate) struct Fleet {
+    pub(crate) controller: Controller,
+    pub(crate) operator: Operator,
+    pub(crate) channel: Channel,
+    directory: tempfile::TempDir,
+}
+
+pub(crate) async fn fleet() -> Fleet {
+    fleet_in(tempfile::tempdir().unwrap()).await
+}
+
+pub(crate) async fn fleet_in(directory: tempfile::TempDir) -> Fleet {
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        data_directory: directory.path().to_owned(),
+        name: "controller-1".to_owned(),
+        insecure: false,
+    };
+    let controller = Controller::start(config).await.unwrap();
+    let address = format!("http://{}", controller.address());
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let operator = OperatorServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
+    Fleet { controller, operator, channel, directory }
+}
+
+impl Fleet {
+    pub(crate) async fn restart(self) -> Self {
+        drop((self.operator, self.channel));
+        within(self.controller.stop()).await.unwrap();
+        fleet_in(self.directory).await
+    }
+
+    pub(crate) async fn apply(&mut self, objects: Vec<v1::Object>) -> Result<v1::ApplyResponse, Status> {
+        let request = v1::ApplyRequest { objects, ..v1::ApplyRequest::default() };
+        within(self.operator.apply(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// The last word of WaitRealised.
+    pub(crate) async fn wait_realised(
+        &mut self,
+        revision: u64,
+        timeout: Duration,
+    ) -> Result<v1::WaitRealisedResponse, Status> {
+        let request = v1::WaitRealisedRequest { revision, timeout: Some(timeout.try_into().unwrap()) };
+        let mut answers = self.operator.wait_realised(request).await?.into_inner();
+        let mut last = None;
+        while let Some(answer) = within(answers.message()).await? {
+            last = Some(answer);
+        }
+        Ok(last.expect("the stream ended without an answer"))
+    }
+
+    pub(crate) async fn node(&self, name: &str, address: &str) -> Node {
+        self.try_node(hello(name, address)).await.unwrap()
+    }
+
+    pub(crate) async fn try_node(&self, hello: v1::Hello) -> Result<Node, Status> {
+        let (sender, outbound) = mpsc::channel(64);
+        let name = hello.node.clone();
+        send(&sender, v1::node_message::Message::Hello(hello)).await;
+        let mut client = NodeStreamServiceClient::new(self.channel.clone());
+        let inbound = client.stream(ReceiverStream::new(outbound)).await?.into_inner();
+        let mut node = Node {
+            name,
+            sender,
+            inbound,
+            held: BTreeMap::new(),
+            staged: Vec::new(),
+            answers: BTreeMap::new(),
+            deltas: Vec::new(),
+            welcome: v1::Welcome::default(),
+            rejects: BTreeMap::new(),
+        };
+        match within(node.inbound.message()).await?.and_then(|message| message.message) {
+            Some(Message::Welcome(welcome)) => node.welcome = welcome,
+            other => panic!("expected Welcome, found {other:?}"),
+        }
+        Ok(node)
+    }
+}
+
+pub(crate) fn hello(name: &str, address: &str) -> v1::Hello {
+    v1::Hello {
+        node: name.to_owned(),
+        addresses: vec![address.to_owned()],
+        boot_id: "boot".to_owned(),
+        ..v1::Hello::default()
+    }
+}
+
+/// A resource's type and name.
+pub(crate) type Name = (v1::ResourceType, String);
+
+pub(crate) struct Node {
+    pub(crate) name: String,
+    sender: mpsc::Sender<v1::NodeMessage>,
+    pub(crate) inbound: Streaming<v1::ControllerMessage>,
+    /// What it was sent and has acknowledged.
+    pub(crate) held: BTreeMap<Name, Vec<u8>>,
+    staged: Vec<v1::Delta>,
+    pub(crate) answers: BTreeMap<String, v1::EndpointAnswer>,
+    /// Of each delta taken, the last message.
+    pub(crate) deltas: Vec<v1::Delta>,
+    pub(crate) welcome: v1::Welcome,
+    /// Resources that it says it cannot realise, with the reason.
+    pub(crate) rejects: BTreeMap<Name, String>,
+}
+
+async fn send(sender: &mpsc::Sender<v1::NodeMessage>, message: v1::node_message::Message) {
+    sender.send(v1::NodeMessage { message: Some(message) }).await.unwrap();
+}
+
+impl Node {
+    /// Takes messages, acknowledging each delta, until the condition holds.
+    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while !condition(self) {
+            let Ok(message) = tokio::time::timeout_at(deadline, self.inbound.message()).await else {
+                panic!("node {}: not so in time: {what}; it holds {:#?}", self.name, self.held.keys());
+            };
+            let message = message.unwrap().and_then(|message| message.message);
+            self.take(message.unwrap_or_else(|| panic!("node {}: the stream ended", self.name))).await;
+        }
+    }
+
+    pub(crate) async fn in_sync(mut self) -> Self {
+        self.until("in sync", |node| node.deltas.iter().any(|delta| delta.in_sync)).await;
+        self
+    }
+
+    pub(crate) async fn take(&mut self, message: Message) {
+        match message {
+            Message::Welcome(_) => panic!("a second Welcome"),
+            Message::EndpointAnswer(answer) => drop(self.answers.insert(answer.name.clone(), answer)),
+            Message::Delta(delta) if delta.more => self.staged.push(delta),
+            Message::Delta(delta) => self.realise(delta).await,
+        }
+    }
+
+    async fn realise(&mut self, last: v1::Delta) {
+        self.staged.push(last.clone());
+        let parts = std::mem::take(&mut self.staged);
+        if last.full {
+            let names = parts
+                .iter()
+                .flat_map(|part| &part.upserts)
+                .map(|upsert| (upsert.r#type(), upsert.name.clone()));
+            let names: BTreeSet<Name> = names.collect();
+            self.held.retain(|name, _| names.contains(name));
+        }
+        let mut rejected = Vec::new();
+        for part in &parts {
+            for upsert in &part.upserts {
+                let name = (upsert.r#type(), upsert.name.clone());
+                if let Some(reason) = self.rejects.get(&name) {
+                    rejected.push(v1::RejectedResource {
+                        r#type: upsert.r#type,
+                        name: upsert.name.clone(),
+                        reason: reason.clone(),
+                    });
+                }
+                self.held.insert(name, upsert.bytes.to_vec());
+            }
+            for remove in &part.removes {
+                self.held.remove(&(remove.r#type(), remove.name.clone()));
+            }
+        }
+        let ack = v1::Ack { nonce: last.nonce, revision: last.revision, apply_micros: 1, rejected };
+        send(&self.sender, v1::node_message::Message::Ack(ack)).await;
+        self.deltas.push(last);
+    }
+
+    pub(crate) fn names(&self, kind: v1::ResourceType) -> Vec<String> {
+        self.held.keys().filter(|(held, _)| *held == kind).map(|(_, name)| name.clone()).collect()
+    }
+
+    pub(crate) async fn report(&self, report: v1::node_report::Report) {
+        let report = v1::NodeReport { report: Some(report) };
+        send(&self.sender, v1::node_message::Message::Report(report)).await;
+    }
+
+    /// Attaches an endpoint and returns the controller's answer.
+    pub(crate) async fn attach(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        addresses: &[&str],
+    ) -> v1::EndpointAnswer {
+        self.answers.remove(name);
+        let endpoint = Some(endpoint(name, labels, addresses));
+        self.report(v1::node_report::Report::Endpoint(v1::EndpointReport { endpoint })).await;
+        self.until("an answer", |node| node.answers.contains_key(name)).await;
+        self.answers[name].clone()
+    }
+
+    /// The `number`th address of the node's IPv4 prefix.
+    pub(crate) fn address(&self, number: u8) -> String {
+        let route: v1::NodeRoute =
+            prost::Message::decode(&*self.held[&(v1::ResourceType::Node, self.name.clone())]).unwrap();
+        let cidr = route.endpoint_cidrs.iter().find(|cidr| cidr.contains('.')).unwrap();
+        let (network, _) = cidr.split_once('/').unwrap();
+        let (prefix, _) = network.rsplit_once('.').unwrap();
+        format!("{prefix}.{number}")
+    }
+}
+
+pub(crate) fn endpoint(name: &str, labels: &[(&str, &str)], addresses: &[&str]) -> v1::Endpoint {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    v1::Endpoint {
+        metadata: Some(v1::Metadata { name: name.to_owned(), labels, ..v1::Metadata::default() }),
+        addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        mac: "02:00:00:00:00:01".to_owned(),
+        status: Some(v1::EndpointStatus {
+            state: v1::EndpointState::Init.into(),
+            ..v1::EndpointStatus::default()
+        }),
+        ..v1::Endpoint::default()
+    }
+}
+
+pub(crate) fn selector(key: &str, value: &str) -> v1::Selector {
+    v1::Selector {
+        match_labels: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+        ..v1::Selector::default()
+    }
+}
+
+/// Allows `subject` to be reached on TCP 8080 by `peer`, by the label `app`.
+pub(crate) fn policy(name: &str, subject: &str, peer: &str) -> v1::Object {
+    let peers = vec![v1::Peer { endpoints: Some(selector("app", peer)), ..v1::Peer::default() }];
+    let ports =
+        vec![v1::Port { protocol: v1::Protocol::Tcp.into(), port: Some(8080), ..v1::Port::default() }];
+    let rule = v1::Rule {
+        name: "web".to_owned(),
+        action: v1::Action::Allow.into(),
+        peers: Some(v1::PeerList { items: peers }),
+        ports: Some(v1::PortList { items: ports }),
+    };
+    let subject = v1::Subject { endpoints: Some(selector("app", subject)), nodes: None };
+    let policy = v1::Policy {
+        metadata: Some(v1::Metadata { name: name.to_owned(), ..v1::Metadata::default() }),
+        subject: Some(subject),
+        ingress: Some(v1::RuleList { items: vec![rule] }),
+        ..v1::Policy::default()
+    };
+    v1::Object { kind: Some(Of::Policy(policy)) }
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("not done in time")
+}
