@@ -26,10 +26,7 @@ use crate::{
         attachments::Attachments,
         disk::Disk,
     },
-    kernel::{
-        Datapath,
-        links::{Link, Links},
-    },
+    kernel::links::Link,
     observe::names::Names,
     plan::tables::Tables,
 };

@@ -3,7 +3,15 @@
 //! [`Datapath`] is the BPF half (maps, programs, links); [`Links`] the netlink half (devices, addresses, routes).
 //! Nothing here decides anything: what to write is the planner's word.
 
+mod attach;
+pub mod events;
 pub mod links;
+mod maps;
+pub mod netlink;
+pub mod netns;
+pub mod object;
+pub mod sysctl;
+mod trusted;
 pub mod twin;
 
 use std::error::Error;

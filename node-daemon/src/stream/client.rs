@@ -13,7 +13,7 @@ use tonic::{
 };
 use tracing::{info, warn};
 use weft_proto::v1::{
-    self, ControllerMessage, NodeMessage, node_message::Message, node_stream_service_client::NodeStreamServiceClient,
+    ControllerMessage, NodeMessage, node_message::Message, node_stream_service_client::NodeStreamServiceClient,
 };
 
 use super::{
@@ -142,6 +142,6 @@ async fn exchange(
 }
 
 async fn send(outgoing: &mpsc::Sender<NodeMessage>, message: Message, url: &str) -> Result<(), StreamError> {
-    let sent = outgoing.send(v1::NodeMessage { message: Some(message) }).await;
+    let sent = outgoing.send(NodeMessage { message: Some(message) }).await;
     sent.map_err(|_| StreamError::Closed { url: url.to_owned() })
 }

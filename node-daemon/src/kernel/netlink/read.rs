@@ -1,0 +1,145 @@
+//! What is there: links, addresses, routes.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use futures_util::TryStreamExt;
+use rtnetlink::{
+    Handle, RouteMessageBuilder,
+    packet_route::{
+        address::AddressAttribute,
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        route::{RouteAttribute, RouteMessage},
+    },
+};
+
+use super::is_missing;
+use crate::kernel::{KernelError, links::Link};
+
+pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, KernelError> {
+    Ok(message(handle, name).await?.as_ref().map(link))
+}
+
+pub(super) async fn message(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, KernelError> {
+    let mut found = Box::pin(handle.link().get().match_name(name).execute());
+    match found.try_next().await {
+        Ok(message) => Ok(message),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(KernelError::new(format!("look for interface {name}"), error)),
+    }
+}
+
+pub(super) async fn message_at(handle: &Handle, ifindex: u32) -> Result<Option<LinkMessage>, KernelError> {
+    let mut found = Box::pin(handle.link().get().match_index(ifindex).execute());
+    match found.try_next().await {
+        Ok(message) => Ok(message),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(KernelError::new(format!("look for interface {ifindex}"), error)),
+    }
+}
+
+pub(super) async fn all(handle: &Handle) -> Result<Vec<Link>, KernelError> {
+    let found = handle.link().get().execute().map_ok(|message| link(&message)).try_collect().await;
+    found.map_err(|error| KernelError::new("list interfaces", error))
+}
+
+pub(super) fn link(message: &LinkMessage) -> Link {
+    let mut found = Link {
+        ifindex: message.header.index,
+        name: String::new(),
+        mac: None,
+        mtu_bytes: 0,
+        peer_elsewhere: kind(message) == Some(InfoKind::Veth) && is_elsewhere(message),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::Address(octets) => found.mac = octets.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(bytes) => found.mtu_bytes = *bytes,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Its other end is in another namespace: the kernel then says in which.
+pub(super) fn is_elsewhere(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)))
+}
+
+pub(super) fn kind(message: &LinkMessage) -> Option<InfoKind> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind.clone()),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// The interface index of the other end.
+pub(super) fn other_end(message: &LinkMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(ifindex) => Some(*ifindex),
+        _ => None,
+    })
+}
+
+/// Addresses that others reach the node by: no link-local ones.
+pub(super) async fn addresses(handle: &Handle, ifindex: u32) -> Result<Vec<IpAddr>, KernelError> {
+    let mut found = Box::pin(handle.address().get().set_link_index_filter(ifindex).execute());
+    let mut addresses = Vec::new();
+    let failed = |error| KernelError::new(format!("list addresses of interface {ifindex}"), error);
+    while let Some(message) = found.try_next().await.map_err(failed)? {
+        for attribute in &message.attributes {
+            if let AddressAttribute::Address(address) = attribute
+                && is_global(*address)
+                && message.header.index == ifindex
+            {
+                addresses.push(*address);
+            }
+        }
+    }
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
+pub(super) async fn routes(handle: &Handle, v4: bool) -> Result<Vec<RouteMessage>, KernelError> {
+    let all = if v4 {
+        RouteMessageBuilder::<Ipv4Addr>::new().build()
+    } else {
+        RouteMessageBuilder::<Ipv6Addr>::new().build()
+    };
+    let found = handle.route().get(all).execute().try_collect().await;
+    found.map_err(|error| KernelError::new("list routes", error))
+}
+
+/// The devices that default routes of the main table leave by.
+pub(super) async fn default_uplinks(handle: &Handle) -> Result<Vec<Link>, KernelError> {
+    const MAIN_TABLE: u8 = 254;
+    let mut ifindexes = BTreeSet::new();
+    for v4 in [true, false] {
+        for route in routes(handle, v4).await? {
+            if route.header.destination_prefix_length != 0 || route.header.table != MAIN_TABLE {
+                continue;
+            }
+            ifindexes.extend(route.attributes.iter().filter_map(|attribute| match attribute {
+                RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                _ => None,
+            }));
+        }
+    }
+    let mut links = all(handle).await?;
+    links.retain(|link| ifindexes.contains(&link.ifindex));
+    Ok(links)
+}
