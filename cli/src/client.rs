@@ -11,7 +11,7 @@ use weft_proto::v1::{
 
 use crate::{
     failure::Failure,
-    limits::{CALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX},
+    limits::{CALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX},
 };
 
 /// The other end, for messages.
@@ -100,6 +100,7 @@ pub(crate) async fn node_local(socket: &Path) -> Result<NodeLocal, Failure> {
 async fn connect(endpoint: Endpoint, remote: &Remote) -> Result<Channel, Failure> {
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
+        .http2_max_header_list_size(STATUS_BYTES_MAX)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_while_idle(true);
     endpoint.connect().await.map_err(|error| remote.unreachable(&innermost(&error)))

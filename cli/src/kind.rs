@@ -26,6 +26,11 @@ pub(crate) fn name(kind: Kind) -> &'static str {
     KINDS.iter().find(|(known, ..)| *known == kind).map_or("?", |(_, name, _)| name)
 }
 
+/// For sentences: "no policies found".
+pub(crate) fn plural(kind: Kind) -> &'static str {
+    KINDS.iter().find(|(known, ..)| *known == kind).map_or("?", |(_, _, plural)| plural)
+}
+
 /// For clap.
 pub(crate) fn parse(text: &str) -> Result<KindArgument, String> {
     let folded = text.replace(['-', '_'], "").to_ascii_lowercase();

@@ -11,8 +11,14 @@ pub const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 pub const MANIFEST_DEPTH_MAX: usize = 64;
 /// Problems that are shown; more help nobody.
 pub const PROBLEMS_SHOWN_MAX: usize = 20;
+/// A line that is longer is not shown beside its problem: it would hide it.
+pub const SNIPPET_LINE_BYTES_MAX: usize = 500;
+/// What a message repeats of a manifest's text.
+pub const QUOTED_CHARACTERS_MAX: usize = 80;
 /// Messages from the server: a page of large objects.
 pub const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// A refusal with all that is wrong: it travels in a header, and those are bounded at 16 KiB by default.
+pub const STATUS_BYTES_MAX: u32 = 2 << 20;
 /// Objects asked for in one page of a listing.
 pub const PAGE_OBJECTS: u32 = 500;
 /// To the server's listening socket.

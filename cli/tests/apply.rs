@@ -158,6 +158,23 @@ async fn more_than_one_apply_can_take_is_refused_at_the_object() {
 }
 
 #[tokio::test]
+async fn a_problem_of_endless_text_is_still_told_in_a_few_lines() {
+    let long = "x".repeat(100_000);
+    let lines = "y\n".repeat(100_000);
+    for manifest in
+        [lines, format!("kind: {long}\n"), format!("kind: Policy\nname: p\n{long}: 1\n{long}: 2\n")]
+    {
+        let ran = Controller::start(Script::default())
+            .await
+            .weft_with_input(&["apply", "-f", "-"], &manifest)
+            .await;
+        ran.assert_code(1);
+        assert!(ran.stderr.starts_with("error: <stdin>:"), "{}", &ran.stderr[..200]);
+        assert!(ran.stderr.len() < 1_500, "{} bytes: {}…", ran.stderr.len(), &ran.stderr[..1_000]);
+    }
+}
+
+#[tokio::test]
 async fn manifests_that_hold_nothing_are_nothing_to_do() {
     let ran = weft(&["apply", "-f", "/dev/null"]).await;
     ran.assert_code(0);

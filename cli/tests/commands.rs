@@ -35,9 +35,9 @@ async fn get_walks_all_pages_and_prints_a_table() {
     ran.assert_code(0);
     let expected = "\
 NAME  TIER         SUBJECT  INGRESS  EGRESS  MODE     REVISION
-a     application  app=api  1 rules  -       enforce  7
-b     application  app=api  1 rules  -       enforce  7
-c     application  app=api  1 rules  -       enforce  7
+a     application  app=api  1 rule   -       enforce  7
+b     application  app=api  1 rule   -       enforce  7
+c     application  app=api  1 rule   -       enforce  7
 ";
     assert_eq!(ran.stdout, expected);
     let asked = controller.asked(|asked| asked.list.clone());
@@ -76,7 +76,7 @@ async fn get_says_on_stderr_that_there_is_nothing() {
     let controller = controller_with(&[]).await;
     let ran = controller.weft(&["get", "policies"]).await;
     ran.assert_code(0);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "no Policy found\n"));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "no policies found\n"));
     let ran = controller.weft(&["get", "policies", "-o", "json"]).await;
     assert_eq!(ran.json(), json!({"revision": 7, "items": []}));
     let ran = controller.weft(&["get", "policy", "nobody"]).await;

@@ -85,6 +85,9 @@ impl Apply {
 }
 
 pub(super) fn realised(value: &Value) -> String {
+    if value["nodes"] == 0 {
+        return "realised: no node is affected\n".to_owned();
+    }
     let milliseconds = value["tookMilliseconds"].as_f64();
     let took = milliseconds.map(|took| format!(" in {took:.1} ms")).unwrap_or_default();
     format!("realised on {} nodes{took}\n", value["realised"])
@@ -139,11 +142,21 @@ fn at_their_places(failure: Failure, manifests: &Manifests) -> Failure {
     let Failure::Refused { message, fields, code } = failure else { return failure };
     let mut problems = Vec::new();
     for (field, description) in &fields {
-        let Some(place) = manifests.place(field) else { return Failure::Refused { message, fields, code } };
+        let Some(place) = manifests.place(field) else {
+            return Failure::Refused { message, fields, code };
+        };
         // `objects[2].policy.ingress[0].action`: which object is clear from the place.
         let short = field.splitn(3, '.').nth(2).unwrap_or(field);
         let problem = Problem::new(place.clone(), format!("{short}: {description}"));
-        problems.push(problem.label("refused by the controller"));
+        problems.push((object_index(field), problem.label("refused by the controller")));
     }
+    // As they stand in the files.
+    problems.sort_by_key(|(object, problem)| (*object, problem.place.span.start));
+    let problems: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
     if problems.is_empty() { Failure::Refused { message, fields, code } } else { Failure::Manifest(problems) }
+}
+
+/// 2, of `objects[2].policy…`.
+fn object_index(field: &str) -> Option<usize> {
+    field.strip_prefix("objects[")?.split(']').next()?.parse().ok()
 }

@@ -57,7 +57,7 @@ async fn all(
 ) -> Result<(), Failure> {
     let (objects, revision) = list(operator, kind, selector).await?;
     if objects.is_empty() {
-        note(&format!("no {} found", kind::name(kind)));
+        note(&format!("no {} found", kind::plural(kind)));
     }
     let values = || objects.iter().map(manifest::object).collect::<Vec<Value>>();
     match format {

@@ -1,9 +1,10 @@
 //! What is wrong with a manifest, at its place.
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use miette::{Diagnostic, LabeledSpan, SourceCode, SourceSpan, SpanContents};
 
 use super::source::{Place, Span};
+use crate::limits::QUOTED_CHARACTERS_MAX;
 
 /// One thing wrong with a manifest: what, where, and what was expected instead.
 #[derive(Debug, Clone)]
@@ -59,8 +60,12 @@ impl Diagnostic for Problem {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let labelled =
-            |span: Span, label: &str| (Some(label.to_owned()), SourceSpan::from(span.start..span.end));
+        // A block of many lines is pointed at, not painted.
+        let text = &self.place.source.text;
+        let labelled = |span: Span, label: &str| {
+            let span = span.first_line(text);
+            (Some(label.to_owned()), SourceSpan::from(span.start..span.end))
+        };
         let (label, span) = labelled(self.place.span, &self.label);
         let first = LabeledSpan::new_primary_with_span(label, span);
         let also = self.also.as_deref().map(|(span, label)| {
@@ -89,5 +94,13 @@ impl SourceCode for Problem {
             contents.column(),
             contents.line_count(),
         )))
+    }
+}
+
+/// Text of the manifest inside a message, cut where it is too long to help.
+pub(super) fn quoted(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }

@@ -9,7 +9,7 @@ use complain::meant;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Proto};
 
 use super::{
-    problem::Problem,
+    problem::{Problem, quoted},
     schema::{self, Field, Form},
     source::{Place, Source},
     tree::{Key, Node, Value},
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
             return Some(found.clone());
         }
         let near = schema::nearest(text, resources.iter().map(|(name, _)| name.as_str()));
-        let problem = Problem::new(self.place(span), format!("unknown kind `{text}`"));
+        let problem = Problem::new(self.place(span), format!("unknown kind `{}`", quoted(text)));
         self.problems.push(problem.label(meant(near, "not a kind")).help(format!("kinds are {}", listed())));
         None
     }

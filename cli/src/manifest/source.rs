@@ -43,6 +43,17 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The longest of the lines that a snippet shows: the one before, its own, and the one after.
+    pub fn widest_line_bytes(&self) -> usize {
+        let text = &self.source.text;
+        let line_start = |at: usize| text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let start = line_start(self.span.start);
+        let start = line_start(start.saturating_sub(1));
+        text[start..].lines().take(3).map(str::len).max().unwrap_or_default()
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (line, column) = self.position();

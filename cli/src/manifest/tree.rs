@@ -2,12 +2,12 @@
 //! keeps the place of every key and value *and* refuses duplicate keys.
 //!
 //! Anchors, aliases and tags are refused: a manifest says the same thing to everyone who reads it from top to bottom.
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 
 use super::{
-    problem::Problem,
+    problem::{Problem, quoted},
     source::{Place, Source, Span},
 };
 use crate::limits::MANIFEST_DEPTH_MAX;
@@ -166,7 +166,8 @@ impl<'a> Builder<'a> {
     }
 
     fn mapping(&mut self, start: Span, depth: usize) -> Result<Node, Problem> {
-        let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut entries = Vec::new();
+        let mut seen = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -174,11 +175,9 @@ impl<'a> Builder<'a> {
                 return Ok(Node { span, value: Value::Mapping(entries) });
             }
             let key = self.key(event, span)?;
-            if let Some((first, _)) = entries.iter().find(|(other, _)| other.text == key.text) {
-                return Err(self
-                    .problem(key.span, format!("`{}` is given twice", key.text))
-                    .label("again here")
-                    .also(first.span, "first here"));
+            if let Some(first) = seen.insert(key.text.clone(), key.span) {
+                let message = format!("`{}` is given twice", quoted(&key.text));
+                return Err(self.problem(key.span, message).label("again here").also(first, "first here"));
             }
             let (event, span) = self.next()?;
             entries.push((key, self.node(event, span, depth + 1)?));

@@ -75,7 +75,10 @@ fn policies(objects: &[v1::Object]) -> String {
             _ => String::new(),
         };
         let rules = |list: &Option<v1::RuleList>| {
-            list.as_ref().map_or_else(String::new, |list| format!("{} rules", list.items.len()))
+            list.as_ref().map_or_else(String::new, |list| match list.items.len() {
+                1 => "1 rule".to_owned(),
+                many => format!("{many} rules"),
+            })
         };
         let revision = metadata.revision.to_string();
         Some([

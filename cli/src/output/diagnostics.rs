@@ -7,7 +7,11 @@ use std::{
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use super::note;
-use crate::{failure::Failure, limits::PROBLEMS_SHOWN_MAX, manifest::Problem};
+use crate::{
+    failure::Failure,
+    limits::{PROBLEMS_SHOWN_MAX, SNIPPET_LINE_BYTES_MAX},
+    manifest::Problem,
+};
 
 /// Says what went wrong. Nothing is said when the reader of our output went away.
 pub(crate) fn report(failure: &Failure) {
@@ -16,7 +20,10 @@ pub(crate) fn report(failure: &Failure) {
         Failure::Manifest(problems) => snippets(problems),
         Failure::Refused { message, fields, .. } => {
             let mut text = format!("error: {message}");
-            for (field, description) in fields {
+            let unsaid = |(field, description): &&(String, String)| {
+                !message.contains(&format!("{field}: {description}"))
+            };
+            for (field, description) in fields.iter().filter(unsaid) {
                 // Writing to a String never fails.
                 let _ = write!(text, "\n  {field}: {description}");
             }
@@ -38,6 +45,13 @@ fn snippets(problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems.iter().take(PROBLEMS_SHOWN_MAX) {
         let _ = writeln!(text, "error: {problem}");
+        if problem.place.widest_line_bytes() > SNIPPET_LINE_BYTES_MAX {
+            let _ = writeln!(text, "  {}", problem.label);
+            if let Some(help) = &problem.help {
+                let _ = writeln!(text, "  help: {help}");
+            }
+            continue;
+        }
         let mut snippet = String::new();
         // Should it fail, the line above says all that is needed.
         let _ = handler.render_report(&mut snippet, problem);
@@ -52,6 +66,8 @@ fn snippets(problems: &[Problem]) -> String {
     if hidden > 0 {
         let _ = writeln!(text, "… and {hidden} more");
     }
-    text.truncate(text.trim_end().len());
+    let count =
+        if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
+    let _ = write!(text, "{count}: nothing was applied");
     text
 }

@@ -5,7 +5,7 @@ use prost_reflect::MessageDescriptor;
 
 use super::Reader;
 use crate::manifest::{
-    problem::Problem,
+    problem::{Problem, quoted},
     scalar::{Plain, classify},
     schema,
     source::{Place, Span},
@@ -27,7 +27,7 @@ impl Reader<'_> {
             Value::Sequence(_) => ("a list", None),
             Value::Mapping(_) => ("a mapping", None),
         };
-        let what = key.map_or_else(|| "this document".to_owned(), |key| format!("`{}`", key.text));
+        let what = key.map_or_else(|| "this document".to_owned(), |key| format!("`{}`", quoted(&key.text)));
         let span = match &node.value {
             Value::Scalar { .. } if !node.is_null() || key.is_none() => node.span,
             Value::Scalar { .. } => self.anchor(key, node),
@@ -68,7 +68,7 @@ impl Reader<'_> {
         let known = schema::fields(of);
         let names: Vec<_> = known.iter().map(|known| known.field.json_name()).collect();
         let near = schema::nearest(&key.text, names.iter().copied());
-        let problem = Problem::new(self.place(key.span), format!("unknown field `{}`", key.text));
+        let problem = Problem::new(self.place(key.span), format!("unknown field `{}`", quoted(&key.text)));
         let help = format!("{} has the fields {}", of.name(), names.join(", "));
         self.problems.push(problem.label(meant(near, "not a field")).help(help));
     }

@@ -3,7 +3,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, Value as Proto};
 
 use super::{Reader, complain::meant};
 use crate::manifest::{
-    problem::Problem,
+    problem::{Problem, quoted},
     scalar::{Plain, classify},
     schema,
     tree::{Key, Node, Value},
@@ -15,9 +15,11 @@ impl Reader<'_> {
             Value::Scalar { text, plain: false } => Some(text.clone()),
             Value::Scalar { text, plain: true } if classify(text) == Plain::Text => Some(text.clone()),
             Value::Scalar { text, plain: true } if !node.is_null() => {
-                let problem = Problem::new(self.place(node.span), format!("`{}` must be text", key.text));
+                let problem =
+                    Problem::new(self.place(node.span), format!("`{}` must be text", quoted(&key.text)));
                 let label = format!("YAML reads this as {}", classify(text).noun());
-                self.problems.push(problem.label(label).help(format!("write it in quotes: \"{text}\"")));
+                self.problems
+                    .push(problem.label(label).help(format!("write it in quotes: \"{}\"", quoted(text))));
                 None
             }
             _ => {
@@ -54,10 +56,13 @@ impl Reader<'_> {
         }
         let whole = text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
         let (message, label) = if whole && (decimal || text.starts_with('-')) {
-            (format!("`{}` is out of range: {text}", key.text), format!("expected 0 to {max}"))
+            (
+                format!("`{}` is out of range: {}", quoted(&key.text), quoted(text)),
+                format!("expected 0 to {max}"),
+            )
         } else {
             (
-                format!("`{}` must be a whole number", key.text),
+                format!("`{}` must be a whole number", quoted(&key.text)),
                 "expected decimal digits alone, without a leading zero".to_owned(),
             )
         };
@@ -78,7 +83,10 @@ impl Reader<'_> {
             return Some(*number);
         }
         let near = schema::nearest(text, allowed.iter().map(|(name, _)| name.as_str()));
-        let problem = Problem::new(self.place(node.span), format!("`{}` can't be `{text}`", key.text));
+        let problem = Problem::new(
+            self.place(node.span),
+            format!("`{}` can't be `{}`", quoted(&key.text), quoted(text)),
+        );
         self.problems.push(
             problem.label(meant(near, "not one of the values")).help(format!("expected one of {}", listed())),
         );
@@ -96,8 +104,10 @@ impl Reader<'_> {
             return None;
         };
         let Ok(time) = text.parse::<prost_types::Timestamp>() else {
-            let problem =
-                Problem::new(self.place(node.span), format!("`{}` must be a point in time", key.text));
+            let problem = Problem::new(
+                self.place(node.span),
+                format!("`{}` must be a point in time", quoted(&key.text)),
+            );
             self.problems.push(problem.label("expected RFC 3339, such as 2026-11-22T20:00:00Z"));
             return None;
         };
