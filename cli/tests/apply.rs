@@ -112,6 +112,36 @@ async fn a_field_that_the_controller_refuses_is_shown_at_its_line() {
 }
 
 #[tokio::test]
+async fn what_the_controller_refuses_is_shown_in_the_order_of_the_files() {
+    let fields = [
+        "objects[1].policy.metadata.name",
+        "objects[0].policy.ingress.items[0].ports.items[0].end_port",
+        "objects[0].policy.metadata.labels",
+        "objects[0].policy.subject.endpoints.matchLabels.app",
+    ];
+    let mut details = ErrorDetails::new();
+    for field in fields {
+        details.add_bad_request_violation(field, "is wrong");
+    }
+    let refused = Status::with_error_details(Code::InvalidArgument, "objects are wrong", details);
+    let controller = Controller::start(Script { apply: Some(Err(refused)), ..Script::default() }).await;
+    let ran = controller
+        .weft_with_input(&["apply", "-f", "-"], &format!("{POLICY}---\nkind: Policy\nname: b\n"))
+        .await;
+    ran.assert_code(1);
+    let places: Vec<_> = ran.stderr.lines().filter_map(|line| line.strip_prefix("error: <stdin>:")).collect();
+    let expected = [
+        // The labels were not written: it is the policy that lacks them.
+        "1:1: metadata.labels: is wrong",
+        "3:42: subject.endpoints.matchLabels.app: is wrong",
+        // Nor was endPort.
+        "7:10: ingress.items[0].ports.items[0].end_port: is wrong",
+        "10:7: metadata.name: is wrong",
+    ];
+    assert_eq!(places, expected);
+}
+
+#[tokio::test]
 async fn what_the_controller_refuses_as_a_whole_is_said_as_it_says_it() {
     let stale = Status::failed_precondition("if_revision 3 is stale: policy \"other\" changed at revision 5");
     let controller = Controller::start(Script { apply: Some(Err(stale)), ..Script::default() }).await;

@@ -1,7 +1,7 @@
 //! Manifests in the documents are read by the same reader as everybody's.
 use std::path::Path;
 
-use weft_cli::manifest::{Source, parse};
+use weft_cli::manifest::{Source, load, parse};
 
 #[test]
 fn every_manifest_in_the_documents_is_valid() {
@@ -19,6 +19,13 @@ fn every_manifest_in_the_documents_is_valid() {
         }
     }
     assert!(seen > 0, "the documents show manifests");
+}
+
+#[test]
+fn every_example_is_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    let manifests = load(&[examples]).unwrap();
+    assert!(!manifests.objects.is_empty());
 }
 
 fn yaml_blocks(text: &str) -> Vec<String> {

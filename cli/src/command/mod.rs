@@ -82,3 +82,33 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_in_the_documents_is_one() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut seen = 0;
+        for name in ["README.md", "docs/policy.md", "docs/architecture.md"] {
+            let text = std::fs::read_to_string(root.join(name)).unwrap();
+            let code = text.split("```").skip(1).step_by(2);
+            let commands = code.flat_map(str::lines).flat_map(|line| line.split(" && ")).map(str::trim);
+            for command in commands.filter(|command| command.starts_with("weft ")) {
+                let command = command.split(" #").next().unwrap();
+                if let Err(error) = Cli::try_parse_from(command.split_whitespace()) {
+                    panic!("{name}: {command}\n{error}");
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "the documents show commands");
+    }
+}
