@@ -54,5 +54,5 @@ pub fn refuse_destination(frame: &Frame, packet: &Packet) -> Result<(), Reason> 
 /// The source must be the endpoint's own address.
 #[inline(always)]
 pub fn refuse_source(endpoint: &Endpoint, packet: &Packet) -> Result<(), Reason> {
-    if has_address(endpoint, &packet.source, packet.v6) { Ok(()) } else { Err(Reason::Spoofed) }
+    if has_address(endpoint, &packet.source) { Ok(()) } else { Err(Reason::Spoofed) }
 }

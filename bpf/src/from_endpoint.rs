@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
     let epoch = maps::runtime().epoch;
     let ifindex = meta(ctx).ifindex;
     let endpoint = maps::endpoint(ifindex).ok_or(Reason::UnknownEndpoint)?;
@@ -36,16 +36,16 @@ pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Res
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?;
+    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
     *seen = Some(packet);
-    if neighbour::is_discovery(&packet) {
-        return neighbour::discovery(ctx, &packet, endpoint);
+    if neighbour::is_discovery(packet) {
+        return neighbour::discovery(ctx, packet, endpoint);
     }
-    forge::refuse_destination(&frame, &packet)?;
-    forge::refuse_source(endpoint, &packet)?;
-    forge::refuse_encapsulation(&packet)?;
-    let (ends, receiver) = judge(&packet, endpoint, ifindex, epoch, trace)?;
-    send(ctx, &packet, endpoint, &ends.destination, receiver)
+    forge::refuse_destination(&frame, packet)?;
+    forge::refuse_source(endpoint, packet)?;
+    forge::refuse_encapsulation(packet)?;
+    let (ends, receiver) = judge(packet, endpoint, ifindex, epoch, trace)?;
+    send(ctx, packet, endpoint, &ends.destination, receiver)
 }
 
 /// Who is at both ends, after the flow was allowed; with the receiving endpoint where it was looked up on the way.
@@ -85,7 +85,7 @@ fn judge(
 #[inline(always)]
 fn still_there(packet: &Packet, entry: &Entry, remembered: &Peer) -> Option<&'static Endpoint> {
     let receiver = maps::endpoint(remembered.ifindex)?;
-    (has_address(receiver, &packet.destination, packet.v6) && entry.holds_for(receiver, remembered)).then_some(receiver)
+    (has_address(receiver, &packet.destination) && entry.holds_for(receiver, remembered)).then_some(receiver)
 }
 
 #[inline(always)]
@@ -100,7 +100,7 @@ fn send(
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,
             Some(_) => return Err(Reason::EndpointInit),
-            None => verdict::own_endpoint(to, &packet.destination, packet.v6)?,
+            None => verdict::own_endpoint(to, &packet.destination)?,
         };
         deliver::hop(ctx, packet.v6)?;
         return deliver::to_endpoint(ctx, receiver, to.ifindex);

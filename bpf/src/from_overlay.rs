@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
     let runtime = maps::runtime();
     let (identity, outer) = tunnel(ctx)?;
     trace.source_identity = identity;
@@ -41,10 +41,10 @@ pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Res
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?;
+    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
     *seen = Some(packet);
     let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
-    let (receiver, ifindex) = judge(&packet, &sender, runtime.epoch, trace)?;
+    let (receiver, ifindex) = judge(packet, &sender, runtime.epoch, trace)?;
     deliver::to_endpoint(ctx, receiver, ifindex)
 }
 
@@ -87,7 +87,7 @@ fn judge(
             && ends.source.node == sender.node;
         if same_sender
             && entry.holds_for_nodes()
-            && let Ok(receiver) = verdict::own_endpoint(&ends.destination, &packet.destination, packet.v6)
+            && let Ok(receiver) = verdict::own_endpoint(&ends.destination, &packet.destination)
             && entry.holds_for(receiver, &ends.destination)
         {
             entry.touch(packet, now);
@@ -95,7 +95,7 @@ fn judge(
         }
     }
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
-    let receiver = verdict::own_endpoint(&ends.destination, &packet.destination, packet.v6)?;
+    let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
     refuse_foreign_source(packet, sender)?;
     verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)?;
     Ok((receiver, ends.destination.ifindex))

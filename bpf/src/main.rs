@@ -29,28 +29,28 @@ use weft_shared::layout::Point;
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::EMPTY);
     let outcome = from_endpoint::run(&ctx, &mut packet, &mut trace);
-    finish(&ctx, Point::FromEndpoint, outcome, packet.as_ref(), &trace)
+    finish(&ctx, Point::FromEndpoint, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::EMPTY);
     let outcome = to_endpoint::run(&ctx, &mut packet, &mut trace);
-    finish(&ctx, Point::ToEndpoint, outcome, packet.as_ref(), &trace)
+    finish(&ctx, Point::ToEndpoint, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_from_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::EMPTY);
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
-    finish(&ctx, Point::FromOverlay, outcome, packet.as_ref(), &trace)
+    finish(&ctx, Point::FromOverlay, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_from_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::EMPTY);
     let outcome = uplink::receive(&ctx, &mut packet, &mut trace);
-    finish(&ctx, Point::FromUplink, outcome, packet.as_ref(), &trace)
+    finish(&ctx, Point::FromUplink, outcome, packet, &trace)
 }
 
 #[classifier]

@@ -14,6 +14,8 @@ use weft_shared::layout::{
     },
 };
 
+use crate::parse::Packet;
+
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -49,6 +51,10 @@ pub static COUNTERS: PerCpuArray<Counter, COUNTERS_MAX> = PerCpuArray::new();
 pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The packet in hand: see `Packet::keep`.
+#[btf_map]
+pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
 /// What the load fixed.
 #[inline(always)]

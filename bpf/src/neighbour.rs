@@ -9,7 +9,7 @@ use crate::{
     events::Done,
     frame::{ETHERNET, Frame, IPV6, meta},
     parse::Packet,
-    verdict::has_address,
+    verdict::{has_address, same},
 };
 
 /// Ethernet, IPv4, lengths of both, request: the first eight bytes of a question.
@@ -87,10 +87,10 @@ pub fn discovery(ctx: &TcContext, packet: &Packet, endpoint: &Endpoint) -> Resul
     }
     let link_local = packet.source.words[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be();
     // Asked from nowhere: the workload only wants to know that its address is its own, and hears nothing.
-    if packet.source.words == Address::UNSPECIFIED.words {
+    if same(&packet.source, &Address::UNSPECIFIED) {
         return Err(Reason::NeighbourIgnored);
     }
-    if !link_local && !has_address(endpoint, &packet.source, true) {
+    if !link_local && !has_address(endpoint, &packet.source) {
         return Err(Reason::Spoofed);
     }
     let length = (ICMPV6 + ADVERTISEMENT_BYTES as usize) as u32;

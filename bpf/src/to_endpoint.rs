@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
     let epoch = maps::runtime().epoch;
     let ifindex = meta(ctx).ifindex;
     let endpoint = maps::endpoint(ifindex).ok_or(Reason::UnknownEndpoint)?;
@@ -34,19 +34,19 @@ pub fn run(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Res
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?;
+    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
     *seen = Some(packet);
-    if neighbour::is_discovery(&packet) {
+    if neighbour::is_discovery(packet) {
         if answered {
             return Ok(Done { reason: Reason::NeighbourAnswered, code: TC_ACT_OK });
         }
         return Err(Reason::NeighbourIgnored);
     }
-    if !has_address(endpoint, &packet.destination, packet.v6) {
+    if !has_address(endpoint, &packet.destination) {
         let first: u8 = frame.read(0)?;
         return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
     }
-    judge(ctx, &packet, endpoint, ifindex, epoch, trace)?;
+    judge(ctx, packet, endpoint, ifindex, epoch, trace)?;
     deliver::set_macs(ctx, endpoint)?;
     Ok(Done { reason: Reason::DeliveredLocal, code: TC_ACT_OK })
 }
@@ -105,7 +105,7 @@ fn sender_holds(packet: &Packet, entry: &Entry, remembered: &Peer) -> bool {
         return true;
     }
     match maps::endpoint(remembered.ifindex) {
-        Some(sender) => has_address(sender, &packet.source, packet.v6) && entry.holds_for(sender, remembered),
+        Some(sender) => has_address(sender, &packet.source) && entry.holds_for(sender, remembered),
         None => false,
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn receive(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+pub fn receive(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
     let epoch = maps::runtime().epoch;
     let Some((frame, ethertype)) = internet(ctx)? else {
         return Ok(deliver::to_stack());
@@ -24,11 +24,11 @@ pub fn receive(ctx: &TcContext, seen: &mut Option<Packet>, trace: &mut Trace) ->
     if to.ifindex == 0 {
         return if in_pools(&to) { Err(Reason::NoEndpoint) } else { Ok(deliver::to_stack()) };
     }
-    let receiver = verdict::own_endpoint(&to, &destination, ethertype == ETHERTYPE_IPV6)?;
+    let receiver = verdict::own_endpoint(&to, &destination)?;
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?;
+    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
     *seen = Some(packet);
-    judge(&packet, receiver, &to, epoch, trace)?;
+    judge(packet, receiver, &to, epoch, trace)?;
     deliver::hop(ctx, packet.v6)?;
     deliver::to_endpoint(ctx, receiver, to.ifindex)
 }
