@@ -1,0 +1,140 @@
+use prost::Message;
+
+use super::*;
+
+fn upsert(kind: ResourceType, name: &str, message: &impl Message) -> v1::Upsert {
+    v1::Upsert { r#type: kind.into(), name: name.to_owned(), requires: Vec::new(), bytes: message.encode_to_vec().into() }
+}
+
+fn member(name: &str) -> v1::Upsert {
+    v1::Upsert { r#type: ResourceType::IdentitySetMember.into(), name: name.to_owned(), ..v1::Upsert::default() }
+}
+
+fn remove(kind: ResourceType, name: &str) -> v1::Remove {
+    v1::Remove { r#type: kind.into(), name: name.to_owned() }
+}
+
+fn policy(subject_set: &str) -> v1::NodePolicy {
+    v1::NodePolicy {
+        tier: v1::Tier::Application.into(),
+        subject_set: subject_set.to_owned(),
+        mode: v1::PolicyMode::Enforce.into(),
+        ..v1::NodePolicy::default()
+    }
+}
+
+fn batch(revision: u64, upserts: Vec<v1::Upsert>) -> Batch {
+    Batch { revision, upserts, in_sync: true, ..Batch::default() }
+}
+
+#[test]
+fn members_of_a_set_come_and_go_one_by_one() {
+    let mut desired = Desired::default();
+    desired.apply(batch(1, vec![member("a/b/300"), member("a/b/301")]));
+    assert_eq!(desired.sets()["a/b"], BTreeSet::from([300, 301]));
+
+    let removes = vec![remove(ResourceType::IdentitySetMember, "a/b/300")];
+    desired.apply(Batch { revision: 2, removes, ..Batch::default() });
+
+    assert_eq!(desired.sets()["a/b"], BTreeSet::from([301]));
+    assert_eq!(desired.realised, 2);
+}
+
+#[test]
+fn bytes_that_are_no_message_are_rejected_and_the_last_good_form_stays() {
+    let mut desired = Desired::default();
+    desired.apply(batch(5, vec![upsert(ResourceType::Policy, "p", &policy("good"))]));
+    let broken = v1::Upsert {
+        r#type: ResourceType::Policy.into(),
+        name: "p".to_owned(),
+        bytes: vec![0xff, 0xff, 0xff].into(),
+        ..v1::Upsert::default()
+    };
+
+    desired.apply(batch(6, vec![broken, member("s/300")]));
+
+    assert_eq!(desired.policies()["p"].subject, "good");
+    assert!(desired.sets().contains_key("s"), "the rest of the batch is applied");
+    let rejected: Vec<_> = desired.rejected().collect();
+    assert_eq!((rejected.len(), rejected[0].name.as_str()), (1, "p"));
+    assert_eq!((desired.revision, desired.realised), (6, 5), "the realised revision stops below a rejected resource");
+
+    desired.apply(batch(7, vec![upsert(ResourceType::Policy, "p", &policy("better"))]));
+
+    assert_eq!(desired.rejected().count(), 0);
+    assert_eq!((desired.policies()["p"].subject.as_str(), desired.realised), ("better", 7));
+}
+
+#[test]
+fn a_resource_that_requires_what_we_lack_is_rejected_whole() {
+    let mut desired = Desired::default();
+    let mut wants = upsert(ResourceType::Policy, "p", &policy("s"));
+    wants.requires.push("time-travel".to_owned());
+
+    desired.apply(batch(3, vec![wants]));
+
+    assert!(desired.policies().is_empty());
+    let rejected: Vec<_> = desired.rejected().collect();
+    assert!(rejected[0].reason.contains("time-travel"), "{:?}", rejected[0]);
+}
+
+#[test]
+fn a_rejected_resource_that_is_removed_is_no_reason_to_stop_any_more() {
+    let mut desired = Desired::default();
+    let mut wants = upsert(ResourceType::Policy, "p", &policy("s"));
+    wants.requires.push("time-travel".to_owned());
+    desired.apply(batch(3, vec![wants]));
+
+    let removes = vec![remove(ResourceType::Policy, "p")];
+    desired.apply(Batch { revision: 4, removes, in_sync: true, ..Batch::default() });
+
+    assert_eq!((desired.rejected().count(), desired.realised), (0, 4));
+}
+
+#[test]
+fn a_type_from_a_later_version_is_rejected_and_named() {
+    let mut desired = Desired::default();
+    let unknown = v1::Upsert { r#type: 999, name: "x".to_owned(), ..v1::Upsert::default() };
+    desired.apply(batch(1, vec![unknown]));
+    let rejected: Vec<_> = desired.rejected().collect();
+    assert_eq!(rejected[0].name, "999/x");
+    assert_eq!(desired.realised, 0);
+}
+
+#[test]
+fn what_a_full_sync_does_not_list_is_gone() {
+    let mut desired = Desired::default();
+    desired.apply(batch(1, vec![member("s/300"), member("s/301"), upsert(ResourceType::Policy, "p", &policy("s"))]));
+    let listed = BTreeSet::from([Key { kind: ResourceType::IdentitySetMember, name: "s/301".to_owned() }]);
+
+    desired.apply(Batch { listed: Some(listed), ..batch(2, vec![member("s/301")]) });
+
+    assert_eq!(desired.sets()["s"], BTreeSet::from([301]));
+    assert!(desired.policies().is_empty());
+}
+
+#[test]
+fn identities_through_never_goes_back() {
+    let mut desired = Desired::default();
+    desired.apply(Batch { identities_through: 400, ..batch(1, Vec::new()) });
+    desired.apply(Batch { identities_through: 300, ..batch(2, Vec::new()) });
+    assert_eq!(desired.identities_through, 400);
+}
+
+#[test]
+fn nothing_is_realised_before_all_was_sent_once() {
+    let mut desired = Desired::default();
+    desired.apply(Batch { revision: 9, ..Batch::default() });
+    assert_eq!((desired.complete, desired.realised), (false, 0));
+    desired.apply(batch(9, Vec::new()));
+    assert_eq!((desired.complete, desired.realised), (true, 9));
+}
+
+#[test]
+fn a_class_that_is_not_said_is_the_one_that_closes() {
+    let mut desired = Desired::default();
+    let fleet = v1::NodeFleet { pools: vec!["10.200.0.0/16".to_owned()], ..v1::NodeFleet::default() };
+    desired.apply(batch(1, vec![upsert(ResourceType::Fleet, "fleet", &fleet)]));
+    let class = desired.fleet().map(|fleet| fleet.unknown_pool_address);
+    assert_eq!(class, Some(weft_shared::layout::Class::Unmanaged));
+}

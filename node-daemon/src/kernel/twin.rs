@@ -1,14 +1,23 @@
 //! The kernel in memory: what tests and the fleet simulator run the daemon against.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use async_trait::async_trait;
 use weft_shared::layout::{Point, Reason, maps::Counter};
 
-use super::{Datapath, Hook, KernelError};
-use crate::plan::tables::{Step, Tables};
+use super::{
+    Datapath, Hook, KernelError,
+    links::{Link, Links, MadeEndpoint, NewEndpoint},
+};
+use crate::{
+    desired::attachments::Mac,
+    endpoint::interface,
+    plan::tables::{Step, Tables},
+};
 
 /// What a twin holds.
 #[derive(Debug, Default)]
@@ -90,5 +99,105 @@ impl Datapath for Twin {
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {
         Ok(0)
+    }
+}
+
+/// Interfaces in memory.
+#[derive(Debug, Default)]
+pub struct TwinLinksState {
+    pub links: BTreeMap<String, Link>,
+    /// Address → interface index it is routed to.
+    pub routes: BTreeMap<IpAddr, u32>,
+    pub up: BTreeSet<u32>,
+    next_ifindex: u32,
+}
+
+/// Clones share one state.
+#[derive(Clone, Debug, Default)]
+pub struct TwinLinks {
+    state: Arc<Mutex<TwinLinksState>>,
+}
+
+/// The address of a twin's only uplink.
+const UPLINK_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11));
+
+impl TwinLinks {
+    /// Looks at (or changes) the state.
+    pub fn with<R>(&self, look: impl FnOnce(&mut TwinLinksState) -> R) -> R {
+        look(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, name: &str, peer_elsewhere: bool) -> Link {
+        self.with(|state| {
+            state.next_ifindex += 1;
+            let ifindex = state.next_ifindex;
+            let [a, b, c, d] = ifindex.to_be_bytes();
+            let mac = Some([0x02, 0x01, a, b, c, d]);
+            let link = Link { ifindex, name: name.to_owned(), mac, mtu_bytes: 1500, peer_elsewhere };
+            state.links.insert(name.to_owned(), link.clone());
+            link
+        })
+    }
+}
+
+#[async_trait]
+impl Links for TwinLinks {
+    async fn find(&self, name: &str) -> Result<Option<Link>, KernelError> {
+        Ok(self.with(|state| state.links.get(name).cloned()))
+    }
+
+    async fn default_uplinks(&self) -> Result<Vec<Link>, KernelError> {
+        let known = self.find("eth0").await?;
+        Ok(vec![known.unwrap_or_else(|| self.add("eth0", false))])
+    }
+
+    async fn addresses(&self, _: u32) -> Result<Vec<IpAddr>, KernelError> {
+        Ok(vec![UPLINK_ADDRESS])
+    }
+
+    async fn ensure_overlay(&self, name: &str, _: u16, _: u32) -> Result<u32, KernelError> {
+        let known = self.find(name).await?;
+        Ok(known.unwrap_or_else(|| self.add(name, false)).ifindex)
+    }
+
+    async fn prepare_node(&self, _: &[Link]) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    async fn make_endpoint(&self, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError> {
+        let Link { ifindex, .. } = self.add(&new.host_name, true);
+        let [a, b, c, d] = ifindex.to_be_bytes();
+        Ok(MadeEndpoint { ifindex, workload_mac: [0x02, 0x02, a, b, c, d], gateway_mac: [0x02, 0x01, a, b, c, d] })
+    }
+
+    async fn peer_mac(&self, _: &str) -> Result<Option<Mac>, KernelError> {
+        Ok(None)
+    }
+
+    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], _: Mac) -> Result<(), KernelError> {
+        self.with(|state| {
+            state.up.insert(ifindex);
+            state.routes.extend(addresses.iter().map(|address| (*address, ifindex)));
+        });
+        Ok(())
+    }
+
+    async fn disconnect_endpoint(&self, ifindex: u32, _: &[IpAddr]) -> Result<(), KernelError> {
+        self.with(|state| state.routes.retain(|_, to| *to != ifindex));
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), KernelError> {
+        self.with(|state| {
+            if let Some(link) = state.links.remove(name) {
+                state.routes.retain(|_, to| *to != link.ifindex);
+                state.up.remove(&link.ifindex);
+            }
+        });
+        Ok(())
+    }
+
+    async fn ours(&self) -> Result<Vec<Link>, KernelError> {
+        Ok(self.with(|state| state.links.values().filter(|link| interface::is_ours(&link.name)).cloned().collect()))
     }
 }
