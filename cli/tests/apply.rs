@@ -270,14 +270,18 @@ async fn a_rejection_exits_1_and_names_the_node_and_the_resource() {
 #[tokio::test]
 async fn a_fleet_that_takes_too_long_exits_3_and_names_who_is_waited_for() {
     let wait = vec![Ok(realised(1, 3, &["n2", "n3"])), Err(Status::deadline_exceeded("still waiting"))];
+    let node =
+        |name: &str, connected| v1::NodeSummary { name: name.to_owned(), connected, ..Default::default() };
+    let nodes = vec![node("n1", true), node("n2", true), node("n3", false)];
+    let fleet = v1::FleetStatusResponse { nodes, ..Default::default() };
     let controller =
-        Controller::start(Script { apply: Some(Ok(applied())), wait, ..Script::default() }).await;
+        Controller::start(Script { apply: Some(Ok(applied())), wait, fleet, ..Script::default() }).await;
     let ran = controller
         .weft_with_input(&["apply", "-f", "-", "--wait", "--timeout", "2s", "-o", "json"], POLICY)
         .await;
     ran.assert_code(3);
     assert_eq!(ran.json()["realised"]["done"], false);
-    let expected = "error: revision 42 was applied but not realised everywhere within 2s: 1 of 3 nodes, waiting for n2, n3\n";
+    let expected = "error: revision 42 was applied but not realised everywhere within 2s: 1 of 3 nodes, waiting for n2, n3 (not connected)\n";
     assert_eq!(ran.stderr, expected);
 }
 

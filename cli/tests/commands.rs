@@ -201,6 +201,7 @@ async fn fleet_status_shows_how_far_each_node_has_come() {
         realised_revision: 41,
         endpoints: 2,
         endpoints_ready: 1,
+        last_seen: connected.then_some(prost_types::Timestamp { seconds: 1_795_391_114, nanos: 825_000_000 }),
         last_apply: connected.then_some(prost_types::Duration { seconds: 0, nanos: 1_500_000 }),
         ..Default::default()
     };
@@ -219,10 +220,10 @@ async fn fleet_status_shows_how_far_each_node_has_come() {
     let expected = "\
 controller  0.1.0, embedded store 3f0c
 revision    42
-holds       1 policies, 4 endpoints, 3 identities, 2 nodes
+holds       1 policy, 4 endpoints, 3 identities, 2 nodes
 
 NODE  CONNECTED  REALISED  ENDPOINTS READY  LAST APPLY  REJECTED  LAST SEEN
-n1    yes        41        1/2              1.5 ms      -         -
+n1    yes        41        1/2              1.5 ms      -         2026-11-22T23:45:14Z
 n2    no         41        1/2              -           -         -
 ";
     assert_eq!(ran.assert_code(0).stdout, expected);

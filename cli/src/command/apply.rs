@@ -15,7 +15,7 @@ use crate::{
     kind,
     limits::{APPLY_BYTES_MAX, APPLY_OBJECTS_MAX},
     manifest::{self, Manifests, Problem},
-    output::{note, table},
+    output::{count, note, table},
 };
 
 /// Create or change resources from YAML manifests, all or none
@@ -90,7 +90,8 @@ pub(super) fn realised(value: &Value) -> String {
     }
     let milliseconds = value["tookMilliseconds"].as_f64();
     let took = milliseconds.map(|took| format!(" in {took:.1} ms")).unwrap_or_default();
-    format!("realised on {} nodes{took}\n", value["realised"])
+    let nodes = count(value["realised"].as_u64().unwrap_or_default(), "node", "nodes");
+    format!("realised on {nodes}{took}\n")
 }
 
 fn objects(applied: &v1::ApplyResponse) -> String {

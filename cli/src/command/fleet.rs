@@ -8,7 +8,7 @@ use crate::{
     client::{self, request},
     failure::Failure,
     manifest,
-    output::table,
+    output::{count, table, time},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -42,11 +42,11 @@ fn text(answer: &v1::FleetStatusResponse) -> String {
     let _ = writeln!(text, "revision    {}", answer.revision);
     let _ = writeln!(
         text,
-        "holds       {} policies, {} endpoints, {} identities, {} nodes",
-        answer.policies,
-        answer.endpoints,
-        answer.identities,
-        answer.nodes.len()
+        "holds       {}, {}, {}, {}",
+        count(answer.policies, "policy", "policies"),
+        count(answer.endpoints, "endpoint", "endpoints"),
+        count(answer.identities, "identity", "identities"),
+        count(answer.nodes.len(), "node", "nodes"),
     );
     if !answer.nodes.is_empty() {
         text.push('\n');
@@ -71,7 +71,7 @@ fn nodes(nodes: &[v1::NodeSummary]) -> String {
             format!("{}/{}", node.endpoints_ready, node.endpoints),
             took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).unwrap_or_default(),
             if node.rejections.is_empty() { String::new() } else { node.rejections.len().to_string() },
-            node.last_seen.map(|seen| seen.to_string()).unwrap_or_default(),
+            node.last_seen.map(time).unwrap_or_default(),
         ]
     });
     table(["NODE", "CONNECTED", "REALISED", "ENDPOINTS READY", "LAST APPLY", "REJECTED", "LAST SEEN"], rows)

@@ -40,7 +40,7 @@ pub(super) async fn realised(operator: &mut Operator, revision: u64, timeout: Du
             Err(rejected(operator, &status).await)
         }
         Ok(Err(status)) if !timed_out(&status) => Err(operator.remote.failure(&status)),
-        Ok(Err(_)) | Err(_) => Err(late(revision, timeout, &last)),
+        Ok(Err(_)) | Err(_) => Err(late(operator, revision, timeout, &last).await),
     };
     Waited { last, outcome }
 }
@@ -74,13 +74,33 @@ fn waiting_for(answer: &v1::WaitRealisedResponse) -> String {
     }
 }
 
-fn late(revision: u64, timeout: Duration, last: &v1::WaitRealisedResponse) -> Failure {
-    let waiting = waiting_for(last);
-    let waiting = if waiting.is_empty() { waiting } else { format!(", {waiting}") };
+async fn late(
+    operator: &mut Operator,
+    revision: u64,
+    timeout: Duration,
+    last: &v1::WaitRealisedResponse,
+) -> Failure {
+    let mut waiting = String::new();
+    if !last.waiting_for.is_empty() {
+        let away = not_connected(operator).await;
+        let shown = |name: &String| {
+            if away.contains(name) { format!("{name} (not connected)") } else { name.clone() }
+        };
+        let names: Vec<_> = last.waiting_for.iter().map(shown).collect();
+        waiting = format!(", waiting for {}", names.join(", "));
+    }
     Failure::TimedOut(format!(
         "revision {revision} was applied but not realised everywhere within {timeout:?}: {} of {} nodes{waiting}",
         last.realised, last.nodes
     ))
+}
+
+/// Nobody, if the server does not say.
+async fn not_connected(operator: &mut Operator) -> Vec<String> {
+    let fleet = operator.client.fleet_status(request(v1::FleetStatusRequest {}));
+    let fleet = tokio::time::timeout(DEADLINE_GRACE, fleet).await;
+    let nodes = fleet.ok().and_then(Result::ok).map(|fleet| fleet.into_inner().nodes).unwrap_or_default();
+    nodes.into_iter().filter(|node| !node.connected).map(|node| node.name).collect()
 }
 
 /// A node kept its last good form of something: which node, what, and why.

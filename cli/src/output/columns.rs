@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use weft_proto::v1::{self, object::Kind as K};
 
-use super::table;
+use super::{count, table};
 use crate::manifest;
 
 /// A table of objects, all of one kind.
@@ -75,10 +75,7 @@ fn policies(objects: &[v1::Object]) -> String {
             _ => String::new(),
         };
         let rules = |list: &Option<v1::RuleList>| {
-            list.as_ref().map_or_else(String::new, |list| match list.items.len() {
-                1 => "1 rule".to_owned(),
-                many => format!("{many} rules"),
-            })
+            list.as_ref().map_or_else(String::new, |list| count(list.items.len(), "rule", "rules"))
         };
         let revision = metadata.revision.to_string();
         Some([

@@ -54,6 +54,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `1 node`, `3 nodes`.
+pub(crate) fn count(number: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A point in time to the second.
+pub(crate) fn time(time: prost_types::Timestamp) -> String {
+    prost_types::Timestamp { nanos: 0, ..time }.to_string()
+}
+
 /// A word to people that is no result, on stderr.
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
