@@ -19,8 +19,8 @@ pub const NODE_STREAMS_MAX: usize = 10_000;
 /// A unary call of an operator that takes longer is ended with `DEADLINE_EXCEEDED`.
 pub const OPERATOR_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// `WaitRealised` without a timeout of its own, and the most it may ask for.
-pub const WAIT_REALISED_DEFAULT: Duration = Duration::from_secs(60);
-pub const WAIT_REALISED_MAX: Duration = Duration::from_secs(3600);
+pub const WAIT_REALISED_DEFAULT: Duration = Duration::from_mins(1);
+pub const WAIT_REALISED_MAX: Duration = Duration::from_hours(1);
 
 pub const LIST_PAGE_DEFAULT_OBJECTS: usize = 500;
 pub const LIST_PAGE_MAX_OBJECTS: usize = 1000;

@@ -4,6 +4,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use weft_proto::v1::{
     node_stream_service_server::NodeStreamServiceServer, operator_service_server::OperatorServiceServer,
 };
@@ -143,6 +144,15 @@ fn refuse_open_listener(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
+#[expect(clippy::expect_used, reason = "see its text")]
+fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were encoded by the compiler that made this program")
+}
+
 async fn serve(
     listener: TcpListener,
     operator: Operator,
@@ -154,11 +164,7 @@ async fn serve(
     health_reporter.set_serving::<NodeStreamServiceServer<NodeStreams>>().await;
     let operator = OperatorServiceServer::new(operator).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
     let nodes = NodeStreamServiceServer::new(nodes).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were encoded by the compiler that made this program");
+    let reflection = reflection();
     Server::builder()
         .http2_keepalive_interval(Some(limits::KEEPALIVE))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))

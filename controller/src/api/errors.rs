@@ -24,12 +24,12 @@ pub fn bad_field(path: impl Into<String>, message: impl Into<String>) -> Status 
     bad_request(&[FieldError::new(path, message)])
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 pub fn store(error: StoreError) -> Status {
     match error {
         StoreError::Compacted { .. } => Status::out_of_range(format!("{error}: list again")),
         StoreError::Future { .. } => Status::invalid_argument(error.to_string()),
-        StoreError::Closed => Status::unavailable(error.to_string()),
-        StoreError::Backend(_) => {
+        StoreError::Closed | StoreError::Backend(_) => {
             tracing::error!(%error, "the store failed");
             Status::unavailable(error.to_string())
         }
@@ -53,10 +53,11 @@ pub fn node(error: NodeError) -> Status {
     match error {
         NodeError::Invalid(text) => Status::invalid_argument(text),
         NodeError::NotFound(_) => Status::not_found(error.to_string()),
-        NodeError::PoolExhausted { .. } => Status::resource_exhausted(error.to_string()),
+        NodeError::PoolExhausted { .. } | NodeError::Identity(IdentityError::Exhausted) => {
+            Status::resource_exhausted(error.to_string())
+        }
         NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),
         NodeError::Stale(_) => Status::failed_precondition(error.to_string()),
-        NodeError::Identity(IdentityError::Exhausted) => Status::resource_exhausted(error.to_string()),
         NodeError::Contended(contention) => contended(&contention),
         NodeError::Claim(ClaimError::Store(error))
         | NodeError::Identity(IdentityError::Store(error))

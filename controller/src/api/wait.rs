@@ -1,4 +1,4 @@
-//! WaitRealised: tells who has realised a revision until all have, one has rejected it, or time is up.
+//! `WaitRealised`: tells who has realised a revision until all have, one has rejected it, or time is up.
 use std::time::Duration;
 
 use tokio::{sync::mpsc, time::Instant};

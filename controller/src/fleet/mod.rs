@@ -133,7 +133,7 @@ impl Fleet {
     }
 
     pub fn is_connected(&self, node: &str) -> bool {
-        self.views.get(node).is_some_and(|view| view.connected)
+        self.views.get(node).is_some_and(View::is_connected)
     }
 
     /// Everything up to this revision is realised on the node; 0 when nothing is known.
@@ -185,16 +185,13 @@ impl Fleet {
         self.index.identities.keys().copied()
     }
 
-    pub fn is_full_sync_pending(&self, node: &str) -> bool {
-        self.views.get(node).is_some_and(View::is_full_sync_pending)
-    }
-
     // ---- Opening ----
 
     fn open_what_may(&mut self, now: Option<Duration>) {
         let (views, revision) = (&self.views, self.revision);
-        let realised =
-            |node: &str| views.get(node).filter(|view| view.connected).map(|view| view.realised(revision));
+        let realised = |node: &str| {
+            views.get(node).filter(|view| view.is_connected()).map(|view| view.realised(revision))
+        };
         for endpoint in self.gates.take_open(now, realised) {
             self.encode_endpoint(&endpoint);
         }
@@ -206,7 +203,7 @@ impl Fleet {
         let ids: Vec<_> =
             facts.addresses.iter().filter_map(|address| self.index.address_id(*address)).collect();
         let wanting = self.views.iter().filter(|(node, view)| {
-            view.connected && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
+            view.is_connected() && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
         });
         wanting.map(|(node, _)| node.clone()).collect()
     }

@@ -64,15 +64,12 @@ impl Resources {
 
     fn insert(&mut self, key: Key) -> Id {
         let slot = Some(Slot { key: key.clone(), resource: None, holders: 0 });
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.slots[id as usize] = slot;
-                id
-            }
-            None => {
-                self.slots.push(slot);
-                Id::try_from(self.slots.len() - 1).expect("4 billion resources do not fit in memory")
-            }
+        let id = if let Some(id) = self.free.pop() {
+            self.slots[id as usize] = slot;
+            id
+        } else {
+            self.slots.push(slot);
+            next_id(self.slots.len() - 1)
         };
         self.ids.insert(key, id);
         id
@@ -130,7 +127,12 @@ impl Resources {
 
     /// Slots in use; what memory is bounded by.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.ids.len()
+    pub(super) fn keys(&self) -> std::collections::BTreeSet<Key> {
+        self.ids.keys().cloned().collect()
     }
+}
+
+#[expect(clippy::expect_used, reason = "a slot takes more than one byte, so memory ends long before")]
+fn next_id(place: usize) -> Id {
+    Id::try_from(place).expect("4 billion resources do not fit in memory")
 }

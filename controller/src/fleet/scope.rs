@@ -23,7 +23,7 @@ impl Fleet {
         match change {
             Change::Node { name, facts: Some(facts) } => self.put_node(name, facts),
             Change::Node { name, facts: None } => self.remove_node(&name),
-            Change::Endpoint { name, facts } => self.change_endpoint(name, facts, now, aftermath),
+            Change::Endpoint { name, facts } => self.change_endpoint(&name, facts, now, aftermath),
             Change::Identity { number, labels: Some(labels) } => self.put_identity(number, labels, aftermath),
             Change::Identity { number, labels: None } => self.remove_identity(number, aftermath),
             Change::Policy { name, policy } => self.change_policy(&name, policy, aftermath),
@@ -138,32 +138,32 @@ impl Fleet {
 
     fn change_endpoint(
         &mut self,
-        name: String,
+        name: &str,
         facts: Option<EndpointFacts>,
         now: Duration,
         aftermath: &mut Aftermath,
     ) {
-        if let (Some(old), Some(new)) = (self.index.endpoints.get_mut(&name), &facts) {
+        if let (Some(old), Some(new)) = (self.index.endpoints.get_mut(name), &facts) {
             // Whether it is ready concerns no node.
             old.ready = new.ready;
             if old == new {
                 return;
             }
         }
-        self.remove_endpoint(&name, aftermath);
+        self.remove_endpoint(name, aftermath);
         if let Some(facts) = facts {
-            self.gates.close(&name, self.revision, now);
-            aftermath.closed.insert(name.clone());
+            self.gates.close(name, self.revision, now);
+            aftermath.closed.insert(name.to_owned());
             self.add_endpoint(name, facts, aftermath);
         }
     }
 
-    fn add_endpoint(&mut self, name: String, facts: EndpointFacts, aftermath: &mut Aftermath) {
+    fn add_endpoint(&mut self, name: &str, facts: EndpointFacts, aftermath: &mut Aftermath) {
         let identity = facts.identity;
         for &address in &facts.addresses {
             let message = v1::NodeAddress { identity, node: facts.node.clone() };
             let id = self.put(address_key(address), message.encode_to_vec());
-            self.index.owners.insert(address, name.clone());
+            self.index.owners.insert(address, name.to_owned());
             self.index.address_ids.insert(id);
             let used = self.index.used.entry(identity).or_default();
             used.addresses.insert(id);
@@ -184,8 +184,8 @@ impl Fleet {
         if *local == 1 {
             aftermath.stale.insert(facts.node.clone());
         }
-        self.index.endpoints.insert(name.clone(), facts);
-        self.encode_endpoint(&name);
+        self.index.endpoints.insert(name.to_owned(), facts);
+        self.encode_endpoint(name);
     }
 
     /// The endpoint's own resource, for its node.

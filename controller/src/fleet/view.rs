@@ -16,16 +16,14 @@ pub(super) struct View {
     pub(super) wanted: RoaringBitmap,
     /// Sent, acknowledged or not.
     held: RoaringBitmap,
-    /// Held, but with another content by now.
+    /// Held, but with another content by now. It stays here while the node does not want it: it may again.
     changed: RoaringBitmap,
     /// Sets whose every member the node wants.
     pub(super) peer_sets: BTreeSet<Arc<str>>,
     /// It wants all used addresses.
     pub(super) all_addresses: bool,
 
-    pub(super) connected: bool,
-    /// Nothing was sent on this connection yet: the next delta holds everything.
-    fresh: bool,
+    link: Link,
     /// The first revision that is not sent, while something is pending.
     pending_since: Option<u64>,
     in_flight: VecDeque<Sent>,
@@ -35,6 +33,15 @@ pub(super) struct View {
     rejections: BTreeMap<(ResourceType, String), Rejected>,
     /// News since [`View::take_news`].
     news: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Link {
+    #[default]
+    Down,
+    /// Nothing was sent on this connection yet: the next delta holds everything.
+    Fresh,
+    Synced,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +84,6 @@ impl View {
 
     pub(super) fn unwant(&mut self, id: Id, revision: u64) {
         if self.wanted.remove(id) {
-            self.changed.remove(id);
             self.note(revision);
         }
     }
@@ -85,7 +91,6 @@ impl View {
     pub(super) fn replace_wanted(&mut self, wanted: RoaringBitmap, revision: u64) {
         if self.wanted != wanted {
             self.wanted = wanted;
-            self.changed &= &self.wanted;
             self.note(revision);
         }
     }
@@ -93,7 +98,9 @@ impl View {
     pub(super) fn content_changed(&mut self, id: Id, revision: u64) {
         if self.held.contains(id) {
             self.changed.insert(id);
-            self.note(revision);
+            if self.wanted.contains(id) {
+                self.note(revision);
+            }
         }
     }
 
@@ -114,7 +121,7 @@ impl View {
         self.changed.clear();
         self.in_flight.clear();
         self.rejections.clear();
-        (self.connected, self.fresh, self.news) = (true, true, true);
+        (self.link, self.news) = (Link::Fresh, true);
         (self.sent_revision, self.sent_through) = (0, 0);
         self.pending_since = Some(1);
     }
@@ -125,7 +132,7 @@ impl View {
             self.pending_since = Some(first.since);
         }
         self.in_flight.clear();
-        self.connected = false;
+        self.link = Link::Down;
     }
 
     /// The node is forgotten.
@@ -137,14 +144,16 @@ impl View {
 
     /// What is pending as one delta; `None`: nothing is, or too much is unacknowledged.
     pub(super) fn drain(&mut self, resources: &mut Resources, revision: u64, through: u32) -> Option<Delta> {
-        if !self.connected || self.in_flight.len() >= limits::UNACKNOWLEDGED_DELTAS_MAX {
+        if !self.is_connected() || self.in_flight.len() >= limits::UNACKNOWLEDGED_DELTAS_MAX {
             return None;
         }
         let since = self.pending_since.take()?;
         let new = &self.wanted - &self.held;
         let gone = &self.held - &self.wanted;
-        let mut upserts: Vec<Arc<Resource>> =
-            (&new | &self.changed).iter().filter_map(|id| resources.get(id).cloned()).collect();
+        let mut upserts: Vec<Arc<Resource>> = (new.clone() | (&self.changed & &self.wanted))
+            .iter()
+            .filter_map(|id| resources.get(id).cloned())
+            .collect();
         upserts.sort_unstable_by(|left, right| left.key.cmp(&right.key));
         let mut removes: Vec<Key> = gone
             .iter()
@@ -159,7 +168,7 @@ impl View {
         self.held.clone_from(&self.wanted);
         self.changed.clear();
 
-        let full = std::mem::take(&mut self.fresh);
+        let full = std::mem::replace(&mut self.link, Link::Synced) == Link::Fresh;
         if upserts.is_empty() && removes.is_empty() && !full {
             // What was pending has cancelled itself out.
             return None;
@@ -172,7 +181,7 @@ impl View {
 
     /// A delta that only says which identities are classified; `None`: the node knows.
     pub(super) fn drain_through(&mut self, revision: u64, through: u32) -> Option<Delta> {
-        let idle = self.connected && !self.fresh && self.in_flight.len() < limits::UNACKNOWLEDGED_DELTAS_MAX;
+        let idle = self.link == Link::Synced && self.in_flight.len() < limits::UNACKNOWLEDGED_DELTAS_MAX;
         // What is pending might be the classification itself: then the number travels with it.
         if !idle || self.pending_since.is_some() || self.sent_through >= through {
             return None;
@@ -216,8 +225,8 @@ impl View {
         self.rejections.values()
     }
 
-    pub(super) fn is_full_sync_pending(&self) -> bool {
-        self.fresh
+    pub(super) fn is_connected(&self) -> bool {
+        self.link != Link::Down
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 const ITEM_OVERHEAD_BYTES: usize = 16;
 
 #[derive(Debug)]
-pub struct Chunks {
+pub(super) struct Chunks {
     head: v1::Delta,
     upserts: vec::IntoIter<Arc<Resource>>,
     removes: vec::IntoIter<Key>,
@@ -21,7 +21,7 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    pub fn new(delta: Delta, committed_at: Option<SystemTime>) -> Self {
+    pub(super) fn new(delta: Delta, committed_at: Option<SystemTime>) -> Self {
         let head = v1::Delta {
             nonce: delta.nonce,
             from_revision: delta.from_revision,

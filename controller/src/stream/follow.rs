@@ -22,7 +22,7 @@ pub async fn follow(store: Arc<dyn Store>, hub: Arc<Hub>, stop: CancellationToke
         match followed {
             Ok(()) => return,
             Err(StoreError::Compacted { .. }) => {
-                tracing::info!("fell behind the store's history, listing again")
+                tracing::info!("fell behind the store's history, listing again");
             }
             Err(error) => {
                 tracing::error!(%error, "following the store failed, trying again");

@@ -45,6 +45,7 @@ pub(super) async fn inventory(
 }
 
 /// The stream ends; the node comes again with its inventory.
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn failed(error: EndpointError) -> Status {
     Status::unavailable(error.to_string())
 }

@@ -1,6 +1,6 @@
 //! One node's stream. It only moves messages: what to send is decided by the fleet, what to store by `endpoints` and
 //! `nodes`.
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -24,9 +24,15 @@ pub struct Context {
     pub stop: CancellationToken,
 }
 
+impl fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Context").field("store_id", &self.store_id).finish_non_exhaustive()
+    }
+}
+
 type Outbound = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
 
-pub async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
+pub(super) async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
     let stop = context.stop.clone();
     let ended = tokio::select! {
         ended = serve(&context, &mut inbound, &outbound) => ended,
