@@ -16,3 +16,5 @@ pub const STREAM_INTERVAL: Duration = Duration::from_millis(5);
 pub const STREAM_TAIL: Duration = Duration::from_secs(2);
 /// Lines of each log that a failure prints.
 pub const LOG_TAIL_LINES: usize = 40;
+/// Of each of these lines; a verifier's log has some of thousands.
+pub const LOG_LINE_CHARS: usize = 400;

@@ -67,7 +67,7 @@ impl Host {
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = tool("setpriv");
         command.args(["--pdeathsig", "KILL", "nsenter", "--net", "--mount", "--target"]);
-        command.arg(self.holder.pid().to_string()).arg("--").arg(program.into());
+        command.arg(self.holder.pid().to_string()).arg("--").arg(program.into()).env("NO_COLOR", "1");
         command
     }
 

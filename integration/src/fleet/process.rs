@@ -13,7 +13,7 @@ use nix::{
 };
 
 use crate::{
-    limits::{EXIT, LOG_TAIL_LINES},
+    limits::{EXIT, LOG_LINE_CHARS, LOG_TAIL_LINES},
     wait,
 };
 
@@ -77,7 +77,9 @@ impl Process {
     pub fn log_tail(&self) -> String {
         let log = self.output();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        let cut = |line: &&str| line.chars().take(LOG_LINE_CHARS).collect::<String>();
+        tail.iter().map(cut).collect::<Vec<_>>().join("\n")
     }
 }
 

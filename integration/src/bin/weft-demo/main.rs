@@ -49,8 +49,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match listen_for_ctrl_c().and_then(|()| run(&arguments)) {
+    let mut arguments = Arguments::parse();
+    match listen_for_ctrl_c().and_then(|()| run(&mut arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             eprintln!("error: what was observed differs from what was expected, see above");
@@ -68,7 +68,11 @@ fn main() -> ExitCode {
 }
 
 /// True: everything as expected. The fleet is gone when this returns, whatever happened.
-fn run(arguments: &Arguments) -> Result<bool> {
+fn run(arguments: &mut Arguments) -> Result<bool> {
+    // Commands run inside hosts of the fleet, in another folder.
+    for folder in [&mut arguments.binaries, &mut arguments.policies] {
+        *folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
+    }
     let binaries = Binaries::in_folder(&arguments.binaries)?;
     let start = Instant::now();
     say("a controller on the embedded store and three nodes, each a network namespace with a real daemon");
