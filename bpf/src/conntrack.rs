@@ -230,12 +230,6 @@ pub fn remember(
     FLOWS.insert(key, &flow, BPF_ANY.into()).map_err(|_| Reason::KernelError)
 }
 
-/// Forgets a flow whose verdict is no longer to allow.
-#[inline(always)]
-pub fn forget(key: &FlowKey) {
-    let _ = FLOWS.remove(key);
-}
-
 /// The clock of the flow table: coarse, because a fine one costs as much as a look-up.
 #[inline(always)]
 pub fn now() -> u64 {

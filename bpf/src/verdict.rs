@@ -82,10 +82,9 @@ pub fn decide(
     let (key, high) = conntrack::key(packet);
     if let Some(entry) = entry {
         let way = if entry.original { Way::Forth } else { Way::Back };
-        if let Err(reason) = judge(packet, ends, way, trace) {
-            conntrack::forget(&key);
-            return Err(reason);
-        }
+        // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
+        // answering party says in the midst of a connection would pass by the verdict of its own direction.
+        judge(packet, ends, way, trace)?;
         return conntrack::remember(packet, &key, high, entry.original, ends, entry.flags(), moment);
     }
     let mut original = true;

@@ -51,7 +51,7 @@ impl Controller {
 
     /// Runs `weft` as an operator.
     pub fn weft(&self, arguments: &[&str]) -> Result<Answer> {
-        let mut command = self.host.command(self.binaries.weft());
+        let mut command = self.host.network_command(self.binaries.weft());
         Answer::of(command.args(arguments).env("WEFT_SERVER", Self::server()))
     }
 }

@@ -71,6 +71,17 @@ impl Host {
         command
     }
 
+    /// A command in this host's network alone, with the files of the machine: an operator, not a daemon.
+    pub fn network_command(&self, program: impl Into<PathBuf>) -> Command {
+        let mut command = tool("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.netns))
+            .arg("--")
+            .arg(program.into())
+            .env("NO_COLOR", "1");
+        command
+    }
+
     /// Runs a system tool inside, to its end; its standard output.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         run(self.command(program).args(arguments)).with_context(|| format!("on {}", self.name))

@@ -120,8 +120,8 @@ fn look_around(fleet: &Fleet, binaries: &Path) -> Result<()> {
     let node = fleet.node(1).host().enter();
     println!("\nThe fleet stays up. To look around, as root:\n");
     println!(
-        "  alias weft='{} env WEFT_SERVER={} {}'",
-        fleet.controller().host().enter(),
+        "  alias weft='ip netns exec {} env WEFT_SERVER={} {}'",
+        fleet.controller().host().netns(),
         Controller::server(),
         weft.display()
     );
