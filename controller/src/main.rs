@@ -1,5 +1,5 @@
 //! `weft-controller`: flags and wiring.
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, env = "WEFT_CONTROLLER_NAME", value_name = "NAME", default_value = "controller")]
     name: String,
 
-    /// How logs look. What is logged is set by RUST_LOG (default: info)
+    /// How logs look. What is logged is set by the variable `RUST_LOG` (default: info)
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
 }
@@ -61,12 +61,17 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_usage() => report(&error.to_string(), EXIT_USAGE),
-        Err(error) => report(&error.to_string(), EXIT_FAILED),
+        Err(error) => {
+            let usage = error.downcast_ref::<ServeError>().is_some_and(ServeError::is_usage);
+            report(&format!("{error:#}"), if usage { EXIT_USAGE } else { EXIT_FAILED })
+        }
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), ServeError> {
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    // Before anything is started, so that no signal finds nobody.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut controller = Controller::start(Config {
         listen: arguments.listen,
         data_directory: arguments.data_dir,
@@ -75,29 +80,21 @@ async fn run(arguments: Arguments) -> Result<(), ServeError> {
     })
     .await?;
     tokio::select! {
-        error = controller.failed() => return Err(error),
-        () = told_to_stop() => {}
-    }
-    tracing::info!("stopping");
-    controller.stop().await
-}
-
-/// SIGTERM or SIGINT.
-async fn told_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
+        error = controller.failed() => return Err(error.into()),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    tracing::info!("stopping");
+    Ok(controller.stop().await?)
 }
 
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever read the log may be gone; that must not end the controller.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -105,6 +102,6 @@ fn start_logging(format: LogFormat) {
 }
 
 fn report(error: &str, code: u8) -> ExitCode {
-    eprintln!("weft-controller: {error}");
+    drop(writeln!(std::io::stderr(), "weft-controller: {error}"));
     ExitCode::from(code)
 }

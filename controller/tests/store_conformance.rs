@@ -1,4 +1,5 @@
 //! What every store must do, tried on each of them. The semantics are etcd's.
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests fail this way")]
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -22,7 +23,6 @@ async fn embedded() -> Subject {
     Subject { store, _directory: Some(directory) }
 }
 
-#[expect(clippy::unused_async, reason = "like the other stores")]
 async fn memory() -> Subject {
     Subject { store: Arc::new(Memory::default()), _directory: None }
 }
@@ -376,16 +376,16 @@ async fn the_history_of_an_embedded_store_is_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(Embedded::open(directory.path().join("weft.redb")).await.unwrap());
     let writes = limits::STORE_HISTORY_REVISIONS + 2 * limits::STORE_COMPACTION_SLACK_REVISIONS;
-    let mut writers = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..16 {
         let store = Arc::clone(&store);
-        writers.spawn(async move {
+        tasks.spawn(async move {
             for number in 0..=writes / 16 {
                 write(store.as_ref(), put("a", &number.to_string())).await;
             }
         });
     }
-    writers.join_all().await;
+    tasks.join_all().await;
     let mut watch = store.watch("", 1).await.unwrap();
     let Err(StoreError::Compacted { oldest, .. }) = next(&mut watch).await else {
         panic!("nothing was compacted")

@@ -83,10 +83,12 @@ fn apply_each(fleet: &mut Fleet, changes: impl IntoIterator<Item = Change>) {
     }
 }
 
+type Held = BTreeMap<(ResourceType, String), Vec<u8>>;
+
 /// What a node holds, and the deltas that it has not acknowledged.
 #[derive(Debug, Default)]
 struct Holder {
-    held: BTreeMap<(ResourceType, String), Vec<u8>>,
+    held: Held,
     unacknowledged: Vec<u64>,
 }
 
@@ -361,7 +363,7 @@ fn an_endpoint_opens_when_the_nodes_that_must_know_it_have_acknowledged() {
 fn an_endpoint_opens_when_its_hold_has_passed() {
     let (mut fleet, mut web, _) = opening();
     let deadline = fleet.next_deadline().unwrap();
-    fleet.tick(deadline - Duration::from_millis(1));
+    fleet.tick(deadline.saturating_sub(Duration::from_millis(1)));
     settle(&mut fleet, "n1", &mut web);
     assert!(!is_open(&web, "web-2"));
     fleet.tick(deadline);
@@ -461,16 +463,16 @@ fn subject(change: &Change) -> (u8, String) {
     }
 }
 
+/// The last change of each object.
+type Contents = BTreeMap<(u8, String), Change>;
+
 /// The changes as they can be in one revision: each object once, the last change of it.
-fn squash(changes: Vec<Change>) -> BTreeMap<(u8, String), Change> {
+fn squash(changes: Vec<Change>) -> Contents {
     changes.into_iter().map(|change| (subject(&change), change)).collect()
 }
 
 /// What each node holds once everything has come to rest.
-fn at_rest(
-    fleet: &mut Fleet,
-    holders: &mut BTreeMap<String, Holder>,
-) -> BTreeMap<String, BTreeMap<(ResourceType, String), Vec<u8>>> {
+fn at_rest(fleet: &mut Fleet, holders: &mut BTreeMap<String, Holder>) -> BTreeMap<String, Held> {
     fleet.tick(LATER);
     let nodes: Vec<String> = fleet.nodes().map(|(name, _)| name.to_owned()).collect();
     for node in &nodes {
@@ -487,7 +489,7 @@ fn at_rest(
         .collect()
 }
 
-fn walk(steps: &[Step]) -> (Fleet, BTreeMap<String, Holder>, BTreeMap<(u8, String), Change>) {
+fn walk(steps: &[Step]) -> (Fleet, BTreeMap<String, Holder>, Contents) {
     let (mut fleet, mut holders, mut contents) =
         (Fleet::default(), BTreeMap::<String, Holder>::new(), BTreeMap::new());
     for step in steps {

@@ -1,5 +1,12 @@
 //! A real controller on a loopback port and nodes that are only a stream: enough to see the whole path without a kernel.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses its own part")]
+#![allow(
+    clippy::allow_attributes,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests fail this way, and each test program uses its own part"
+)]
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -56,7 +63,7 @@ impl Fleet {
         within(self.operator.apply(request)).await.map(tonic::Response::into_inner)
     }
 
-    /// The last word of WaitRealised.
+    /// The last word of `WaitRealised`.
     pub(crate) async fn wait_realised(
         &mut self,
         revision: u64,
@@ -269,4 +276,27 @@ pub(crate) fn policy(name: &str, subject: &str, peer: &str) -> v1::Object {
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.expect("not done in time")
+}
+
+pub(crate) fn name(object: &v1::Object) -> String {
+    let metadata = match object.kind.as_ref().unwrap() {
+        Of::Policy(policy) => &policy.metadata,
+        Of::Endpoint(endpoint) => &endpoint.metadata,
+        Of::Node(node) => &node.metadata,
+        other => panic!("not expected here: {other:?}"),
+    };
+    metadata.as_ref().unwrap().name.clone()
+}
+
+pub(crate) fn config(pools: &[(&str, u32)]) -> v1::Object {
+    let pools = pools.iter().map(|(cidr, node_prefix_length)| v1::Pool {
+        cidr: (*cidr).to_owned(),
+        node_prefix_length: *node_prefix_length,
+    });
+    let config = v1::FleetConfig {
+        metadata: Some(v1::Metadata { name: "fleet".to_owned(), ..v1::Metadata::default() }),
+        pools: pools.collect(),
+        ..v1::FleetConfig::default()
+    };
+    v1::Object { kind: Some(Of::FleetConfig(config)) }
 }

@@ -1,0 +1,63 @@
+//! The program: its exit codes and what it says.
+#![expect(clippy::unwrap_used, reason = "tests fail this way")]
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Output, Stdio},
+};
+
+fn controller(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft-controller"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = controller(arguments).output().unwrap();
+    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+/// Started, and serving.
+fn serving(directory: &str) -> Child {
+    let arguments = ["--listen", "127.0.0.1:0", "--data-dir", directory];
+    let mut child = controller(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.map(Result::unwrap).find(|line| line.contains("serving"));
+    assert!(said.is_some(), "it ended without serving");
+    child
+}
+
+fn terminate(child: &Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+}
+
+#[test]
+fn a_listener_that_is_not_loopback_is_refused_without_insecure() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let (code, said) = run(&["--listen", "0.0.0.0:0", "--data-dir", data]);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("0.0.0.0:0 is not a loopback address") && said.contains("--insecure"), "{said}");
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn wrong_flags_are_bad_usage_and_help_is_not() {
+    assert_eq!(run(&["--no-such-flag"]).0, Some(64));
+    assert_eq!(run(&["--listen", "nowhere"]).0, Some(64));
+    let (code, said) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("--data-dir") && said.contains("WEFT_DATA_DIR"), "{said}");
+}
+
+#[test]
+fn a_second_controller_on_the_same_data_fails_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let mut first = serving(data);
+    let (code, said) = run(&["--listen", "127.0.0.1:0", "--data-dir", data]);
+    terminate(&first);
+    assert!(first.wait().unwrap().success(), "SIGTERM ends it well");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("weft.redb is in use by another process"), "{said}");
+}
