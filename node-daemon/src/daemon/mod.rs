@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use weft_proto::v1;
+use weft_shared::policy::compile::IdentitySets;
 
 pub use attach::{AttachError, AttachSpec, Target};
 pub use command::{Core, CoreGone, EndpointState, Refusal};
@@ -68,6 +69,8 @@ struct State<D, L> {
     attachments: Attachments,
     /// What the kernel holds, as far as this daemon knows.
     actual: Tables,
+    /// See [`Input::former_sets`](crate::plan::compile::Input).
+    former_sets: IdentitySets,
     uplinks: Vec<Link>,
     own_addresses: Vec<IpAddr>,
     endpoint_mtu_bytes: u32,

@@ -48,9 +48,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         let sweep = if self.synced { Sweep::Remove } else { Sweep::Keep };
         let mut compiled = self.compile(Stale::Keep);
         self.write_steps(&diff::diff(&self.actual, &compiled.tables, sweep))?;
-        if compiled.stale_prefixes && sweep == Sweep::Remove {
+        if compiled.unfinished && sweep == Sweep::Remove {
             compiled = self.compile(Stale::Drop);
             self.write_steps(&diff::diff(&self.actual, &compiled.tables, sweep))?;
+        }
+        if sweep == Sweep::Remove {
+            self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
         Ok(())
@@ -62,6 +65,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             own_addresses: &self.own_addresses,
             desired: &self.desired,
             attachments: &self.attachments,
+            former_sets: &self.former_sets,
         };
         compile::compile(input, &self.actual, stale)
     }
@@ -88,7 +92,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.overflowed.clear();
         for overflow in compiled.overflows {
             self.problems.push(format!("{overflow}: its endpoints are closed"));
-            for policy in compile::policies_of(overflow.subject, &self.desired) {
+            for policy in compile::policies_of(overflow.subject, &self.desired, self.desired.sets()) {
                 self.overflowed.push(v1::RejectedResource {
                     r#type: ResourceType::Policy.into(),
                     name: policy.name.clone(),

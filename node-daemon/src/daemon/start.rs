@@ -111,6 +111,7 @@ impl Core {
         let actual = datapath.read_tables()?;
         let mut state = State {
             settings,
+            former_sets: loaded.desired.sets().clone(),
             disk: loaded.disk,
             datapath,
             links,

@@ -4,6 +4,7 @@
 //! restart changes nothing there.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -18,7 +19,7 @@ use weft_shared::{
     policy::{compile, model::NodePolicy, prefix},
 };
 
-use super::tables::{NodeRow, PolicyTable, Tables};
+use super::tables::{NodeRow, Tables};
 use crate::desired::{
     Desired, Fleet, Route,
     attachments::{Attachment, Attachments},
@@ -33,6 +34,8 @@ pub struct Input<'a> {
     pub own_addresses: &'a [IpAddr],
     pub desired: &'a Desired,
     pub attachments: &'a Attachments,
+    /// The members that sets had when the kernel's tables were last brought to rest.
+    pub former_sets: &'a compile::IdentitySets,
 }
 
 /// What comes out.
@@ -41,19 +44,20 @@ pub struct Compiled {
     pub tables: Tables,
     /// Subjects whose policy does not fit, and are closed therefore.
     pub overflows: Vec<compile::Overflow>,
-    /// The kernel has prefixes that no policy names any more: they go in a second pass.
-    pub stale_prefixes: bool,
+    /// Something stale was kept: it goes in a second pass.
+    pub unfinished: bool,
     /// What else could not be done, for people.
     pub problems: Vec<String>,
 }
 
-/// Prefixes that no policy names any more but the kernel still has.
+/// What no policy names any more while addresses still carry it: prefixes, and identities that have left their sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stale {
-    /// They stay, with rows that say what the policies now say: the first half of a change. Taking such a prefix away
-    /// in the same breath as its rows would judge its addresses by neither revision.
+    /// It stays, with rows that say what the policies now say of it: the first half of a change. Without rows of their
+    /// own, addresses that still carry it would be judged by neither revision.
     Keep,
-    /// They go: the second half. By now the prefixes around them have rows that say the same.
+    /// It goes: the second half. By now prefixes around it have rows that say the same, and no address carries the
+    /// identity.
     Drop,
 }
 
@@ -67,9 +71,14 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     let slots = add_nodes(&mut compiled, input, actual);
     add_pools(&mut compiled.tables, input, fleet, &slots);
     let numbers = add_policy_prefixes(&mut compiled, input, fleet, actual, stale);
-    add_subjects(&mut compiled, input, fleet, actual, &numbers);
     add_addresses(&mut compiled.tables, input, &slots);
+    add_slots(&mut compiled, input, actual, stale);
     add_endpoints(&mut compiled.tables, input);
+    let mut sets = Cow::Borrowed(input.desired.sets());
+    if stale == Stale::Keep {
+        keep_members(&mut compiled, &mut sets, input, actual);
+    }
+    add_policies(&mut compiled, input, fleet, &numbers, &sets);
     compiled.tables.identities_through = input.desired.identities_through;
     compiled
 }
@@ -181,7 +190,7 @@ fn add_policy_prefixes(
         in_kernel.filter_map(|(key, peer)| Some((prefix_of(*key)?, peer.identity))).collect();
     let named = input.desired.policies().values().flat_map(NodePolicy::peers).flat_map(prefix::named);
     let mut wanted: BTreeSet<IpNet> = named.map(|prefix| prefix.trunc()).collect();
-    compiled.stale_prefixes = previous.iter().any(|(prefix, _)| !wanted.contains(prefix));
+    compiled.unfinished |= previous.iter().any(|(prefix, _)| !wanted.contains(prefix));
     if stale == Stale::Keep {
         wanted.extend(previous.iter().map(|(prefix, _)| *prefix));
     }
@@ -192,27 +201,64 @@ fn add_policy_prefixes(
     numbers
 }
 
-fn add_subjects(
-    compiled: &mut Compiled,
-    input: Input<'_>,
-    fleet: &Fleet,
-    actual: &Tables,
-    numbers: &prefix::PrefixIdentities,
-) {
+fn add_slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, stale: Stale) {
     let kept: BTreeMap<u32, u32> = actual.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
     let mut taken: BTreeSet<u32> = actual.subjects.keys().chain(actual.policies.keys()).copied().collect();
-    for identity in identities(input) {
+    let mut wanted = identities(input);
+    if stale == Stale::Keep {
+        // Until its endpoint's row is written, a relabelled endpoint is judged by its former subject's table.
+        let former = actual.endpoints.values().filter_map(|endpoint| actual.subjects.get(&endpoint.subject));
+        let before = wanted.len();
+        wanted.extend(former);
+        compiled.unfinished |= wanted.len() > before;
+    }
+    for identity in wanted {
         let slot = kept.get(&identity).copied().unwrap_or_else(|| lowest_free(&mut taken));
         if slot as usize >= SUBJECTS_MAX {
             compiled.problems.push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
             continue;
         }
-        let table = subject_table(Identity(identity), input.desired, fleet, numbers).unwrap_or_else(|overflow| {
+        compiled.tables.subjects.insert(slot, identity);
+    }
+}
+
+/// Members that left their sets while an address of the kernel still carries their identity. What a set selects and what
+/// labels an identity stands for never change, so they are still what their sets say.
+fn keep_members(
+    compiled: &mut Compiled,
+    sets: &mut Cow<'_, compile::IdentitySets>,
+    input: Input<'_>,
+    actual: &Tables,
+) {
+    let changed = |(address, peer): &(&Address, &Peer)| compiled.tables.ipcache.get(*address) != Some(*peer);
+    let mut leaving: BTreeSet<u32> = actual.ipcache.iter().filter(changed).map(|(_, peer)| peer.identity).collect();
+    leaving.extend(compiled.tables.subjects.values());
+    for (set, members) in input.former_sets {
+        for identity in members.intersection(&leaving) {
+            if !sets.get(set).is_some_and(|members| members.contains(identity)) {
+                sets.to_mut().entry(set.clone()).or_default().insert(*identity);
+                compiled.unfinished = true;
+            }
+        }
+    }
+}
+
+fn add_policies(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    fleet: &Fleet,
+    numbers: &prefix::PrefixIdentities,
+    sets: &compile::IdentitySets,
+) {
+    for (slot, identity) in &compiled.tables.subjects {
+        let subject = Identity(*identity);
+        let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, sets).collect();
+        let table = compile::table(subject, &policies, sets, numbers, fleet.default_action);
+        let table = table.unwrap_or_else(|overflow| {
             compiled.overflows.push(overflow);
             compile::closed_table()
         });
-        compiled.tables.subjects.insert(slot, identity);
-        compiled.tables.policies.insert(slot, table);
+        compiled.tables.policies.insert(*slot, table);
     }
 }
 
@@ -223,20 +269,14 @@ fn identities(input: Input<'_>) -> BTreeSet<u32> {
     words.map(|word| word.identity).filter(|identity| *identity != 0).collect()
 }
 
-fn subject_table(
-    subject: Identity,
-    desired: &Desired,
-    fleet: &Fleet,
-    numbers: &prefix::PrefixIdentities,
-) -> Result<PolicyTable, compile::Overflow> {
-    let policies: Vec<&NodePolicy> = policies_of(subject, desired).collect();
-    compile::table(subject, &policies, desired.sets(), numbers, fleet.default_action)
-}
-
 /// The policies that select an identity.
-pub fn policies_of(subject: Identity, desired: &Desired) -> impl Iterator<Item = &NodePolicy> {
+pub fn policies_of<'a>(
+    subject: Identity,
+    desired: &'a Desired,
+    sets: &compile::IdentitySets,
+) -> impl Iterator<Item = &'a NodePolicy> {
     let selects = move |policy: &&NodePolicy| {
-        desired.sets().get(&policy.subject).is_some_and(|members| members.contains(&subject.0))
+        sets.get(&policy.subject).is_some_and(|members| members.contains(&subject.0))
     };
     desired.policies().values().filter(selects)
 }

@@ -9,11 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_shared::layout::{Address, Class, FIRST_LOCAL_IDENTITY, Peer, PrefixKey};
+use weft_shared::layout::{Class, FIRST_LOCAL_IDENTITY, Peer, PrefixKey};
 
 use super::{
     rows,
-    tables::{PolicyTable, Step, Tables},
+    tables::{Step, Tables},
     who::Who,
 };
 
@@ -215,14 +215,10 @@ impl Planner<'_> {
         steps.into_iter().for_each(|step| self.push(step));
     }
 
-    /// Subjects and their tables. Rows of an identity that leaves all tables while an address still carries it stay until
-    /// [`Self::remove_tables`].
+    /// Tables are there before the subject that they are for.
     fn set_tables(&mut self) {
-        let leaving = self.leaving_identities();
         for (slot, table) in &self.desired.policies {
-            let now = self.now.policies.get(slot);
-            let target = now.map_or_else(|| table.clone(), |now| with_rows_of(table, now, &leaving));
-            let steps = rows::change(*slot, now, &target);
+            let steps = rows::change(*slot, self.now.policies.get(slot), table);
             if !steps.is_empty() {
                 self.bump_subjects.insert(*slot);
             }
@@ -237,21 +233,7 @@ impl Planner<'_> {
         self.bump();
     }
 
-    /// Identities of addresses that will be somebody else's, or nobody's.
-    fn leaving_identities(&self) -> BTreeSet<u32> {
-        let changed = |(address, peer): &(&Address, &Peer)| self.desired.ipcache.get(*address) != Some(*peer);
-        let leaving = self.before.ipcache.iter().filter(changed).map(|(_, peer)| peer.identity);
-        leaving.filter(|identity| !Class::ALL.iter().any(|class| *class as u32 == *identity)).collect()
-    }
-
     fn remove_tables(&mut self) {
-        for (slot, table) in &self.desired.policies {
-            let steps = rows::change(*slot, self.now.policies.get(slot), table);
-            if !steps.is_empty() {
-                self.bump_subjects.insert(*slot);
-            }
-            steps.into_iter().for_each(|step| self.push(step));
-        }
         for slot in self.before.policies.keys() {
             if !self.desired.policies.contains_key(slot) {
                 self.push(Step::PolicyTable { slot: *slot, table: None });
@@ -357,14 +339,6 @@ impl Planner<'_> {
 
 const FLEET: u32 = Class::Fleet as u32;
 const UNMANAGED: u32 = Class::Unmanaged as u32;
-
-/// `table`, with those rows of `now` that are about an identity of `leaving` which `table` has no rows for.
-fn with_rows_of(table: &PolicyTable, now: &PolicyTable, leaving: &BTreeSet<u32>) -> PolicyTable {
-    let has = rows::peers(table);
-    let stays = |key| rows::peer_of(key).is_some_and(|peer| leaving.contains(&peer) && !has.contains(&peer));
-    let kept = now.iter().filter(|(key, _)| stays(key)).map(|(key, row)| (*key, *row));
-    table.clone().into_iter().chain(kept).collect()
-}
 
 #[cfg(test)]
 mod tests;

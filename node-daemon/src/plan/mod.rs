@@ -6,3 +6,6 @@ pub mod diff;
 pub mod rows;
 pub mod tables;
 pub mod who;
+
+#[cfg(test)]
+mod tests;
