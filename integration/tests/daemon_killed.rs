@@ -44,16 +44,12 @@ fn sigkill_and_restart_lose_no_packet_and_open_nothing() -> Result<()> {
         for node in [1, 2] {
             fleet.node_mut(node).kill()?;
             let dead = talk.mark();
-            for stream in &streams {
-                stream.more(ECHOES)?;
-            }
+            EchoStream::all_more(&streams, ECHOES)?;
             talk.passes_after(dead)?;
             fleet.node_mut(node).run()?;
             fleet.wait_for_nodes()?;
             let back = talk.mark();
-            for stream in &streams {
-                stream.more(ECHOES)?;
-            }
+            EchoStream::all_more(&streams, ECHOES)?;
             talk.passes_after(back)?;
         }
         for stream in streams {

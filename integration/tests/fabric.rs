@@ -62,12 +62,12 @@ fn a_stream_counts_the_echoes_that_a_cut_wire_swallows() -> Result<()> {
     let _server = UdpServer::start(&to, 7000)?;
     let address: IpAddr = Place::node(2).v6().into();
     let whole = EchoStream::start(&from, (address, 7000).into());
-    whole.more(50)?;
+    EchoStream::all_more(std::slice::from_ref(&whole), 50)?;
     let whole = whole.stop()?;
     assert!(whole.sent >= 50 && whole.lost() == 0, "{whole:?}");
 
     let cut = EchoStream::start(&from, (address, 7000).into());
-    cut.more(10)?;
+    EchoStream::all_more(std::slice::from_ref(&cut), 10)?;
     let mac = "02:00:00:00:00:01";
     first.run("ip", &["neigh", "replace", &address.to_string(), "lladdr", mac, "dev", "uplink0"])?;
     let before = cut.sent();

@@ -61,12 +61,16 @@ impl EchoStream {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until this many more echoes have come back.
-    pub fn more(&self, echoes: u64) -> Result<()> {
-        let goal = self.shared.received.load(Ordering::Relaxed) + echoes;
-        wait::until_true(&format!("{echoes} more echoes"), READY, || {
-            Ok(self.shared.received.load(Ordering::Relaxed) >= goal)
+    /// Waits until this many more echoes have come back on each of the streams.
+    pub fn all_more(streams: &[Self], echoes: u64) -> Result<()> {
+        let goals: Vec<_> = streams.iter().map(|stream| stream.received() + echoes).collect();
+        wait::until_true(&format!("{echoes} more echoes on each stream"), READY, || {
+            Ok(streams.iter().zip(&goals).all(|(stream, goal)| stream.received() >= *goal))
         })
+    }
+
+    fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
     }
 
     /// Stops sending, waits for the echoes under way, and counts.

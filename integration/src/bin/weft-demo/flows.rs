@@ -10,6 +10,8 @@ use weft_integration::{
     },
 };
 
+use crate::say;
+
 /// From, to, what, expected, and why. Each is tried over IPv4 and over IPv6.
 type Expectation = (&'static str, &'static str, Protocol, Outcome, &'static str);
 
@@ -51,6 +53,20 @@ pub(crate) struct Tried {
     pub(crate) expected: Outcome,
     pub(crate) observed: Outcome,
     pub(crate) why: &'static str,
+}
+
+/// Without policies everything must pass: so what is denied later is denied by policy, and by nothing else.
+pub(crate) fn pass_before(fleet: &Fleet) -> Result<bool> {
+    let tried = observe(fleet)?;
+    let stopped: Vec<_> = tried.iter().filter(|flow| flow.observed != Allow).collect();
+    say(&format!("  {} of {} pass", tried.len() - stopped.len(), tried.len()));
+    for flow in &stopped {
+        say(&format!(
+            "  {} to {} {:?} IPv{}: {}",
+            flow.from, flow.to, flow.protocol, flow.family, flow.observed
+        ));
+    }
+    Ok(stopped.is_empty())
 }
 
 /// Tries all of them at once, with real connections.

@@ -34,14 +34,10 @@ pub(crate) fn show(fleet: &mut Fleet) -> Result<DaemonKill> {
     let talks = conversations(fleet)?;
     let streams = streams(fleet)?;
     let probes = probes(fleet)?;
-    for stream in &streams {
-        stream.more(ECHOES / 3)?;
-    }
+    EchoStream::all_more(&streams, ECHOES / 3)?;
     fleet.node_mut(NODE).kill()?;
     let dead = talks.each_ref().map(Conversation::mark);
-    for stream in &streams {
-        stream.more(ECHOES)?;
-    }
+    EchoStream::all_more(&streams, ECHOES)?;
     for (talk, mark) in talks.iter().zip(dead) {
         talk.passes_after(mark)?;
     }
@@ -53,9 +49,7 @@ pub(crate) fn show(fleet: &mut Fleet) -> Result<DaemonKill> {
         Ok(back.status().is_ok_and(|status| status.connected))
     })?;
     let alive = talks.each_ref().map(Conversation::mark);
-    for stream in &streams {
-        stream.more(ECHOES)?;
-    }
+    EchoStream::all_more(&streams, ECHOES)?;
     let survived =
         talks.iter().zip(alive).map(|(talk, mark)| talk.passes_after(mark)).collect::<Result<Vec<_>>>();
     count(survived.is_ok(), new_flows_judged, streams, probes)
