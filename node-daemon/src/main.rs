@@ -33,7 +33,11 @@ const EXIT_USAGE: u8 = 64;
 /// Enforces a Weft fleet's policy on this node: takes the desired state from a controller, keeps it on disk, and writes
 /// it into the kernel. What is enforced goes on without this daemon: stopping it changes nothing.
 #[derive(Debug, Parser)]
-#[command(name = "weft-noded", version, after_help = "Exit status: 0 stopped by a signal, 1 failed, 64 bad usage.")]
+#[command(
+    name = "weft-noded",
+    version,
+    after_help = "Exit status: 0 stopped by a signal, 1 failed, 64 bad usage."
+)]
 struct Arguments {
     /// This node's name in the fleet [default: the host name]
     #[arg(long, env = "WEFT_NODE_NAME", value_name = "NAME")]
@@ -232,7 +236,9 @@ fn publish(object: &mut Object, events: Events) -> Result<()> {
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings> {
-    let proc = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).with_context(|| path.to_owned());
+    let proc = |path: &str| {
+        std::fs::read_to_string(path).map(|text| text.trim().to_owned()).with_context(|| path.to_owned())
+    };
     let node = match &arguments.name {
         Some(name) => name.clone(),
         None => proc("/proc/sys/kernel/hostname")?.to_lowercase(),

@@ -116,7 +116,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             AttachError::Invalid(texts.join("; "))
         })?;
-        if spec.interface_name.is_empty() || spec.interface_name.len() > 15 || spec.interface_name.contains(['/', ' ']) {
+        if spec.interface_name.is_empty()
+            || spec.interface_name.len() > 15
+            || spec.interface_name.contains(['/', ' '])
+        {
             let text = format!("interfaceName: \"{}\" is not the name of an interface", spec.interface_name);
             return Err(AttachError::Invalid(text));
         }
@@ -148,7 +151,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
     }
 
-    async fn make_pair(&self, spec: &AttachSpec, netns: &str, addresses: Addresses) -> Result<Prepared, AttachError> {
+    async fn make_pair(
+        &self,
+        spec: &AttachSpec,
+        netns: &str,
+        addresses: Addresses,
+    ) -> Result<Prepared, AttachError> {
         let netns = netns_path(netns);
         if !Path::new(&netns).exists() {
             return Err(AttachError::Invalid(format!("netns: there is no namespace at {netns}")));

@@ -7,10 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use weft_proto::v1;
 
 use super::attach::{AttachError, AttachSpec};
-use crate::{
-    desired::Batch,
-    observe::names::Names,
-};
+use crate::{desired::Batch, observe::names::Names};
 
 /// The core has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

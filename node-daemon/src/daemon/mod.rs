@@ -22,11 +22,7 @@ pub use command::{Core, CoreGone, EndpointState, Refusal};
 pub use start::{Ground, Loaded, StartError};
 
 use crate::{
-    desired::{
-        Desired,
-        attachments::Attachments,
-        disk::Disk,
-    },
+    desired::{Desired, attachments::Attachments, disk::Disk},
     kernel::links::Link,
     observe::names::Names,
     plan::tables::Tables,

@@ -33,7 +33,13 @@ impl<D: Datapath, L: Links> State<D, L> {
         let rejected: Vec<_> = self.desired.rejected().chain(self.overflowed.iter().cloned()).collect();
         let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        info!(revision, through = self.desired.identities_through, apply_micros, rejected = rejected.len(), "realised");
+        info!(
+            revision,
+            through = self.desired.identities_through,
+            apply_micros,
+            rejected = rejected.len(),
+            "realised"
+        );
         Ok(v1::Ack { nonce, revision, apply_micros, rejected })
     }
 
@@ -77,7 +83,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         match self.datapath.write(steps) {
             Ok(()) => {
-                steps.iter().for_each(|step| self.actual.apply(step));
+                self.actual.apply_all(steps);
                 Ok(())
             }
             Err(error) => {

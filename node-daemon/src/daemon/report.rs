@@ -52,7 +52,8 @@ impl<D: Datapath, L: Links> State<D, L> {
         if self.connection.is_none() {
             return;
         }
-        let endpoints: Vec<v1::Endpoint> = self.attachments.endpoints.values().map(|own| self.endpoint(own)).collect();
+        let endpoints: Vec<v1::Endpoint> =
+            self.attachments.endpoints.values().map(|own| self.endpoint(own)).collect();
         for endpoint in endpoints {
             let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
             if self.reported.get(&name) != Some(&endpoint) {
@@ -90,12 +91,11 @@ impl<D: Datapath, L: Links> State<D, L> {
             }),
             addresses: own.addresses().map(|address| address.to_string()).collect(),
             mac: mac_text(own.mac),
-            limits: (own.ingress_bits_per_second.is_some() || own.egress_bits_per_second.is_some()).then_some(
-                v1::EndpointLimits {
+            limits: (own.ingress_bits_per_second.is_some() || own.egress_bits_per_second.is_some())
+                .then_some(v1::EndpointLimits {
                     ingress_bits_per_second: own.ingress_bits_per_second,
                     egress_bits_per_second: own.egress_bits_per_second,
-                },
-            ),
+                }),
             status: Some(v1::EndpointStatus {
                 identity: row.map_or(0, |row| row.identity),
                 state: state.into(),

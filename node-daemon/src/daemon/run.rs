@@ -78,7 +78,10 @@ impl<D: Datapath, L: Links> State<D, L> {
     fn endpoint_state(&mut self, name: &str) -> EndpointState {
         if let Some(own) = self.attachments.endpoints.get(name) {
             let endpoint = self.endpoint(own);
-            let ready = endpoint.status.as_ref().is_some_and(|status| status.state() == weft_proto::v1::EndpointState::Ready);
+            let ready = endpoint
+                .status
+                .as_ref()
+                .is_some_and(|status| status.state() == weft_proto::v1::EndpointState::Ready);
             return if ready { EndpointState::Ready(endpoint) } else { EndpointState::Init(endpoint) };
         }
         self.refused.remove(name).map_or(EndpointState::Gone, EndpointState::Refused)

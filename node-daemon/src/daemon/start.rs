@@ -173,7 +173,8 @@ impl<D: Datapath, L: Links> State<D, L> {
     pub(super) fn forget_attachment(&mut self, name: &str) -> Result<(), KernelError> {
         let Some(attachment) = self.attachments.endpoints.remove(name) else { return Ok(()) };
         self.attachments.gone.insert(name.to_owned());
-        let used_by_other = self.attachments.endpoints.values().any(|other| other.ifindex == attachment.ifindex);
+        let used_by_other =
+            self.attachments.endpoints.values().any(|other| other.ifindex == attachment.ifindex);
         if used_by_other {
             return Ok(());
         }

@@ -69,10 +69,8 @@ impl Attachments {
     }
 
     pub fn store(&self, disk: &Disk) -> Result<(), DiskError> {
-        let payload = serde_json::to_vec(self).map_err(|error| DiskError::Io {
-            path: disk.path(Content::Attachments),
-            source: error.into(),
-        })?;
+        let payload = serde_json::to_vec(self)
+            .map_err(|error| DiskError::Io { path: disk.path(Content::Attachments), source: error.into() })?;
         disk.store(Content::Attachments, &payload)
     }
 
@@ -90,10 +88,12 @@ impl Attachments {
     /// Forgets former bearers about whom nothing can come any more.
     pub fn forget_gone(&mut self, words: &BTreeMap<String, EndpointWord>) {
         let endpoints = &self.endpoints;
-        self.gone.retain(|name| match (endpoints.get(name).map(|attachment| attachment.accepted), words.get(name)) {
-            (None, word) => word.is_some(),
-            (Some(Some(accepted)), Some(word)) => word.revision < accepted,
-            (Some(_), _) => true,
+        self.gone.retain(|name| {
+            match (endpoints.get(name).map(|attachment| attachment.accepted), words.get(name)) {
+                (None, word) => word.is_some(),
+                (Some(Some(accepted)), Some(word)) => word.revision < accepted,
+                (Some(_), _) => true,
+            }
         });
     }
 }

@@ -164,7 +164,8 @@ fn unframe<'a>(path: &Path, content: Content, bytes: &'a [u8]) -> Result<&'a [u8
 
 /// The payload is the store's id and revisions (`Have`), then everything held (`Delta`), each with its length in front.
 fn encode(desired: &Desired) -> Vec<u8> {
-    let have = v1::Have { store_id: desired.store_id.clone(), revision: desired.realised, digests: Vec::new() };
+    let have =
+        v1::Have { store_id: desired.store_id.clone(), revision: desired.realised, digests: Vec::new() };
     let delta = v1::Delta {
         revision: desired.revision,
         identities_through: desired.identities_through,
@@ -190,7 +191,12 @@ fn decode(mut payload: &[u8]) -> Result<Desired, String> {
     });
     // A resource that an earlier version understood and this one does not is no reason to run without it.
     if let Some(rejected) = desired.rejected().next() {
-        return Err(format!("{} \"{}\": {}", rejected.r#type().as_str_name(), rejected.name, rejected.reason));
+        return Err(format!(
+            "{} \"{}\": {}",
+            rejected.r#type().as_str_name(),
+            rejected.name,
+            rejected.reason
+        ));
     }
     desired.realised = have.revision;
     Ok(desired)

@@ -74,7 +74,10 @@ impl Desired {
     pub fn apply(&mut self, batch: Batch) {
         for upsert in batch.upserts {
             let Some(kind) = known_type(upsert.r#type) else {
-                let key = Key { kind: ResourceType::Unspecified, name: format!("{}/{}", upsert.r#type, upsert.name) };
+                let key = Key {
+                    kind: ResourceType::Unspecified,
+                    name: format!("{}/{}", upsert.r#type, upsert.name),
+                };
                 self.rejected.insert(key, "this version does not know the type".to_owned());
                 continue;
             };
@@ -91,7 +94,9 @@ impl Desired {
         if let Some(listed) = batch.listed {
             let held = self.held.keys().chain(self.rejected.keys());
             let gone: Vec<Key> = held.filter(|key| !listed.contains(key)).cloned().collect();
-            gone.iter().for_each(|key| self.remove(key));
+            for key in &gone {
+                self.remove(key);
+            }
         }
         self.revision = batch.revision;
         self.identities_through = self.identities_through.max(batch.identities_through);
@@ -101,7 +106,13 @@ impl Desired {
         }
     }
 
-    fn upsert(&mut self, key: &Key, requires: &[String], bytes: &[u8], revision: u64) -> Result<(), ParseError> {
+    fn upsert(
+        &mut self,
+        key: &Key,
+        requires: &[String],
+        bytes: &[u8],
+        revision: u64,
+    ) -> Result<(), ParseError> {
         if let Some(feature) = requires.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
             return Err(ParseError::Requires(feature.clone()));
         }

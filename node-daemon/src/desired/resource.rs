@@ -98,7 +98,8 @@ impl Resource {
 /// The name of a member resource, "SET/IDENTITY".
 pub(super) fn member(name: &str) -> Result<(&str, u32), ParseError> {
     let (set, identity) = name.rsplit_once('/').ok_or_else(|| field("name", "expected SET/IDENTITY"))?;
-    let identity = identity.parse().map_err(|_| field("name", format!("\"{identity}\" is not an identity")))?;
+    let identity =
+        identity.parse().map_err(|_| field("name", format!("\"{identity}\" is not an identity")))?;
     Ok((set, identity))
 }
 
@@ -128,7 +129,8 @@ fn fleet(fleet: &v1::NodeFleet) -> Result<Fleet, ParseError> {
 }
 
 fn route(route: &v1::NodeRoute) -> Result<Route, ParseError> {
-    let addresses = route.addresses.iter().map(|text| address("addresses", text)).collect::<Result<_, _>>()?;
+    let addresses =
+        route.addresses.iter().map(|text| address("addresses", text)).collect::<Result<_, _>>()?;
     Ok(Route {
         addresses,
         endpoint_cidrs: prefixes("endpointCidrs", &route.endpoint_cidrs)?,

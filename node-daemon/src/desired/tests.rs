@@ -3,11 +3,20 @@ use prost::Message;
 use super::*;
 
 fn upsert(kind: ResourceType, name: &str, message: &impl Message) -> v1::Upsert {
-    v1::Upsert { r#type: kind.into(), name: name.to_owned(), requires: Vec::new(), bytes: message.encode_to_vec().into() }
+    v1::Upsert {
+        r#type: kind.into(),
+        name: name.to_owned(),
+        requires: Vec::new(),
+        bytes: message.encode_to_vec().into(),
+    }
 }
 
 fn member(name: &str) -> v1::Upsert {
-    v1::Upsert { r#type: ResourceType::IdentitySetMember.into(), name: name.to_owned(), ..v1::Upsert::default() }
+    v1::Upsert {
+        r#type: ResourceType::IdentitySetMember.into(),
+        name: name.to_owned(),
+        ..v1::Upsert::default()
+    }
 }
 
 fn remove(kind: ResourceType, name: &str) -> v1::Remove {
@@ -57,7 +66,11 @@ fn bytes_that_are_no_message_are_rejected_and_the_last_good_form_stays() {
     assert!(desired.sets().contains_key("s"), "the rest of the batch is applied");
     let rejected: Vec<_> = desired.rejected().collect();
     assert_eq!((rejected.len(), rejected[0].name.as_str()), (1, "p"));
-    assert_eq!((desired.revision, desired.realised), (6, 5), "the realised revision stops below a rejected resource");
+    assert_eq!(
+        (desired.revision, desired.realised),
+        (6, 5),
+        "the realised revision stops below a rejected resource"
+    );
 
     desired.apply(batch(7, vec![upsert(ResourceType::Policy, "p", &policy("better"))]));
 
@@ -104,7 +117,10 @@ fn a_type_from_a_later_version_is_rejected_and_named() {
 #[test]
 fn what_a_full_sync_does_not_list_is_gone() {
     let mut desired = Desired::default();
-    desired.apply(batch(1, vec![member("s/300"), member("s/301"), upsert(ResourceType::Policy, "p", &policy("s"))]));
+    desired.apply(batch(
+        1,
+        vec![member("s/300"), member("s/301"), upsert(ResourceType::Policy, "p", &policy("s"))],
+    ));
     let listed = BTreeSet::from([Key { kind: ResourceType::IdentitySetMember, name: "s/301".to_owned() }]);
 
     desired.apply(Batch { listed: Some(listed), ..batch(2, vec![member("s/301")]) });

@@ -28,7 +28,9 @@ pub enum AddressError {
     NotAnAddress { index: usize, text: String },
     #[error("addresses[{index}]: {address} is outside of this node's endpoint prefixes {prefixes}")]
     Outside { index: usize, address: IpAddr, prefixes: String },
-    #[error("addresses[{index}]: {address} is reserved: the first and last addresses of {prefix} are nobody's")]
+    #[error(
+        "addresses[{index}]: {address} is reserved: the first and last addresses of {prefix} are nobody's"
+    )]
     Reserved { index: usize, address: IpAddr, prefix: IpNet },
     #[error("addresses[{index}]: {address} is taken by the endpoint {by}")]
     Taken { index: usize, address: IpAddr, by: String },
@@ -42,7 +44,12 @@ pub enum AddressError {
 pub type Taken = BTreeMap<IpAddr, String>;
 
 /// Checks the addresses asked for; where none are, gives one of each family that the node has prefixes of.
-pub fn choose(name: &str, requested: &[String], prefixes: &[IpNet], taken: &Taken) -> Result<Addresses, AddressError> {
+pub fn choose(
+    name: &str,
+    requested: &[String],
+    prefixes: &[IpNet],
+    taken: &Taken,
+) -> Result<Addresses, AddressError> {
     if prefixes.is_empty() {
         return Err(AddressError::NoPrefixes);
     }
@@ -104,7 +111,8 @@ fn free(name: &str, prefix: IpNet, taken: &Taken) -> Option<IpAddr> {
 
 /// Offsets that endpoints may have. IPv4: without the last one, the broadcast address.
 fn usable(prefix: &IpNet) -> std::ops::Range<u128> {
-    let size = 1_u128.checked_shl(u32::from(prefix.max_prefix_len() - prefix.prefix_len())).unwrap_or(u128::MAX);
+    let size =
+        1_u128.checked_shl(u32::from(prefix.max_prefix_len() - prefix.prefix_len())).unwrap_or(u128::MAX);
     let end = if prefix.addr().is_ipv4() { size.saturating_sub(1) } else { size };
     RESERVED_FIRST..end.max(RESERVED_FIRST)
 }

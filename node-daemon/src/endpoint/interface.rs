@@ -28,7 +28,11 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
         hexadecimal.then(|| u8::from_str_radix(octet, 16).ok()).flatten()
     });
     let mac = std::array::from_fn(|_| octets.next().flatten());
-    if octets.next().is_some() || mac.contains(&None) { None } else { Some(mac.map(Option::unwrap_or_default)) }
+    if octets.next().is_some() || mac.contains(&None) {
+        None
+    } else {
+        Some(mac.map(Option::unwrap_or_default))
+    }
 }
 
 /// Six octets in colon notation.
@@ -64,7 +68,14 @@ mod tests {
 
     #[test]
     fn what_is_no_mac_is_refused() {
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "0g:00:00:00:00:00", "+1:00:00:00:00:00"] {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "2:0:0:0:0:0",
+            "0g:00:00:00:00:00",
+            "+1:00:00:00:00:00",
+        ] {
             assert_eq!(parse_mac(text), None, "{text}");
         }
     }

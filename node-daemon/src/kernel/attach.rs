@@ -6,12 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
-    },
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType,
+    links::{FdLink, LinkError, PinnedLink},
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use nix::{errno::Errno, net::if_::if_indextoname};
 
@@ -65,7 +63,12 @@ fn pin_path(directory: &Path, name: &str, ifindex: u32) -> PathBuf {
     directory.join(format!("{name}-{ifindex}"))
 }
 
-fn tcx(program: &mut SchedClassifier, direction: TcAttachType, ifindex: u32, pin: &Path) -> Result<(), BoxError> {
+fn tcx(
+    program: &mut SchedClassifier,
+    direction: TcAttachType,
+    ifindex: u32,
+    pin: &Path,
+) -> Result<(), BoxError> {
     match PinnedLink::from_pin(pin) {
         Ok(link) => {
             let link: SchedClassifierLink = FdLink::from(link).try_into()?;
@@ -87,7 +90,12 @@ fn tcx(program: &mut SchedClassifier, direction: TcAttachType, ifindex: u32, pin
     Ok(())
 }
 
-fn clsact(program: &mut SchedClassifier, direction: TcAttachType, ifindex: u32, pin: &Path) -> Result<(), BoxError> {
+fn clsact(
+    program: &mut SchedClassifier,
+    direction: TcAttachType,
+    ifindex: u32,
+    pin: &Path,
+) -> Result<(), BoxError> {
     let interface = if_indextoname(ifindex)?.to_string_lossy().into_owned();
     match qdisc_add_clsact(&interface) {
         Err(error) if !exists(&error) => return Err(error.into()),

@@ -9,7 +9,11 @@ use aya::{
 use tokio::io::unix::AsyncFd;
 use weft_shared::layout::{Event, maps as names};
 
-use super::{KernelError, maps::take, trusted::{from_bytes, watch}};
+use super::{
+    KernelError,
+    maps::take,
+    trusted::{from_bytes, watch},
+};
 
 /// The ring buffer's reader. What nobody reads is lost in the kernel, and counted there.
 pub struct Events {

@@ -64,7 +64,8 @@ pub trait Links: Send + Sync + 'static {
     async fn peer_mac(&self, name: &str) -> Result<Option<Mac>, KernelError>;
 
     /// Host's side up, routes and neighbours of these addresses to it. Idempotent.
-    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac) -> Result<(), KernelError>;
+    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac)
+    -> Result<(), KernelError>;
 
     /// Routes and neighbours of an interface that is not ours.
     async fn disconnect_endpoint(&self, ifindex: u32, addresses: &[IpAddr]) -> Result<(), KernelError>;

@@ -14,7 +14,8 @@ use aya::{
     },
 };
 use weft_shared::layout::{
-    Address, Endpoint, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason, RuntimeState, Subject,
+    Address, Endpoint, Flow, FlowKey, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason,
+    RuntimeState, Subject,
     maps::{self as names, Counter, MapName, POLICY_ROWS_MAX, counter_index},
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct Maps {
     subjects: Array<MapData, Plain<Subject>>,
     policies: ArrayOfMaps<MapData, Table>,
     runtime: Array<MapData, Plain<RuntimeState>>,
+    flows: HashMap<MapData, Plain<FlowKey>, Plain<Flow>>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
     events_lost: PerCpuArray<MapData, u64>,
     /// The tables in `policies`, by slot.
@@ -51,7 +53,10 @@ fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
 }
 
 /// Takes a map out of the loaded object.
-pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, map: MapName) -> Result<T, KernelError> {
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: MapName,
+) -> Result<T, KernelError> {
     let taken = ebpf
         .take_map(map.object)
         .ok_or_else(|| KernelError::new(format!("map {}", map.pin), "the object has no such map"))?;
@@ -69,6 +74,7 @@ impl Maps {
             subjects: take(ebpf, names::SUBJECTS)?,
             policies: take(ebpf, names::POLICIES)?,
             runtime: take(ebpf, names::RUNTIME)?,
+            flows: take(ebpf, names::FLOWS)?,
             counters: take(ebpf, names::COUNTERS)?,
             events_lost: take(ebpf, names::EVENTS_LOST)?,
             tables: BTreeMap::new(),
@@ -93,9 +99,15 @@ impl Maps {
 
     pub(crate) fn read(&self) -> Result<Tables, KernelError> {
         let mut tables = Tables {
-            endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?.map(|(ifindex, row)| (ifindex, row.0)).collect(),
-            ipcache: all(self.ipcache.iter(), names::IPCACHE)?.map(|(address, row)| (address.0, row.0)).collect(),
-            prefixes: all(self.prefixes.iter(), names::PREFIXES)?.map(|(key, row)| (prefix_key(&key), row.0)).collect(),
+            endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?
+                .map(|(ifindex, row)| (ifindex, row.0))
+                .collect(),
+            ipcache: all(self.ipcache.iter(), names::IPCACHE)?
+                .map(|(address, row)| (address.0, row.0))
+                .collect(),
+            prefixes: all(self.prefixes.iter(), names::PREFIXES)?
+                .map(|(key, row)| (prefix_key(&key), row.0))
+                .collect(),
             node_addresses: all(self.node_addresses.iter(), names::NODE_ADDRESSES)?
                 .map(|(address, slot)| (address.0, slot))
                 .collect(),
@@ -222,6 +234,15 @@ impl Maps {
         self.subjects.get(&slot, 0).map(|subject| subject.0).map_err(failed(names::SUBJECTS))
     }
 
+    /// The flow table as it is while packets go on: rows may come twice or not at all.
+    pub(crate) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
+        Ok(all(self.flows.iter(), names::FLOWS)?.map(|(key, flow)| (key.0, flow.0)).collect())
+    }
+
+    pub(crate) fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
+        absent_is_fine(self.flows.remove(&Plain(*key))).map_err(failed(names::FLOWS))
+    }
+
     /// Counters that are not zero, summed over the CPUs.
     pub(crate) fn counters(&self) -> Result<Vec<(Point, Reason, Counter)>, KernelError> {
         let mut counters = Vec::new();
@@ -257,7 +278,9 @@ pub(crate) fn memory_bytes(map: &MapData) -> Result<u64, KernelError> {
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(&path).map_err(|error| KernelError::new(path.clone(), error))?;
     let value = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-    value.and_then(|value| value.trim().parse().ok()).ok_or_else(|| KernelError::new(path, "it has no memlock"))
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .ok_or_else(|| KernelError::new(path, "it has no memlock"))
 }
 
 fn new_table() -> Result<Table, KernelError> {

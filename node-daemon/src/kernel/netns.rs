@@ -36,12 +36,14 @@ where
 {
     let failed = |what: &str, error: std::io::Error| KernelError::new(format!("{what} {path}"), error);
     let namespace = File::open(path).map_err(|error| failed("open the namespace", error))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed("enter the namespace", error.into()))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .map_err(|error| failed("enter the namespace", error.into()))?;
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed("start a runtime in the namespace", error))?;
     runtime.block_on(async {
         let connected = rtnetlink::new_connection();
-        let (connection, handle, _) = connected.map_err(|error| failed("open netlink in the namespace", error))?;
+        let (connection, handle, _) =
+            connected.map_err(|error| failed("open netlink in the namespace", error))?;
         tokio::spawn(connection);
         work(handle).await
     })

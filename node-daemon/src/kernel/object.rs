@@ -17,7 +17,12 @@ use weft_shared::layout::{
     maps::{self as names, Counter, MapName},
 };
 
-use super::{Datapath, Hook, KernelError, attach, events::Events, maps::{Maps, memory_bytes}, trusted::Plain};
+use super::{
+    Datapath, Hook, KernelError, attach,
+    events::Events,
+    maps::{Maps, memory_bytes},
+    trusted::Plain,
+};
 use crate::plan::tables::{Step, Tables};
 
 /// The object, as `build.rs` found it.
@@ -71,9 +76,12 @@ impl Object {
                 loader.map_pin_path(map.object, path);
             }
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::new("load the kernel programs", error))?;
+        let mut ebpf =
+            loader.load(OBJECT).map_err(|error| KernelError::new("load the kernel programs", error))?;
         for name in PROGRAMS {
-            program(&mut ebpf, name)?.load().map_err(|error| KernelError::new(format!("load {name}"), error))?;
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|error| KernelError::new(format!("load {name}"), error))?;
         }
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
@@ -85,18 +93,31 @@ impl Object {
         Events::take(&mut self.ebpf)
     }
 
+    /// The flow table.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
+        self.maps.flows()
+    }
+
+    /// Forgets a flow: its next packet is judged as the first.
+    pub fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
+        self.maps.forget_flow(key)
+    }
+
     /// A loaded program, for tests that run it on packets of their own.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
         program(&mut self.ebpf, name)
     }
 
     fn directory(&self) -> Result<&Path, KernelError> {
-        self.directory.as_deref().ok_or_else(|| KernelError::new("attach", "loaded without a directory for pins"))
+        self.directory
+            .as_deref()
+            .ok_or_else(|| KernelError::new("attach", "loaded without a directory for pins"))
     }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, KernelError> {
-    let program = ebpf.program_mut(name).ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
     program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
 }
 
@@ -115,7 +136,8 @@ fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
             | Map::RingBuf(data) => data,
             _ => continue,
         };
-        let descriptor = data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(name, error))?;
+        let descriptor =
+            data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(name, error))?;
         handles.push(MapData::from_fd(descriptor).map_err(failed)?);
     }
     Ok(handles)
@@ -172,7 +194,9 @@ pub fn cleanup(directory: &Path) -> Result<(), KernelError> {
     }
     for directory in [links, directory.join("maps")] {
         match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_path("remove", &directory, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(in_path("remove", &directory, error));
+            }
             _ => {}
         }
     }
@@ -241,7 +265,8 @@ fn check_pin(path: &Path, map: MapName) -> Result<(), KernelError> {
     if !path.try_exists().map_err(|error| in_path("look for", path, error))? {
         return Ok(());
     }
-    let info = MapInfo::from_pin(path).map_err(|error| KernelError::new(path.display().to_string(), error))?;
+    let info =
+        MapInfo::from_pin(path).map_err(|error| KernelError::new(path.display().to_string(), error))?;
     let expected = shape(map);
     let found = Shape {
         kind: info.map_type().ok(),

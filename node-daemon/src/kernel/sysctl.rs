@@ -18,7 +18,8 @@ pub fn set(name: &str, value: &str) -> Result<(), KernelError> {
     if get(name)?.as_deref() == Some(value) {
         return Ok(());
     }
-    fs::write(path(name), value).map_err(|error| KernelError::new(format!("set sysctl {name} to {value}"), error))
+    fs::write(path(name), value)
+        .map_err(|error| KernelError::new(format!("set sysctl {name} to {value}"), error))
 }
 
 /// Whether the kernel has IPv6 at all.

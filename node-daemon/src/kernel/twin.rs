@@ -66,12 +66,14 @@ impl Datapath for Twin {
     }
 
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
-        self.with(|state| match &state.broken {
-            Some(why) => Err(KernelError::new("write the twin's tables", why.as_str())),
-            None => {
-                steps.iter().for_each(|step| state.write(step));
-                Ok(())
+        self.with(|state| {
+            if let Some(why) = &state.broken {
+                return Err(KernelError::new("write the twin's tables", why.as_str()));
             }
+            for step in steps {
+                state.write(step);
+            }
+            Ok(())
         })
     }
 
@@ -167,7 +169,11 @@ impl Links for TwinLinks {
     async fn make_endpoint(&self, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError> {
         let Link { ifindex, .. } = self.add(&new.host_name, true);
         let [a, b, c, d] = ifindex.to_be_bytes();
-        Ok(MadeEndpoint { ifindex, workload_mac: [0x02, 0x02, a, b, c, d], gateway_mac: [0x02, 0x01, a, b, c, d] })
+        Ok(MadeEndpoint {
+            ifindex,
+            workload_mac: [0x02, 0x02, a, b, c, d],
+            gateway_mac: [0x02, 0x01, a, b, c, d],
+        })
     }
 
     async fn peer_mac(&self, _: &str) -> Result<Option<Mac>, KernelError> {
@@ -198,6 +204,8 @@ impl Links for TwinLinks {
     }
 
     async fn ours(&self) -> Result<Vec<Link>, KernelError> {
-        Ok(self.with(|state| state.links.values().filter(|link| interface::is_ours(&link.name)).cloned().collect()))
+        Ok(self.with(|state| {
+            state.links.values().filter(|link| interface::is_ours(&link.name)).cloned().collect()
+        }))
     }
 }

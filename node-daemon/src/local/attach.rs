@@ -16,7 +16,10 @@ use crate::{
 /// Before the caller's own deadline, so that it gets our reason and not just its own timeout.
 const ANSWER_EARLY: Duration = Duration::from_millis(100);
 
-pub(super) async fn attach(core: &Core, request: Request<v1::AttachRequest>) -> Result<v1::AttachResponse, Status> {
+pub(super) async fn attach(
+    core: &Core,
+    request: Request<v1::AttachRequest>,
+) -> Result<v1::AttachResponse, Status> {
     let began = Instant::now();
     let deadline = began + wait(request.metadata());
     let request = request.into_inner();
@@ -56,7 +59,9 @@ async fn ready_until(core: &Core, name: &str, deadline: Instant) -> Result<v1::E
         changed.mark_unchanged();
         let why = match core.endpoint(name.to_owned()).await.map_err(gone)? {
             EndpointState::Ready(endpoint) => return Ok(endpoint),
-            EndpointState::Refused(refusal) if refusal.taken => return Err(Status::already_exists(refusal.reason)),
+            EndpointState::Refused(refusal) if refusal.taken => {
+                return Err(Status::already_exists(refusal.reason));
+            }
             EndpointState::Refused(refusal) => return Err(Status::invalid_argument(refusal.reason)),
             EndpointState::Gone => return Err(Status::aborted(format!("{name} was detached meanwhile"))),
             EndpointState::Init(endpoint) => endpoint.status.map(|status| status.reason).unwrap_or_default(),
@@ -80,7 +85,8 @@ fn spec(request: v1::AttachRequest) -> Result<AttachSpec, Status> {
     let mac = if request.mac.is_empty() {
         None
     } else {
-        let wrong = || Status::invalid_argument(format!("mac: \"{}\" is not six octets as 02:00:…", request.mac));
+        let wrong =
+            || Status::invalid_argument(format!("mac: \"{}\" is not six octets as 02:00:…", request.mac));
         Some(parse_mac(&request.mac).ok_or_else(wrong)?)
     };
     let target = match request.target {
@@ -89,7 +95,9 @@ fn spec(request: v1::AttachRequest) -> Result<AttachSpec, Status> {
         _ => return Err(Status::invalid_argument("expected netns or interface")),
     };
     if mac.is_some() && matches!(target, Target::Netns(_)) {
-        return Err(Status::invalid_argument("mac: only with interface; in a namespace the daemon gives one"));
+        return Err(Status::invalid_argument(
+            "mac: only with interface; in a namespace the daemon gives one",
+        ));
     }
     let limits = request.limits.unwrap_or_default();
     if limits != v1::EndpointLimits::default() {
@@ -100,7 +108,11 @@ fn spec(request: v1::AttachRequest) -> Result<AttachSpec, Status> {
         labels: request.labels.into_iter().collect(),
         target,
         addresses: request.addresses,
-        interface_name: if request.interface_name.is_empty() { "eth0".to_owned() } else { request.interface_name },
+        interface_name: if request.interface_name.is_empty() {
+            "eth0".to_owned()
+        } else {
+            request.interface_name
+        },
         container_id: request.container_id,
         ingress_bits_per_second: limits.ingress_bits_per_second,
         egress_bits_per_second: limits.egress_bits_per_second,
@@ -133,8 +145,8 @@ mod tests {
 
     #[test]
     fn a_grpc_timeout_is_read_in_all_its_units() {
-        assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(parse_timeout("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(parse_timeout("2H"), Some(Duration::from_hours(2)));
+        assert_eq!(parse_timeout("3M"), Some(Duration::from_mins(3)));
         assert_eq!(parse_timeout("1500m"), Some(Duration::from_millis(1500)));
         assert_eq!(parse_timeout("7u"), Some(Duration::from_micros(7)));
         assert_eq!(parse_timeout("5x"), None);

@@ -32,11 +32,17 @@ fn gone(error: CoreGone) -> Status {
 
 #[tonic::async_trait]
 impl NodeLocalService for Local {
-    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
         attach::attach(&self.core, request).await.map(Response::new)
     }
 
-    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+    async fn detach(
+        &self,
+        request: Request<v1::DetachRequest>,
+    ) -> Result<Response<v1::DetachResponse>, Status> {
         let name = request.into_inner().name;
         match self.core.detach(name.clone()).await.map_err(gone)? {
             Ok(true) => Ok(Response::new(v1::DetachResponse {})),
@@ -59,7 +65,10 @@ impl NodeLocalService for Local {
 
     type DumpMapStream = Answers<v1::DumpMapResponse>;
 
-    async fn dump_map(&self, request: Request<v1::DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
+    async fn dump_map(
+        &self,
+        request: Request<v1::DumpMapRequest>,
+    ) -> Result<Response<Self::DumpMapStream>, Status> {
         let rows = self.core.dump(request.into_inner().map).await.map_err(gone)?;
         let rows = rows.map_err(Status::invalid_argument)?;
         Ok(Response::new(Box::pin(tokio_stream::iter(rows).map(Ok))))
@@ -67,7 +76,10 @@ impl NodeLocalService for Local {
 
     type MonitorStream = Answers<v1::MonitorResponse>;
 
-    async fn monitor(&self, request: Request<v1::MonitorRequest>) -> Result<Response<Self::MonitorStream>, Status> {
+    async fn monitor(
+        &self,
+        request: Request<v1::MonitorRequest>,
+    ) -> Result<Response<Self::MonitorStream>, Status> {
         let endpoints = request.into_inner().endpoints.into_iter().collect();
         Ok(Response::new(Box::pin(monitor::drops(self.core.clone(), &self.events, endpoints))))
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use weft_proto::v1::DumpMapResponse;
 use weft_shared::layout::{
-    Action, Address, Class, DIRECTION_PREFIX_BITS, Direction, Endpoint, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, Peer,
-    PolicyKey, PolicyRow, endpoint_flags,
+    Action, Address, Class, DIRECTION_PREFIX_BITS, Direction, Endpoint, IDENTITY_PREFIX_BITS,
+    PROTOCOL_PREFIX_BITS, Peer, PolicyKey, PolicyRow, endpoint_flags,
 };
 
 use super::names::Names;
@@ -22,24 +22,33 @@ pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResp
         "endpoints" => tables
             .endpoints
             .iter()
-            .map(|(ifindex, value)| row(format!("ifindex {ifindex} {}", names.endpoint(*ifindex)), endpoint(value)))
+            .map(|(ifindex, value)| {
+                row(format!("ifindex {ifindex} {}", names.endpoint(*ifindex)), endpoint(value))
+            })
             .collect(),
         "ipcache" => tables.ipcache.iter().map(|(key, value)| row(address(*key), peer(value))).collect(),
         "prefixes" => tables
             .prefixes
             .iter()
-            .map(|(key, value)| row(prefix_of(*key).map(|net| net.to_string()).unwrap_or_default(), peer(value)))
+            .map(|(key, value)| {
+                row(prefix_of(*key).map(|net| net.to_string()).unwrap_or_default(), peer(value))
+            })
             .collect(),
         "nodes" => tables
             .nodes
             .iter()
             .map(|(slot, node)| {
-                row(format!("slot {slot}"), format!("address {} identity {}", address(node.address), node.identity))
+                row(
+                    format!("slot {slot}"),
+                    format!("address {} identity {}", address(node.address), node.identity),
+                )
             })
             .collect(),
-        "node_addresses" => {
-            tables.node_addresses.iter().map(|(key, slot)| row(address(*key), format!("slot {slot}"))).collect()
-        }
+        "node_addresses" => tables
+            .node_addresses
+            .iter()
+            .map(|(key, slot)| row(address(*key), format!("slot {slot}")))
+            .collect(),
         "subjects" => tables
             .subjects
             .iter()
@@ -54,9 +63,13 @@ pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResp
 fn policies(tables: &Tables, names: &Names) -> Vec<DumpMapResponse> {
     let mut rows = Vec::new();
     for (slot, table) in &tables.policies {
-        let subject = tables.subjects.get(slot).map_or_else(|| format!("slot {slot}"), |id| format!("subject {id}"));
+        let subject =
+            tables.subjects.get(slot).map_or_else(|| format!("slot {slot}"), |id| format!("subject {id}"));
         for (key, value) in table {
-            rows.push(DumpMapResponse { key: format!("{subject} {}", policy_key(key)), value: policy_row(value, names) });
+            rows.push(DumpMapResponse {
+                key: format!("{subject} {}", policy_key(key)),
+                value: policy_row(value, names),
+            });
         }
     }
     rows
@@ -78,14 +91,13 @@ fn class(number: u32) -> &'static str {
 }
 
 fn peer(peer: &Peer) -> String {
-    let mut text = format!("identity {} class {}", peer.identity, class(peer.class));
-    if peer.node != 0 {
-        text += &format!(" node {}", peer.node);
+    let Peer { identity, node, ifindex, .. } = peer;
+    let class = class(peer.class);
+    match (node, ifindex) {
+        (0, 0) => format!("identity {identity} class {class}"),
+        (0, _) => format!("identity {identity} class {class} ifindex {ifindex}"),
+        _ => format!("identity {identity} class {class} node {node}"),
     }
-    if peer.ifindex != 0 {
-        text += &format!(" ifindex {}", peer.ifindex);
-    }
-    text
 }
 
 fn endpoint(endpoint: &Endpoint) -> String {
@@ -95,7 +107,12 @@ fn endpoint(endpoint: &Endpoint) -> String {
         .filter(|address| *address != Address::UNSPECIFIED)
         .map(address)
         .collect();
-    format!("{state} identity {} subject {} addresses {}", endpoint.identity, endpoint.subject, addresses.join(","))
+    format!(
+        "{state} identity {} subject {} addresses {}",
+        endpoint.identity,
+        endpoint.subject,
+        addresses.join(",")
+    )
 }
 
 fn policy_key(key: &PolicyKey) -> String {
@@ -104,14 +121,14 @@ fn policy_key(key: &PolicyKey) -> String {
         debug_assert_eq!(key.bits, DIRECTION_PREFIX_BITS);
         return format!("{direction} default");
     }
-    let mut text = format!("{direction} peer {}", u32::from_be_bytes(key.identity));
-    if key.bits >= PROTOCOL_PREFIX_BITS {
-        let first = u16::from_be_bytes(key.port);
-        let free = PolicyKey::FULL_BITS - key.bits;
-        let last = first | u16::try_from((1_u32 << free) - 1).unwrap_or(u16::MAX);
-        text += &format!(" protocol {} ports {first}-{last}", key.protocol);
+    let peer = u32::from_be_bytes(key.identity);
+    if key.bits < PROTOCOL_PREFIX_BITS {
+        return format!("{direction} peer {peer}");
     }
-    text
+    let first = u16::from_be_bytes(key.port);
+    let free = PolicyKey::FULL_BITS - key.bits;
+    let last = first | u16::try_from((1_u32 << free) - 1).unwrap_or(u16::MAX);
+    format!("{direction} peer {peer} protocol {} ports {first}-{last}", key.protocol)
 }
 
 fn policy_row(row: &PolicyRow, names: &Names) -> String {

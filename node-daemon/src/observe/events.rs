@@ -37,7 +37,8 @@ impl Events {
 /// An event with names for its numbers.
 pub fn in_words(event: &Event, names: &Names) -> v1::DropEvent {
     let (policy, rule) = names.rule(event.rule);
-    let number = |known: Option<&'static str>, number: u32| known.map_or_else(|| number.to_string(), str::to_owned);
+    let number =
+        |known: Option<&'static str>, number: u32| known.map_or_else(|| number.to_string(), str::to_owned);
     let direction = match event.direction {
         ingress if ingress == Direction::Ingress as u8 => v1::Direction::Ingress,
         egress if egress == Direction::Egress as u8 => v1::Direction::Egress,

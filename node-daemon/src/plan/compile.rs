@@ -122,11 +122,14 @@ fn add_nodes<'a>(compiled: &mut Compiled, input: Input<'a>, actual: &Tables) -> 
     let own = own_route.map_or(input.own_addresses, |route| &route.addresses);
     let mut slots = BTreeMap::new();
     let mut taken: BTreeSet<u32> = actual.nodes.keys().copied().chain([0]).collect();
-    let by_address: BTreeMap<Address, u32> = actual.nodes.iter().map(|(slot, row)| (row.address, *slot)).collect();
+    let by_address: BTreeMap<Address, u32> =
+        actual.nodes.iter().map(|(slot, row)| (row.address, *slot)).collect();
     for (name, route) in input.desired.nodes() {
         let mine = name == input.node;
         let Some(overlay) = overlay_address(own, &route.addresses) else {
-            compiled.problems.push(format!("node {name}: no underlay address of a family that this node has"));
+            compiled
+                .problems
+                .push(format!("node {name}: no underlay address of a family that this node has"));
             continue;
         };
         let kept = by_address.get(&overlay.into()).copied().filter(|slot| *slot != 0);
@@ -155,7 +158,7 @@ fn add_node_addresses(tables: &mut Tables, route: &Route, slot: u32, class: Clas
 }
 
 fn lowest_free(taken: &mut BTreeSet<u32>) -> u32 {
-    let slot = (1..).find(|slot| !taken.contains(slot)).unwrap_or(u32::MAX);
+    let slot = (1..u32::MAX).find(|slot| !taken.contains(slot)).unwrap_or(u32::MAX);
     taken.insert(slot);
     slot
 }
@@ -202,7 +205,8 @@ fn add_policy_prefixes(
 }
 
 fn add_slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, stale: Stale) {
-    let kept: BTreeMap<u32, u32> = actual.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+    let kept: BTreeMap<u32, u32> =
+        actual.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
     let mut taken: BTreeSet<u32> = actual.subjects.keys().chain(actual.policies.keys()).copied().collect();
     let mut wanted = identities(input);
     if stale == Stale::Keep {
@@ -215,7 +219,9 @@ fn add_slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, stale: 
     for identity in wanted {
         let slot = kept.get(&identity).copied().unwrap_or_else(|| lowest_free(&mut taken));
         if slot as usize >= SUBJECTS_MAX {
-            compiled.problems.push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
+            compiled
+                .problems
+                .push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
             continue;
         }
         compiled.tables.subjects.insert(slot, identity);
@@ -231,7 +237,8 @@ fn keep_members(
     actual: &Tables,
 ) {
     let changed = |(address, peer): &(&Address, &Peer)| compiled.tables.ipcache.get(*address) != Some(*peer);
-    let mut leaving: BTreeSet<u32> = actual.ipcache.iter().filter(changed).map(|(_, peer)| peer.identity).collect();
+    let mut leaving: BTreeSet<u32> =
+        actual.ipcache.iter().filter(changed).map(|(_, peer)| peer.identity).collect();
     leaving.extend(compiled.tables.subjects.values());
     for (set, members) in input.former_sets {
         for identity in members.intersection(&leaving) {
@@ -265,7 +272,8 @@ fn add_policies(
 /// The identities that endpoints of this node have.
 fn identities(input: Input<'_>) -> BTreeSet<u32> {
     let attachments = input.attachments;
-    let words = attachments.endpoints.values().filter_map(|own| attachments.word(own, input.desired.endpoints()));
+    let words =
+        attachments.endpoints.values().filter_map(|own| attachments.word(own, input.desired.endpoints()));
     words.map(|word| word.identity).filter(|identity| *identity != 0).collect()
 }
 
@@ -290,7 +298,8 @@ fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u
 }
 
 fn add_endpoints(tables: &mut Tables, input: Input<'_>) {
-    let slots: BTreeMap<u32, u32> = tables.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+    let slots: BTreeMap<u32, u32> =
+        tables.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
     for attachment in input.attachments.endpoints.values() {
         let word = input.attachments.word(attachment, input.desired.endpoints());
         let identity = word.map_or(0, |word| word.identity);

@@ -94,6 +94,12 @@ impl Planner<'_> {
         self.steps.push(step);
     }
 
+    fn push_all(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            self.push(step);
+        }
+    }
+
     /// Announces what was written since the last time.
     fn bump(&mut self) {
         let subjects: Vec<u32> = std::mem::take(&mut self.bump_subjects).into_iter().collect();
@@ -113,8 +119,14 @@ impl Planner<'_> {
         if (from.node, from.ifindex) != (to.node, to.ifindex) {
             self.bump_nodes.extend([from.node, to.node]);
             for ifindex in [from.ifindex, to.ifindex] {
-                let endpoints = self.before.endpoints.get(&ifindex).into_iter().chain(self.desired.endpoints.get(&ifindex));
-                self.bump_subjects.extend(endpoints.map(|endpoint| endpoint.subject).filter(|subject| *subject != 0));
+                let endpoints = self
+                    .before
+                    .endpoints
+                    .get(&ifindex)
+                    .into_iter()
+                    .chain(self.desired.endpoints.get(&ifindex));
+                self.bump_subjects
+                    .extend(endpoints.map(|endpoint| endpoint.subject).filter(|subject| *subject != 0));
             }
         }
     }
@@ -212,7 +224,7 @@ impl Planner<'_> {
                 steps.push(Step::PolicyRow { slot: *slot, key, row: Some(*row) });
             }
         }
-        steps.into_iter().for_each(|step| self.push(step));
+        self.push_all(steps);
     }
 
     /// Tables are there before the subject that they are for.
@@ -222,7 +234,7 @@ impl Planner<'_> {
             if !steps.is_empty() {
                 self.bump_subjects.insert(*slot);
             }
-            steps.into_iter().for_each(|step| self.push(step));
+            self.push_all(steps);
         }
         for (slot, identity) in &self.desired.subjects {
             if self.before.subjects.get(slot) != Some(identity) {
@@ -272,7 +284,10 @@ impl Planner<'_> {
     }
 
     fn pools(prefixes: &BTreeMap<PrefixKey, Peer>) -> impl Iterator<Item = (PrefixKey, Peer)> + '_ {
-        prefixes.iter().filter(|(_, peer)| peer.identity < FIRST_LOCAL_IDENTITY).map(|(key, peer)| (*key, *peer))
+        prefixes
+            .iter()
+            .filter(|(_, peer)| peer.identity < FIRST_LOCAL_IDENTITY)
+            .map(|(key, peer)| (*key, *peer))
     }
 
     /// Sets the pool prefixes that `which` picks by what the prefix is now and what it shall be.
@@ -304,8 +319,9 @@ impl Planner<'_> {
     }
 
     fn remove_pools(&mut self) {
-        let gone: Vec<_> =
-            Self::pools(&self.before.prefixes).filter(|(key, _)| !self.desired.prefixes.contains_key(key)).collect();
+        let gone: Vec<_> = Self::pools(&self.before.prefixes)
+            .filter(|(key, _)| !self.desired.prefixes.contains_key(key))
+            .collect();
         for (key, peer) in gone {
             self.push(Step::Prefix { prefix: key, peer: None });
             let around = Who::new(&self.now).within(key.address, key.bits);

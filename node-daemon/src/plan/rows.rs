@@ -4,7 +4,7 @@
 //! that had none may be written in place, longest first: a packet meets its final row, or none of them. The rows of an
 //! identity that keeps none go the other way round. Any other change of several rows is a swap of the whole table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use weft_shared::layout::{FIRST_GLOBAL_IDENTITY, IDENTITY_PREFIX_BITS, PolicyKey, PolicyRow};
 
@@ -26,7 +26,9 @@ pub fn change(slot: u32, from: Option<&PolicyTable>, to: &PolicyTable) -> Vec<St
     let Some(from) = from else { return swap() };
     let mut changes: Vec<(PolicyKey, Option<PolicyRow>)> = Vec::new();
     changes.extend(from.keys().filter(|key| !to.contains_key(key)).map(|key| (*key, None)));
-    changes.extend(to.iter().filter(|(key, row)| from.get(key) != Some(row)).map(|(key, row)| (*key, Some(*row))));
+    changes.extend(
+        to.iter().filter(|(key, row)| from.get(key) != Some(row)).map(|(key, row)| (*key, Some(*row))),
+    );
     if changes.len() > 1 && !can_be_in_place(from, to, &changes) {
         return swap();
     }
@@ -39,19 +41,17 @@ pub fn change(slot: u32, from: Option<&PolicyTable>, to: &PolicyTable) -> Vec<St
 }
 
 fn can_be_in_place(from: &PolicyTable, to: &PolicyTable, changes: &[(PolicyKey, Option<PolicyRow>)]) -> bool {
-    let mut changed = BTreeMap::new();
+    let mut concerned = BTreeSet::new();
     for (key, _) in changes {
-        match peer_of(key) {
-            // A default stands behind every packet.
-            None => return false,
-            Some(peer) => changed.insert(peer, ()),
-        };
+        // A default stands behind every packet.
+        let Some(peer) = peer_of(key) else { return false };
+        concerned.insert(peer);
     }
     // A packet may match rows of its class besides those of its identity.
-    let classes = changed.keys().filter(|peer| **peer < FIRST_GLOBAL_IDENTITY).count();
-    if classes > 0 && classes < changed.len() {
+    let classes = concerned.iter().filter(|peer| **peer < FIRST_GLOBAL_IDENTITY).count();
+    if classes > 0 && classes < concerned.len() {
         return false;
     }
     let (before, after) = (peers(from), peers(to));
-    changed.keys().all(|peer| !(before.contains(peer) && after.contains(peer)))
+    concerned.iter().all(|peer| !(before.contains(peer) && after.contains(peer)))
 }

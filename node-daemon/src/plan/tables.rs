@@ -36,24 +36,61 @@ pub struct Tables {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// `None` removes, here and below.
-    Endpoint { ifindex: u32, endpoint: Option<Endpoint> },
-    Ipcache { address: Address, peer: Option<Peer> },
-    Prefix { prefix: PrefixKey, peer: Option<Peer> },
+    Endpoint {
+        ifindex: u32,
+        endpoint: Option<Endpoint>,
+    },
+    Ipcache {
+        address: Address,
+        peer: Option<Peer>,
+    },
+    Prefix {
+        prefix: PrefixKey,
+        peer: Option<Peer>,
+    },
     /// Keeps the slot's epoch.
-    Node { slot: u32, node: Option<NodeRow> },
-    NodeAddress { address: Address, slot: Option<u32> },
+    Node {
+        slot: u32,
+        node: Option<NodeRow>,
+    },
+    NodeAddress {
+        address: Address,
+        slot: Option<u32>,
+    },
     /// Keeps the slot's epoch.
-    Subject { slot: u32, identity: Option<u32> },
+    Subject {
+        slot: u32,
+        identity: Option<u32>,
+    },
     /// The whole table, built beside and swapped.
-    PolicyTable { slot: u32, table: Option<PolicyTable> },
+    PolicyTable {
+        slot: u32,
+        table: Option<PolicyTable>,
+    },
     /// One row in place.
-    PolicyRow { slot: u32, key: PolicyKey, row: Option<PolicyRow> },
+    PolicyRow {
+        slot: u32,
+        key: PolicyKey,
+        row: Option<PolicyRow>,
+    },
     /// The counter's next value into the epochs of all these, then into the counter.
-    Bump { subjects: Vec<u32>, nodes: Vec<u32> },
-    IdentitiesThrough { identity: u32 },
+    Bump {
+        subjects: Vec<u32>,
+        nodes: Vec<u32>,
+    },
+    IdentitiesThrough {
+        identity: u32,
+    },
 }
 
 impl Tables {
+    /// The tables after these steps.
+    pub fn apply_all(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.apply(step);
+        }
+    }
+
     /// The tables after a step; epochs are not in them.
     pub fn apply(&mut self, step: &Step) {
         fn set<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, value: Option<V>) {

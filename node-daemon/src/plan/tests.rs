@@ -27,7 +27,8 @@ use crate::{
 const OWN: [&str; 2] = ["10.200.1.10", "10.200.1.11"];
 const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];
 const SETS: [&str; 3] = ["a", "b", "c"];
-const CIDRS: [&str; 5] = ["198.51.0.0/16", "198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/24", "0.0.0.0/0"];
+const CIDRS: [&str; 5] =
+    ["198.51.0.0/16", "198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/24", "0.0.0.0/0"];
 const WORLD: [&str; 4] = ["198.51.1.1", "198.51.100.1", "198.51.100.7", "203.0.113.9"];
 
 /// What labels select does not change; which identities exist does.
@@ -55,38 +56,42 @@ fn peer() -> impl Strategy<Value = v1::node_peer::Peer> {
             Peer::Cidr(v1::NodeCidr { cidr: cidr.to_owned(), except })
         }),
         Just(Peer::Cidr(v1::NodeCidr { cidr: CIDRS[4].to_owned(), except: vec![CIDRS[1].to_owned()] })),
-        prop::sample::select(vec![v1::Entity::World, v1::Entity::Fleet, v1::Entity::Unmanaged, v1::Entity::All])
-            .prop_map(|entity| Peer::Entity(entity.into())),
+        prop::sample::select(vec![
+            v1::Entity::World,
+            v1::Entity::Fleet,
+            v1::Entity::Unmanaged,
+            v1::Entity::All
+        ])
+        .prop_map(|entity| Peer::Entity(entity.into())),
     ]
 }
 
 fn rules() -> impl Strategy<Value = Option<v1::NodeRuleList>> {
     let port = prop_oneof![Just((80, 80)), Just((80, 90)), Just((1, 65535))]
         .prop_map(|(first, last)| v1::NodePortRange { protocol: 6, first, last });
-    let rule = (prop::bool::ANY, prop::option::of(vec(peer(), 0..3)), prop::option::of(vec(port, 0..2))).prop_map(
-        |(allow, peers, ports)| v1::NodeRule {
+    let rule = (prop::bool::ANY, prop::option::of(vec(peer(), 0..3)), prop::option::of(vec(port, 0..2)))
+        .prop_map(|(allow, peers, ports)| v1::NodeRule {
             name: "r".to_owned(),
             action: if allow { v1::Action::Allow } else { v1::Action::Deny }.into(),
             peers: peers.map(|peers| v1::NodePeerList {
                 items: peers.into_iter().map(|peer| v1::NodePeer { peer: Some(peer) }).collect(),
             }),
             ports: ports.map(|items| v1::NodePortList { items }),
-        },
-    );
+        });
     prop::option::of(vec(rule, 0..3).prop_map(|items| v1::NodeRuleList { items }))
 }
 
 fn policy() -> impl Strategy<Value = v1::NodePolicy> {
-    (prop::sample::select(&SETS[..]), rules(), prop::bool::ANY).prop_map(|(subject, ingress, default_deny_ingress)| {
-        v1::NodePolicy {
+    (prop::sample::select(&SETS[..]), rules(), prop::bool::ANY).prop_map(
+        |(subject, ingress, default_deny_ingress)| v1::NodePolicy {
             tier: v1::Tier::Application.into(),
             subject_set: subject.to_owned(),
             default_deny_ingress: default_deny_ingress && ingress.is_some(),
             ingress,
             mode: v1::PolicyMode::Enforce.into(),
             ..v1::NodePolicy::default()
-        }
-    })
+        },
+    )
 }
 
 prop_compose! {
@@ -129,7 +134,11 @@ impl Model {
             .collect();
         for (set, identity) in members {
             let name = format!("{}/{identity}", SETS[set]);
-            upserts.push(v1::Upsert { r#type: ResourceType::IdentitySetMember.into(), name, ..v1::Upsert::default() });
+            upserts.push(v1::Upsert {
+                r#type: ResourceType::IdentitySetMember.into(),
+                name,
+                ..v1::Upsert::default()
+            });
         }
         for (index, policy) in self.policies.iter().enumerate() {
             upserts.push(upsert(ResourceType::Policy, format!("p{index}"), policy));
@@ -143,7 +152,13 @@ impl Model {
             upserts.push(upsert(ResourceType::Endpoint, format!("w{index}"), &message));
         }
         let mut desired = Desired::default();
-        desired.apply(Batch { revision: 5, identities_through: 300, upserts, in_sync: true, ..Batch::default() });
+        desired.apply(Batch {
+            revision: 5,
+            identities_through: 300,
+            upserts,
+            in_sync: true,
+            ..Batch::default()
+        });
         assert_eq!(desired.rejected().next(), None, "the model makes only what is understood");
         desired
     }
@@ -192,7 +207,7 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
         let steps = diff(&now, &compiled.tables, Sweep::Remove);
         assert!(unfinished || steps.is_empty(), "a second pass that was not announced: {steps:#?}");
         unfinished = compiled.unfinished;
-        steps.iter().for_each(|step| now.apply(step));
+        now.apply_all(&steps);
         all.extend(steps);
     }
     all
@@ -249,7 +264,7 @@ proptest! {
         let before = twin.with(|state| state.tables.clone());
         let steps = steps_to(&twin, &b, &a);
         let mut after = before.clone();
-        steps.iter().for_each(|step| after.apply(step));
+        after.apply_all(&steps);
 
         let mut now = before.clone();
         for step in &steps {
@@ -274,7 +289,7 @@ proptest! {
         let before = twin.with(|state| state.tables.clone());
         let steps = steps_to(&twin, &b, &a);
         let mut after = before.clone();
-        steps.iter().for_each(|step| after.apply(step));
+        after.apply_all(&steps);
         // The new policy on who the peer was; the subject itself may have been relabelled as well.
         let in_between = former_peers(&b, &a);
 
@@ -322,7 +337,11 @@ proptest! {
 
 /// Slots that the interface's endpoint has before and after.
 fn subjects(before: &Tables, after: &Tables, ifindex: u32) -> Vec<u32> {
-    [before, after].iter().filter_map(|tables| tables.endpoints.get(&ifindex)).map(|row| row.subject).collect()
+    [before, after]
+        .iter()
+        .filter_map(|tables| tables.endpoints.get(&ifindex))
+        .map(|row| row.subject)
+        .collect()
 }
 
 /// The policies of one model, with the addresses of another.
@@ -337,7 +356,8 @@ fn former_peers(policies: &Model, addresses: &Model) -> Tables {
 
 #[test]
 fn without_the_whole_word_of_a_controller_what_runs_is_left_as_it_is() {
-    let model = Model { identities: vec![256; 5], policies: Vec::new(), unmanaged: false, deny_by_default: false };
+    let model =
+        Model { identities: vec![256; 5], policies: Vec::new(), unmanaged: false, deny_by_default: false };
     let mut twin = Twin::default();
     twin.write(&steps_to(&twin, &model, &model)).unwrap();
     let running = twin.with(|state| state.tables.clone());

@@ -7,7 +7,8 @@ use weft_shared::layout::{Address, Class, Peer, PrefixKey};
 use super::tables::Tables;
 
 /// No match at all.
-pub const WORLD: Peer = Peer { identity: Class::World as u32, class: Class::World as u32, node: 0, ifindex: 0 };
+pub const WORLD: Peer =
+    Peer { identity: Class::World as u32, class: Class::World as u32, node: 0, ifindex: 0 };
 
 /// Tables with an index over the lengths of their prefixes.
 #[derive(Debug)]

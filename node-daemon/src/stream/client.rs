@@ -13,7 +13,8 @@ use tonic::{
 };
 use tracing::{info, warn};
 use weft_proto::v1::{
-    ControllerMessage, NodeMessage, node_message::Message, node_stream_service_client::NodeStreamServiceClient,
+    ControllerMessage, NodeMessage, node_message::Message,
+    node_stream_service_client::NodeStreamServiceClient,
 };
 
 use super::{
@@ -23,8 +24,8 @@ use super::{
 use crate::{
     daemon::{Core, CoreGone},
     limits::{
-        CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, REPORTS_QUEUED_MAX, STREAM_MESSAGE_BYTES,
-        STREAM_STABLE_SECONDS,
+        CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, REPORTS_QUEUED_MAX,
+        STREAM_MESSAGE_BYTES, STREAM_STABLE_SECONDS,
     },
 };
 
@@ -93,7 +94,8 @@ async fn connect(url: &str) -> Result<Channel, StreamError> {
 
 /// One stream, from connection to its end.
 async fn stream(core: &Core, url: &str) -> Result<std::convert::Infallible, StreamError> {
-    let status = |source: tonic::Status| StreamError::Status { url: url.to_owned(), source: Box::new(source) };
+    let status =
+        |source: tonic::Status| StreamError::Status { url: url.to_owned(), source: Box::new(source) };
     let channel = connect(url).await?;
     let mut client = NodeStreamServiceClient::new(channel)
         .max_decoding_message_size(STREAM_MESSAGE_BYTES)

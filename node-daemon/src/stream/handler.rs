@@ -13,7 +13,11 @@ use crate::{
 #[derive(Debug, PartialEq)]
 pub enum Event {
     /// The controller serves the store that this node knows (or its first).
-    Welcomed { store_id: String, controller: String, version: String },
+    Welcomed {
+        store_id: String,
+        controller: String,
+        version: String,
+    },
     /// A whole delta.
     Batch(Batch),
     Answer(v1::EndpointAnswer),

@@ -16,7 +16,11 @@ fn one_address_of_each_family_comes_out_of_the_prefixes() {
     let found = choose("web", &[], &prefixes, &Taken::new()).unwrap();
     assert!(prefixes[0].contains(&IpAddr::V4(found.v4.unwrap())));
     assert!(prefixes[1].contains(&IpAddr::V6(found.v6.unwrap())));
-    assert_eq!(found, choose("web", &[], &prefixes, &Taken::new()).unwrap(), "the same name, the same addresses");
+    assert_eq!(
+        found,
+        choose("web", &[], &prefixes, &Taken::new()).unwrap(),
+        "the same name, the same addresses"
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{
-            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+            LinkMessage,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
         route::RouteMessage,
@@ -37,8 +38,10 @@ const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub(super) async fn make(handle: &Handle, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError> {
     let host = add_pair(handle, new).await?;
     let inner = new.clone();
-    let workload_mac = netns::inside(new.netns.clone(), |handle| async move { configure(&handle, &inner).await }).await?;
-    let gateway_mac = host.mac.ok_or_else(|| KernelError::new(format!("make {}", new.host_name), "it has no MAC"))?;
+    let workload_mac =
+        netns::inside(new.netns.clone(), |handle| async move { configure(&handle, &inner).await }).await?;
+    let gateway_mac =
+        host.mac.ok_or_else(|| KernelError::new(format!("make {}", new.host_name), "it has no MAC"))?;
     Ok(MadeEndpoint { ifindex: host.ifindex, workload_mac, gateway_mac })
 }
 
@@ -72,7 +75,8 @@ async fn configure(handle: &Handle, new: &NewEndpoint) -> Result<Mac, KernelErro
     let name = &new.workload_name;
     let failed = |what: &str, error| KernelError::new(format!("{what} in {}", new.netns), error);
     let link = read::find(handle, name).await?;
-    let link = link.ok_or_else(|| KernelError::new(format!("configure {name}"), "it is not in the namespace"))?;
+    let link =
+        link.ok_or_else(|| KernelError::new(format!("configure {name}"), "it is not in the namespace"))?;
     let mac = link.mac.ok_or_else(|| KernelError::new(format!("configure {name}"), "it has no MAC"))?;
     if let Some(lo) = read::find(handle, "lo").await? {
         let up = LinkUnspec::new_with_index(lo.ifindex).up().build();
@@ -87,7 +91,8 @@ async fn configure(handle: &Handle, new: &NewEndpoint) -> Result<Mac, KernelErro
     let up = LinkUnspec::new_with_index(link.ifindex).up().build();
     handle.link().set(up).execute().await.map_err(|error| failed("set the interface up", error))?;
     for address in &new.addresses {
-        let mut request = handle.address().add(link.ifindex, *address, if address.is_ipv4() { 32 } else { 128 });
+        let mut request =
+            handle.address().add(link.ifindex, *address, if address.is_ipv4() { 32 } else { 128 });
         *request.message_mut() = host_address(link.ifindex, *address);
         request.execute().await.map_err(|error| failed(&format!("add {address}"), error))?;
         let route = handle.route().add(default_route(*address, link.ifindex)).execute().await;
@@ -99,7 +104,9 @@ async fn configure(handle: &Handle, new: &NewEndpoint) -> Result<Mac, KernelErro
 /// A host address, usable at once: nobody else can have it, so nothing need be detected.
 fn host_address(ifindex: u32, address: IpAddr) -> AddressMessage {
     match address {
-        IpAddr::V4(address) => AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, 32).build(),
+        IpAddr::V4(address) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, 32).build()
+        }
         IpAddr::V6(address) => {
             let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(address, 128);
             let mut message = builder.build();
@@ -158,7 +165,8 @@ pub(super) async fn peer_mac(handle: &Handle, name: &str) -> Result<Option<Mac>,
     for namespace in names.flatten() {
         let path = namespace.path().display().to_string();
         // A name may be left over from a namespace that is gone.
-        let found = netns::inside(path, move |handle| async move { mac_of_peer(&handle, peer, ifindex).await }).await;
+        let found =
+            netns::inside(path, move |handle| async move { mac_of_peer(&handle, peer, ifindex).await }).await;
         if let Ok(Some(mac)) = found {
             return Ok(Some(mac));
         }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
-    packet_core::{NetlinkPayload, NetlinkMessage},
+    packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         route::{RouteMessage, RouteProtocol, RouteScope},
@@ -113,14 +113,22 @@ impl Links for Netlink {
         endpoint::peer_mac(&self.handle, name).await
     }
 
-    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac) -> Result<(), KernelError> {
+    async fn connect_endpoint(
+        &self,
+        ifindex: u32,
+        addresses: &[IpAddr],
+        mac: Mac,
+    ) -> Result<(), KernelError> {
         let up = LinkUnspec::new_with_index(ifindex).up().build();
         let up = self.handle.link().set(up).execute().await;
         up.map_err(|error| KernelError::new(format!("set interface {ifindex} up"), error))?;
         for address in addresses {
             let added = self.handle.route().add(host_route(*address, ifindex)).replace().execute().await;
-            added.map_err(|error| KernelError::new(format!("route {address} to interface {ifindex}"), error))?;
-            let neighbour = self.handle.neighbours().add(ifindex, *address).link_layer_address(&mac).replace();
+            added.map_err(|error| {
+                KernelError::new(format!("route {address} to interface {ifindex}"), error)
+            })?;
+            let neighbour =
+                self.handle.neighbours().add(ifindex, *address).link_layer_address(&mac).replace();
             let added = neighbour.execute().await;
             added.map_err(|error| KernelError::new(format!("set the neighbour {address}"), error))?;
         }
@@ -140,7 +148,10 @@ impl Links for Netlink {
 
     async fn remove(&self, name: &str) -> Result<(), KernelError> {
         let Some(link) = self.find(name).await? else { return Ok(()) };
-        ignore_missing(self.handle.link().del(link.ifindex).execute().await, &format!("remove interface {name}"))
+        ignore_missing(
+            self.handle.link().del(link.ifindex).execute().await,
+            &format!("remove interface {name}"),
+        )
     }
 
     async fn ours(&self) -> Result<Vec<Link>, KernelError> {

@@ -9,13 +9,20 @@ use rtnetlink::{
 use super::{endpoint::without_link_local, read};
 use crate::kernel::{KernelError, sysctl};
 
-pub(super) async fn ensure(handle: &Handle, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError> {
+pub(super) async fn ensure(
+    handle: &Handle,
+    name: &str,
+    udp_port: u16,
+    mtu_bytes: u32,
+) -> Result<u32, KernelError> {
     if let Some(message) = read::message(handle, name).await? {
         if is_right(&message, udp_port) {
             return configure(handle, name, message.header.index, mtu_bytes).await;
         }
         let removed = handle.link().del(message.header.index).execute().await;
-        removed.map_err(|error| KernelError::new(format!("replace {name}, which is no overlay device"), error))?;
+        removed.map_err(|error| {
+            KernelError::new(format!("replace {name}, which is no overlay device"), error)
+        })?;
     }
     let device = LinkVxlan::new(name, 0)
         .collect_metadata(true)
@@ -24,7 +31,9 @@ pub(super) async fn ensure(handle: &Handle, name: &str, udp_port: u16, mtu_bytes
         .append_info_data(InfoVxlan::UDPZeroCsumRX(true))
         .build();
     let made = handle.link().add(device).execute().await;
-    made.map_err(|error| KernelError::new(format!("make the overlay device {name} on UDP port {udp_port}"), error))?;
+    made.map_err(|error| {
+        KernelError::new(format!("make the overlay device {name} on UDP port {udp_port}"), error)
+    })?;
     let message = read::message(handle, name).await?;
     let ifindex = message.map(|message| message.header.index);
     let ifindex = ifindex.ok_or_else(|| KernelError::new(format!("make {name}"), "it vanished at once"))?;

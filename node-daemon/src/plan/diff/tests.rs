@@ -23,12 +23,14 @@ fn row() -> impl Strategy<Value = PolicyRow> {
 }
 
 fn key() -> impl Strategy<Value = PolicyKey> {
-    let identity = prop::sample::select(vec![3_u32, 5, 256, 257, 258, FIRST_LOCAL_IDENTITY, FIRST_LOCAL_IDENTITY + 1]);
+    let identity =
+        prop::sample::select(vec![3_u32, 5, 256, 257, 258, FIRST_LOCAL_IDENTITY, FIRST_LOCAL_IDENTITY + 1]);
     (prop::bool::ANY, identity, prop::sample::select(vec![8_u32, 40, 48, 64]), 0_u16..3).prop_map(
         |(ingress, identity, bits, port)| {
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
             let port = if bits == 64 { port } else { 0 };
-            let (identity, protocol) = if bits == 8 { (0, 0) } else { (identity, if bits == 40 { 0 } else { 6 }) };
+            let (identity, protocol) =
+                if bits == 8 { (0, 0) } else { (identity, if bits == 40 { 0 } else { 6 }) };
             PolicyKey { bits, ..PolicyKey::flow(direction, identity, protocol, port) }
         },
     )
@@ -40,8 +42,18 @@ fn policy_table() -> impl Strategy<Value = PolicyTable> {
 
 fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Peer>> {
     let peer = prop_oneof![
-        prop::sample::select(vec![FLEET, UNMANAGED]).prop_map(|class| Peer { identity: class, class, node: 0, ifindex: 0 }),
-        (0_u32..3).prop_map(|number| Peer { identity: FIRST_LOCAL_IDENTITY + number, class: 5, node: 0, ifindex: 0 }),
+        prop::sample::select(vec![FLEET, UNMANAGED]).prop_map(|class| Peer {
+            identity: class,
+            class,
+            node: 0,
+            ifindex: 0
+        }),
+        (0_u32..3).prop_map(|number| Peer {
+            identity: FIRST_LOCAL_IDENTITY + number,
+            class: 5,
+            node: 0,
+            ifindex: 0
+        }),
     ];
     let key = (100_u32..128).prop_map(|bits| {
         let whole = Address::from_v4(0x0ac8_0000_u32.to_be());
@@ -96,7 +108,9 @@ fn walk<'a>(from: &Tables, steps: &'a [Step]) -> Vec<(&'a Step, Tables)> {
 
 /// Whether a bump of this subject comes after the step at `place`.
 fn bumped_after(steps: &[Step], place: usize, slot: u32) -> bool {
-    steps[place + 1..].iter().any(|step| matches!(step, Step::Bump { subjects, .. } if subjects.contains(&slot)))
+    steps[place + 1..]
+        .iter()
+        .any(|step| matches!(step, Step::Bump { subjects, .. } if subjects.contains(&slot)))
 }
 
 fn contains<K: Ord, V: PartialEq>(whole: &BTreeMap<K, V>, part: &BTreeMap<K, V>) -> bool {
@@ -109,7 +123,7 @@ proptest! {
     #[test]
     fn the_steps_end_at_what_is_desired(actual in tables(), desired in tables()) {
         let mut now = actual.clone();
-        diff(&actual, &desired, Sweep::Remove).iter().for_each(|step| now.apply(step));
+        now.apply_all(&diff(&actual, &desired, Sweep::Remove));
         prop_assert_eq!(now, desired);
     }
 
@@ -122,7 +136,7 @@ proptest! {
     #[test]
     fn without_a_sweep_all_that_is_desired_is_there_and_nothing_is_removed(actual in tables(), desired in tables()) {
         let mut now = actual.clone();
-        diff(&actual, &desired, Sweep::Keep).iter().for_each(|step| now.apply(step));
+        now.apply_all(&diff(&actual, &desired, Sweep::Keep));
         prop_assert!(contains(&now.endpoints, &desired.endpoints));
         prop_assert!(contains(&now.ipcache, &desired.ipcache));
         prop_assert!(contains(&now.prefixes, &desired.prefixes));
@@ -188,7 +202,7 @@ proptest! {
     #[test]
     fn taking_an_endpoint_away_touches_nothing_else(actual in tables(), ifindex in IFINDEXES) {
         let mut now = actual.clone();
-        remove_endpoint(&actual, ifindex).iter().for_each(|step| now.apply(step));
+        now.apply_all(&remove_endpoint(&actual, ifindex));
         prop_assert!(!now.endpoints.contains_key(&ifindex));
         prop_assert!(now.ipcache.values().all(|peer| peer.ifindex != ifindex));
         let mut rest = actual;
@@ -230,7 +244,9 @@ fn rows_of_an_identity_that_keeps_none_go_broadest_first() {
     let steps = diff(&before, &after, Sweep::Remove);
     let bits: Vec<u32> = steps
         .iter()
-        .filter_map(|step| if let Step::PolicyRow { key, row: None, .. } = step { Some(key.bits) } else { None })
+        .filter_map(
+            |step| if let Step::PolicyRow { key, row: None, .. } = step { Some(key.bits) } else { None },
+        )
         .collect();
     assert_eq!(bits, [40, 64], "{steps:#?}");
 }

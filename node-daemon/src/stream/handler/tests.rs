@@ -6,7 +6,11 @@ fn welcome(store_id: &str, revision: u64) -> ControllerMessage {
 }
 
 fn member(name: &str) -> v1::Upsert {
-    v1::Upsert { r#type: ResourceType::IdentitySetMember.into(), name: name.to_owned(), ..v1::Upsert::default() }
+    v1::Upsert {
+        r#type: ResourceType::IdentitySetMember.into(),
+        name: name.to_owned(),
+        ..v1::Upsert::default()
+    }
 }
 
 fn delta(delta: v1::Delta) -> ControllerMessage {
@@ -55,7 +59,13 @@ fn nothing_is_taken_before_welcome() {
 #[test]
 fn messages_with_more_are_staged_until_the_last() {
     let mut session = welcomed("s1", 0);
-    let first = v1::Delta { nonce: 1, revision: 5, more: true, upserts: vec![member("a/300")], ..v1::Delta::default() };
+    let first = v1::Delta {
+        nonce: 1,
+        revision: 5,
+        more: true,
+        upserts: vec![member("a/300")],
+        ..v1::Delta::default()
+    };
     let last = v1::Delta {
         nonce: 1,
         revision: 5,
@@ -76,7 +86,8 @@ fn messages_with_more_are_staged_until_the_last() {
 #[test]
 fn a_full_sync_lists_the_names_of_all_its_deltas() {
     let mut session = welcomed("s1", 0);
-    let first = v1::Delta { revision: 5, upserts: vec![member("a/300"), member("a/301")], ..v1::Delta::default() };
+    let first =
+        v1::Delta { revision: 5, upserts: vec![member("a/300"), member("a/301")], ..v1::Delta::default() };
     let gone = v1::Remove { r#type: ResourceType::IdentitySetMember.into(), name: "a/300".to_owned() };
     let last = v1::Delta {
         revision: 6,
@@ -113,5 +124,8 @@ fn a_delta_that_goes_back_ends_the_stream() {
 
 #[test]
 fn a_message_of_a_later_version_ends_the_stream() {
-    assert_eq!(Session::new("", 0).handle(ControllerMessage { message: None }).unwrap_err(), SessionError::Empty);
+    assert_eq!(
+        Session::new("", 0).handle(ControllerMessage { message: None }).unwrap_err(),
+        SessionError::Empty
+    );
 }

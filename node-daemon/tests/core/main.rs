@@ -1,0 +1,376 @@
+//! The daemon's core against a controller that says what the test wants, with the kernel's twin.
+
+mod fake;
+mod node;
+
+use fake::{Fake, SOON, Stream};
+use node::{Kernel, Node};
+use prost::Message;
+use tempfile::TempDir;
+use weft_noded::{
+    daemon::{EndpointState, StartError},
+    plan::tables::Step,
+};
+use weft_proto::v1::{self, ResourceType, node_report::Report};
+use weft_shared::layout::endpoint_flags;
+
+fn upsert(kind: ResourceType, name: &str, message: &impl Message) -> v1::Upsert {
+    v1::Upsert {
+        r#type: kind.into(),
+        name: name.to_owned(),
+        requires: Vec::new(),
+        bytes: message.encode_to_vec().into(),
+    }
+}
+
+/// What every node is sent first.
+fn base() -> Vec<v1::Upsert> {
+    let fleet = v1::NodeFleet {
+        pools: vec!["10.200.0.0/16".to_owned()],
+        unknown_pool_address: v1::Entity::Fleet.into(),
+        ..v1::NodeFleet::default()
+    };
+    let own = v1::NodeRoute {
+        addresses: vec!["192.0.2.11".to_owned()],
+        endpoint_cidrs: vec!["10.200.1.0/24".to_owned()],
+        identity: 0,
+    };
+    let other = v1::NodeRoute {
+        addresses: vec!["192.0.2.12".to_owned()],
+        endpoint_cidrs: vec!["10.200.2.0/24".to_owned()],
+        identity: 0,
+    };
+    vec![
+        upsert(ResourceType::Fleet, "fleet", &fleet),
+        upsert(ResourceType::Node, "n1", &own),
+        upsert(ResourceType::Node, "n2", &other),
+    ]
+}
+
+fn address(text: &str, identity: u32) -> v1::Upsert {
+    upsert(ResourceType::Address, text, &v1::NodeAddress { identity, node: "n2".to_owned() })
+}
+
+fn full(revision: u64, upserts: Vec<v1::Upsert>) -> v1::Delta {
+    v1::Delta {
+        nonce: revision,
+        revision,
+        identities_through: 300,
+        upserts,
+        in_sync: true,
+        full: true,
+        ..v1::Delta::default()
+    }
+}
+
+fn endpoint(name: &str, identity: u32, open: bool) -> v1::Upsert {
+    upsert(ResourceType::Endpoint, name, &v1::NodeEndpoint { identity, open, uid: "u1".to_owned() })
+}
+
+async fn answer(stream: &Stream, name: &str, accepted: bool, reason: &str, revision: u64) {
+    let answer = v1::EndpointAnswer { name: name.to_owned(), accepted, reason: reason.to_owned(), revision };
+    stream.send(v1::controller_message::Message::EndpointAnswer(answer)).await;
+}
+
+/// A node with a stream that is in sync at revision 5.
+async fn synced(extra: Vec<v1::Upsert>) -> (TempDir, Kernel, Fake, Node, Stream) {
+    let (state, kernel, fake) = (tempfile::tempdir().unwrap(), Kernel::default(), Fake::start().await);
+    let node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    stream.delta(full(5, base().into_iter().chain(extra).collect())).await;
+    stream.ack().await;
+    (state, kernel, fake, node, stream)
+}
+
+fn ipcache_len(kernel: &Kernel) -> usize {
+    kernel.maps.with(|state| state.tables.ipcache.len())
+}
+
+fn is_open(kernel: &Kernel) -> bool {
+    kernel.maps.with(|state| state.tables.endpoints.values().any(|row| row.flags & endpoint_flags::OPEN != 0))
+}
+
+#[tokio::test]
+async fn an_acknowledgement_comes_after_the_kernel_and_the_disk_were_written() {
+    let (state, kernel, fake) = (tempfile::tempdir().unwrap(), Kernel::default(), Fake::start().await);
+    let _node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    assert_eq!(stream.hello.node, "n1");
+    assert_eq!(stream.hello.have.as_ref().map(|have| have.revision), Some(0));
+    stream.welcome("store-1", 5).await;
+    stream.delta(full(5, base())).await;
+
+    let ack = stream.ack().await;
+
+    assert_eq!((ack.nonce, ack.revision, ack.rejected.len()), (5, 5, 0));
+    assert_eq!(kernel.maps.with(|state| state.tables.nodes.len()), 2);
+    assert!(state.path().join("desired").exists());
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_is_never_acknowledged_and_comes_again() {
+    let (_state, kernel, fake, node, stream) = synced(Vec::new()).await;
+    kernel.maps.with(|state| state.broken = Some("the map is full".to_owned()));
+
+    let delta = v1::Delta {
+        nonce: 6,
+        revision: 6,
+        upserts: vec![address("10.200.2.9", 300)],
+        ..v1::Delta::default()
+    };
+    stream.delta(delta).await;
+
+    // The stream ends without an acknowledgement, and the node comes back.
+    let mut stream = stream;
+    while let Some(message) = stream.next().await {
+        assert!(!matches!(message, v1::node_message::Message::Ack(_)), "acknowledged what was not written");
+    }
+    let status = node.status().await;
+    assert!(
+        status.problems.iter().any(|problem| problem.contains("the map is full")),
+        "{:?}",
+        status.problems
+    );
+    kernel.maps.with(|state| state.broken = None);
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 6).await;
+    stream.delta(full(6, base().into_iter().chain([address("10.200.2.9", 300)]).collect())).await;
+    assert_eq!(stream.ack().await.revision, 6);
+    assert_eq!(ipcache_len(&kernel), 3);
+}
+
+#[tokio::test]
+async fn after_a_restart_nothing_is_removed_before_all_was_sent() {
+    let (state, kernel, fake, node, stream) =
+        synced(vec![address("10.200.2.9", 300), address("10.200.2.10", 301)]).await;
+    drop(stream);
+    node.kill();
+    let before = ipcache_len(&kernel);
+    let steps = kernel.maps.with(|state| state.steps.len());
+
+    let node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    assert_eq!(kernel.maps.with(|state| state.steps.len()), steps, "equal tables are not written again");
+    let mut stream = fake.stream().await;
+    let have = stream.hello.have.clone().unwrap();
+    assert_eq!((have.store_id.as_str(), have.revision), ("store-1", 5));
+    stream.welcome("store-1", 7).await;
+    let first = v1::Delta { nonce: 6, revision: 6, upserts: base(), ..v1::Delta::default() };
+    let removes = vec![v1::Remove { r#type: ResourceType::Address.into(), name: "10.200.2.9".to_owned() }];
+    stream.delta(v1::Delta { removes, ..first }).await;
+    stream.ack().await;
+    assert_eq!(ipcache_len(&kernel), before, "nothing is removed before the node is in sync");
+
+    let last = v1::Delta { nonce: 7, revision: 7, in_sync: true, full: true, ..v1::Delta::default() };
+    stream.delta(last).await;
+    stream.ack().await;
+
+    assert_eq!(ipcache_len(&kernel), before - 2, "what was not sent is gone");
+    assert_eq!(node.status().await.realised_revision, 7);
+}
+
+#[tokio::test]
+async fn another_store_changes_nothing_and_operators_are_told() {
+    let (_state, kernel, fake, node, stream) = synced(vec![address("10.200.2.9", 300)]).await;
+    drop(stream);
+    let steps = kernel.maps.with(|state| state.steps.len());
+
+    let mut stream = fake.stream().await;
+    stream.welcome("store-2", 50).await;
+    stream.delta(full(50, Vec::new())).await;
+    while let Some(message) = stream.next().await {
+        assert!(!matches!(message, v1::node_message::Message::Ack(_)), "acknowledged another store");
+    }
+
+    assert_eq!(kernel.maps.with(|state| state.steps.len()), steps);
+    // It comes back to ask again; by then the problem is known.
+    let _again = fake.stream().await;
+    let problems = node.status().await.problems;
+    assert!(problems.iter().any(|problem| problem.contains("store-2")), "{problems:?}");
+}
+
+#[tokio::test]
+async fn without_a_controller_the_last_known_state_is_enforced() {
+    let (state, kernel, fake, node, stream) = synced(vec![address("10.200.2.9", 300)]).await;
+    drop((stream, fake));
+    node.kill();
+    // The node was booted: the kernel holds nothing.
+    let kernel = Kernel { maps: weft_noded::kernel::twin::Twin::default(), ..kernel };
+
+    let node = Node::start(&kernel, state.path(), &["http://127.0.0.1:9"]).await;
+
+    assert_eq!(ipcache_len(&kernel), 3);
+    assert!(!node.status().await.connected);
+}
+
+#[tokio::test]
+async fn a_broken_state_file_stops_the_start_and_the_kernel_is_not_touched() {
+    let (state, kernel, fake, node, stream) = synced(Vec::new()).await;
+    drop((stream, fake));
+    node.kill();
+    let path = state.path().join("desired");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    let steps = kernel.maps.with(|state| state.steps.len());
+
+    let error = Node::try_start(&kernel, state.path(), &[]).await.err().expect("a broken file");
+
+    assert!(matches!(error, StartError::Disk(_)), "{error}");
+    assert!(error.to_string().contains("--forget-desired"), "{error}");
+    assert_eq!(kernel.maps.with(|state| state.steps.len()), steps);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_closed_until_it_is_taken_in_classified_and_opened() {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+
+    let attached = node.attach("web", "web").await;
+    assert_eq!(attached.status.unwrap().state(), v1::EndpointState::Init);
+    let reported =
+        stream.report(|report| if let Report::Endpoint(report) = report { report.endpoint } else { None });
+    assert_eq!(reported.await.metadata.unwrap().name, "web");
+    assert!(!is_open(&kernel));
+
+    answer(&stream, "web", true, "", 6).await;
+    let delta = |nonce, open| v1::Delta {
+        nonce,
+        revision: nonce,
+        identities_through: 300,
+        upserts: vec![endpoint("web", 256, open)],
+        ..v1::Delta::default()
+    };
+    stream.delta(delta(6, false)).await;
+    stream.ack().await;
+    assert!(!is_open(&kernel), "classified, but not to be opened yet");
+
+    stream.delta(delta(7, true)).await;
+    stream.ack().await;
+
+    assert!(is_open(&kernel));
+    node.endpoint("web", |state| matches!(state, EndpointState::Ready(_))).await;
+    // The table was there before the endpoint was opened.
+    kernel.maps.with(|state| {
+        let opened = state.steps.iter().position(|step| {
+            matches!(step, Step::Endpoint { endpoint: Some(row), .. } if row.flags & endpoint_flags::OPEN != 0)
+        });
+        let table = state.steps.iter().position(|step| matches!(step, Step::PolicyTable { table: Some(_), .. }));
+        assert!(table.is_some() && table < opened, "{:#?}", state.steps);
+    });
+}
+
+#[tokio::test]
+async fn a_refused_endpoint_is_torn_down_and_the_reason_kept_for_its_caller() {
+    let (_state, kernel, _fake, node, stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", false, "the name web is taken by an endpoint of node n2", 0).await;
+
+    let state = node.endpoint("web", |state| !matches!(state, EndpointState::Init(_))).await;
+
+    let EndpointState::Refused(refusal) = state else { panic!("{state:?}") };
+    assert!(refusal.taken && refusal.reason.contains("n2"), "{refusal:?}");
+    assert!(kernel.maps.with(|state| state.tables.endpoints.is_empty()));
+    assert!(kernel.links.with(|state| state.routes.is_empty()));
+}
+
+#[tokio::test]
+async fn a_word_about_a_former_bearer_of_a_name_opens_nobody() {
+    let (_state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", true, "", 6).await;
+    let opened = v1::Delta {
+        nonce: 7,
+        revision: 7,
+        upserts: vec![endpoint("web", 256, true)],
+        ..v1::Delta::default()
+    };
+    stream.delta(opened).await;
+    stream.ack().await;
+    assert!(is_open(&kernel));
+    // The stream is gone, the name goes to another workload.
+    drop(stream);
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+    node.attach("web", "intruder").await;
+
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 7).await;
+    stream.delta(full(7, base().into_iter().chain([endpoint("web", 256, true)]).collect())).await;
+    stream.ack().await;
+    assert!(!is_open(&kernel), "the controller's word is about the one that was detached");
+
+    let gone =
+        stream.report(|report| if let Report::EndpointGone(gone) = report { Some(gone.name) } else { None });
+    assert_eq!(gone.await, "web");
+    answer(&stream, "web", true, "", 9).await;
+    let classified = v1::Delta {
+        nonce: 9,
+        revision: 9,
+        upserts: vec![endpoint("web", 257, true)],
+        ..v1::Delta::default()
+    };
+    stream.delta(classified).await;
+    stream.ack().await;
+    node.endpoint("web", |state| matches!(state, EndpointState::Ready(_))).await;
+    assert!(kernel.maps.with(|state| state.tables.endpoints.values().all(|row| row.identity == 257)));
+}
+
+#[tokio::test]
+async fn endpoints_survive_the_daemon_and_end_with_their_interface() {
+    let (state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", true, "", 6).await;
+    let opened = v1::Delta {
+        nonce: 7,
+        revision: 7,
+        upserts: vec![endpoint("web", 256, true)],
+        ..v1::Delta::default()
+    };
+    stream.delta(opened).await;
+    stream.ack().await;
+    drop(stream);
+    node.kill();
+
+    let node = Node::start(&kernel, state.path(), &[]).await;
+    node.endpoint("web", |state| matches!(state, EndpointState::Ready(_))).await;
+    node.kill();
+    kernel
+        .links
+        .with(|state| state.links.retain(|name, _| !name.starts_with("weft") || name == "weft-vxlan"));
+    let node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+
+    assert_eq!(node.core.endpoint("web".to_owned()).await, Ok(EndpointState::Gone));
+    assert!(kernel.maps.with(|state| state.tables.endpoints.is_empty()));
+    // Streams of the daemons before may still be waiting.
+    let inventory = tokio::time::timeout(SOON, async {
+        loop {
+            let mut stream = fake.stream().await;
+            if stream.hello.have.as_ref().is_some_and(|have| have.revision == 7) {
+                stream.welcome("store-1", 7).await;
+                return stream
+                    .report(|report| {
+                        if let Report::Inventory(inventory) = report { Some(inventory.names) } else { None }
+                    })
+                    .await;
+            }
+        }
+    });
+    assert_eq!(inventory.await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_resource_from_a_later_version_is_named_in_the_acknowledgement() {
+    let (_state, _kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    let mut policy = upsert(ResourceType::Policy, "p", &v1::NodePolicy::default());
+    policy.requires.push("layer-7".to_owned());
+    stream.delta(v1::Delta { nonce: 6, revision: 6, upserts: vec![policy], ..v1::Delta::default() }).await;
+
+    let ack = stream.ack().await;
+
+    assert_eq!(
+        (ack.revision, ack.rejected[0].name.as_str()),
+        (5, "p"),
+        "realised stops below the rejected resource"
+    );
+    assert!(ack.rejected[0].reason.contains("layer-7"), "{:?}", ack.rejected);
+    let problems = node.status().await.problems;
+    assert!(problems.iter().any(|problem| problem.contains("layer-7")), "{problems:?}");
+}
