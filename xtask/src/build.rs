@@ -39,10 +39,13 @@ pub(crate) fn binaries(workspace: &Workspace, release: bool) -> std::path::PathB
     workspace.target.join(if release { "release" } else { "debug" })
 }
 
-/// Cargo for the workspace, told where the kernel programs are.
+/// Cargo for the workspace, told where the kernel programs are unless it would look there by itself: a plain
+/// `cargo build` afterwards then finds everything built.
 pub(crate) fn cargo(workspace: &Workspace) -> Command {
     let mut cargo = workspace.cargo();
-    cargo.env("WEFT_BPF_OBJECT", workspace.bpf_object());
+    if workspace.target != workspace.root.join("target") {
+        cargo.env("WEFT_BPF_OBJECT", workspace.bpf_object());
+    }
     cargo
 }
 

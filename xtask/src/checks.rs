@@ -5,11 +5,28 @@ use anyhow::Result;
 
 use crate::{
     build,
-    progress::attempt,
+    progress::{attempt, step},
     summary::Counts,
     toolchain::BpfCompiler,
     workspace::{Workspace, program},
 };
+
+/// rustfmt and clippy, which rustup's minimal profile lacks.
+pub(crate) fn install_tools(workspace: &Workspace) -> Result<()> {
+    let works = |tool: &str| {
+        workspace.cargo().args([tool, "--version"]).output().is_ok_and(|ran| ran.status.success())
+    };
+    if works("fmt") && works("clippy") {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    step(
+        workspace,
+        "rustup component add rustfmt clippy",
+        add.args(["component", "add", "rustfmt", "clippy"]),
+    )?;
+    Ok(())
+}
 
 /// Both lock files' packages are formatted.
 pub(crate) fn format(workspace: &Workspace) -> Result<Counts> {

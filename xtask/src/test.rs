@@ -51,6 +51,9 @@ impl Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let watch = Stopwatch::start();
     let compiler = setup::run(workspace)?;
+    if options.wants(Part::Format) || options.wants(Part::Lints) {
+        checks::install_tools(workspace)?;
+    }
     println!("test");
     let mut counts = Counts::default();
     if options.wants(Part::Format) {
