@@ -1,7 +1,8 @@
 //! Endpoints in the store: written for the node that attached them, removed with their attachment.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use prost::Message as _;
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::policy::parse;
 
@@ -11,9 +12,9 @@ use crate::{
     identity::{self, IdentityError},
     keys, limits,
     nodes::parse_all,
-    plan::{Contended, Plan},
+    plan::{Contended, Plan, Registry},
     resource,
-    store::{Range, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -40,15 +41,21 @@ fn list(cidrs: &[IpNet]) -> String {
 
 /// Writes what the node says of its endpoint, if it may. Returns the revision that shows it.
 pub async fn report(
-    store: &dyn Store,
+    registry: &Registry,
     node: &str,
     cidrs: &[IpNet],
     endpoint: v1::Endpoint,
 ) -> Result<u64, EndpointError> {
     let (endpoint, addresses) = check(node, cidrs, endpoint)?;
+    let store = registry.store.as_ref();
+    let mut turn = None;
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
         let mut plan = Plan::default();
         let read_at = plan_report(store, endpoint.clone(), &addresses, &mut plan).await?;
+        if plan.allocates() && turn.is_none() {
+            turn = Some(registry.turn().await);
+            continue;
+        }
         if plan.changes_nothing() {
             return Ok(read_at);
         }
@@ -66,6 +73,10 @@ fn check(
     mut endpoint: v1::Endpoint,
 ) -> Result<(v1::Endpoint, Vec<IpAddr>), EndpointError> {
     let invalid = |error: parse::FieldError| EndpointError::Invalid(error.to_string());
+    let (bytes, most) = (endpoint.encoded_len(), limits::REPORT_MAX_BYTES);
+    if bytes > most {
+        return Err(EndpointError::Invalid(format!("{bytes} bytes, the limit is {most}")));
+    }
     let metadata = endpoint.metadata.get_or_insert_default();
     parse::name(&metadata.name, "name").map_err(invalid)?;
     parse::labels(&metadata.labels, "labels").map_err(|mut errors| invalid(errors.swap_remove(0)))?;
@@ -166,42 +177,4 @@ pub async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<(), Endpo
         }
     }
     Err(Contended.into())
-}
-
-/// Removes the node's endpoints that are not in `keep`.
-pub async fn keep_only(store: &dyn Store, node: &str, keep: &BTreeSet<String>) -> Result<(), EndpointError> {
-    for name in names_of(store, node).await? {
-        if !keep.contains(&name) {
-            tracing::info!(node, endpoint = name, "endpoint removed: its node does not have it any more");
-            gone(store, node, &name).await?;
-        }
-    }
-    Ok(())
-}
-
-pub async fn delete_all_of(store: &dyn Store, node: &str) -> Result<(), StoreError> {
-    keep_only(store, node, &BTreeSet::new()).await.map_err(|error| match error {
-        EndpointError::Store(error) => error,
-        other => StoreError::Backend(other.into()),
-    })
-}
-
-async fn names_of(store: &dyn Store, node: &str) -> Result<Vec<String>, StoreError> {
-    let prefix = keys::object(v1::Kind::Endpoint, "");
-    let mut range = Range { prefix, limit: limits::LIST_PAGE_MAX_OBJECTS, ..Range::default() };
-    let mut names = Vec::new();
-    loop {
-        let page = store.range(range.clone()).await?;
-        for item in &page.items {
-            let endpoint = resource::decode_endpoint(item)?;
-            if endpoint.node == node {
-                names.extend(endpoint.metadata.map(|metadata| metadata.name));
-            }
-        }
-        if !page.more {
-            return Ok(names);
-        }
-        range.after = page.items.last().map(|item| item.key.clone());
-        range.revision = Some(page.revision);
-    }
 }

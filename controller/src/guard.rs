@@ -77,3 +77,44 @@ where
 fn is_unary_operator_call(path: &str) -> bool {
     path.strip_prefix(OPERATOR_PATH).is_some_and(|method| !STREAMS.contains(&method))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    async fn call(layer: &GuardLayer, path: &str) -> Option<tonic::Code> {
+        let never = service_fn(|_| std::future::pending::<Result<http::Response<Body>, Infallible>>());
+        let request = http::Request::builder().uri(path).body(Body::empty()).unwrap();
+        let Ok(response) = layer.layer(never).oneshot(request).await;
+        Status::from_header_map(response.headers()).map(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn one_call_too_many_is_refused_at_once() {
+        let layer = GuardLayer { room: Arc::new(Semaphore::new(0)) };
+        let code = call(&layer, "/weft.v1.OperatorService/Get").await;
+        assert_eq!(code, Some(tonic::Code::ResourceExhausted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_takes_too_long_is_ended_and_gives_its_room_back() {
+        let layer = GuardLayer { room: Arc::new(Semaphore::new(1)) };
+        for _ in 0..2 {
+            let code = call(&layer, "/weft.v1.OperatorService/Apply").await;
+            assert_eq!(code, Some(tonic::Code::DeadlineExceeded));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_have_all_the_time_they_want() {
+        let layer = GuardLayer::default();
+        for path in ["/weft.v1.OperatorService/Watch", "/weft.v1.NodeStreamService/Stream"] {
+            let patience = limits::OPERATOR_CALL_TIMEOUT * 100;
+            assert!(tokio::time::timeout(patience, call(&layer, path)).await.is_err(), "{path} was ended");
+        }
+    }
+}

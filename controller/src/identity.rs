@@ -50,6 +50,7 @@ pub async fn plan(store: &dyn Store, labels: &Labels, plan: &mut Plan) -> Result
     if number > limits::IDENTITY_LAST {
         return Err(IdentityError::Exhausted);
     }
+    plan.note_allocation();
     plan.put(keys::NEXT_IDENTITY, (number + 1).to_string());
     plan.put(by_labels, number.to_string());
     let identity = v1::Identity {
@@ -68,4 +69,72 @@ pub async fn plan(store: &dyn Store, labels: &Labels, plan: &mut Plan) -> Result
 
 fn parse_number(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    };
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::store::Memory;
+
+    fn labels(app: usize) -> Labels {
+        Labels::from([("app".to_owned(), app.to_string())])
+    }
+
+    /// Without queueing: the transactions alone must keep numbers apart.
+    async fn allocate(store: &dyn Store, labels: &Labels) -> u32 {
+        loop {
+            let mut made = Plan::default();
+            let number = plan(store, labels, &mut made).await.unwrap();
+            tokio::task::yield_now().await;
+            if made.changes_nothing() || made.commit(store).await.unwrap().is_some() {
+                return number;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn allocators_at_once_never_give_two_numbers_to_one_set_or_one_number_to_two() {
+        let store = Arc::new(Memory::default());
+        let mut allocators = JoinSet::new();
+        for allocator in 0..64 {
+            let store = Arc::clone(&store);
+            allocators.spawn(async move {
+                (allocator % 8, allocate(store.as_ref(), &labels(allocator % 8)).await)
+            });
+        }
+        let mut given: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
+        for (app, number) in allocators.join_all().await {
+            given.entry(app).or_default().insert(number);
+        }
+        assert!(given.values().all(|numbers| numbers.len() == 1), "{given:?}");
+        let numbers: BTreeSet<u32> = given.into_values().flatten().collect();
+        assert_eq!(numbers, (256..264).collect());
+    }
+
+    #[tokio::test]
+    async fn a_node_and_an_endpoint_with_equal_labels_are_two_identities() {
+        let store = Memory::default();
+        let endpoint = allocate(&store, &labels(1)).await;
+        let node = allocate(&store, &of_node(&labels(1))).await;
+        assert_ne!(endpoint, node);
+        assert_eq!(allocate(&store, &labels(1)).await, endpoint);
+    }
+
+    #[tokio::test]
+    async fn numbers_end_with_what_a_vni_carries() {
+        let store = Memory::default();
+        let mut last = Plan::default();
+        last.put(keys::NEXT_IDENTITY, limits::IDENTITY_LAST.to_string());
+        last.commit(&store).await.unwrap();
+        assert_eq!(allocate(&store, &labels(1)).await, limits::IDENTITY_LAST);
+        let refused = plan(&store, &labels(2), &mut Plan::default()).await;
+        assert!(matches!(refused, Err(IdentityError::Exhausted)));
+    }
 }

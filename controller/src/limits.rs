@@ -69,6 +69,8 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(6);
 pub const OPEN_HOLD: Duration = Duration::from_secs(5);
 /// Underlay addresses of a node.
 pub const NODE_ADDRESSES_MAX: usize = 16;
+/// A Hello, and what a report says of one endpoint.
+pub const REPORT_MAX_BYTES: usize = 64 * 1024;
 /// Names in one inventory.
 pub const INVENTORY_MAX_NAMES: usize = 10_000;
 /// Answers that wait for a slow node; meanwhile its reports are not read.

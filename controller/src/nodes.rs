@@ -2,15 +2,17 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
+use prost::Message as _;
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::policy::{model::FleetConfig, parse};
 
 use crate::{
     claims::{self, ClaimError, Owner},
-    endpoints, fleet_config,
+    endpoints::{self, EndpointError},
+    fleet_config,
     identity::{self, IdentityError},
     keys, limits,
-    plan::{Contended, Plan},
+    plan::{Contended, Plan, Registry},
     resource,
     store::{Range, Store, StoreError},
 };
@@ -29,6 +31,8 @@ pub enum NodeError {
     Claim(ClaimError),
     #[error(transparent)]
     Identity(IdentityError),
+    #[error("cannot remove its endpoints: {0}")]
+    Endpoint(EndpointError),
     #[error(transparent)]
     Contended(#[from] Contended),
     #[error(transparent)]
@@ -47,6 +51,10 @@ pub struct Greeting {
 /// Checks what can be checked without the store.
 pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, NodeError> {
     let invalid = |error: parse::FieldError| NodeError::Invalid(format!("hello.{error}"));
+    let (bytes, most) = (hello.encoded_len(), limits::REPORT_MAX_BYTES);
+    if bytes > most {
+        return Err(NodeError::Invalid(format!("hello: {bytes} bytes, the limit is {most}")));
+    }
     parse::name(&hello.node, "node").map_err(invalid)?;
     parse::labels(&hello.labels, "labels").map_err(|mut errors| invalid(errors.swap_remove(0)))?;
     if let Some(key) = hello.labels.keys().find(|key| *key == identity::NODE_MARK) {
@@ -89,10 +97,16 @@ pub struct Registered {
 }
 
 /// Writes the node, unless the store already has it so.
-pub async fn register(store: &dyn Store, greeting: &Greeting) -> Result<Registered, NodeError> {
+pub async fn register(registry: &Registry, greeting: &Greeting) -> Result<Registered, NodeError> {
+    let store = registry.store.as_ref();
+    let mut turn = None;
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
         let mut plan = Plan::default();
         let (node, read_at) = plan_registration(store, greeting, &mut plan).await?;
+        if plan.allocates() && turn.is_none() {
+            turn = Some(registry.turn().await);
+            continue;
+        }
         if plan.changes_nothing() {
             return Ok(Registered { node, revision: read_at });
         }
@@ -173,6 +187,7 @@ async fn plan_cidrs(
             family: if pool.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" },
         })?;
         used.insert(free);
+        plan.note_allocation();
         let key = keys::endpoint_cidr(free);
         plan.expect(&key, None);
         plan.put(key, node.to_owned());
@@ -213,12 +228,19 @@ fn first_free(pool: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet>
 }
 
 /// Removes the node, its endpoints first. The caller has made sure that it is not connected.
-pub async fn delete(store: &dyn Store, name: &str, if_revision: Option<u64>) -> Result<u64, NodeError> {
+pub async fn delete(
+    store: &dyn Store,
+    name: &str,
+    endpoints: &[String],
+    if_revision: Option<u64>,
+) -> Result<u64, NodeError> {
     let key = keys::object(v1::Kind::Node, name);
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
         let (stored, _) = store.get(&key).await?;
         let Some(stored) = stored else { return Err(NodeError::NotFound(name.to_owned())) };
-        endpoints::delete_all_of(store, name).await?;
+        for endpoint in endpoints {
+            endpoints::gone(store, name, endpoint).await.map_err(NodeError::Endpoint)?;
+        }
         let node = resource::decode_node(&stored)?;
         let mut plan = Plan::default();
         plan.expect(&key, Some(&stored));
@@ -243,4 +265,62 @@ pub async fn delete(store: &dyn Store, name: &str, if_revision: Option<u64>) -> 
 /// What is stored was checked before it was written; what cannot be read is left out.
 pub fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::store::Memory;
+
+    fn greeting(number: u8) -> Greeting {
+        let hello = v1::Hello {
+            node: format!("node-{number}"),
+            addresses: vec![format!("192.0.2.{number}")],
+            labels: [("rack".to_owned(), number.to_string())].into(),
+            ..v1::Hello::default()
+        };
+        parse_hello(&hello, "test").unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nodes_that_register_at_once_with_two_controllers_share_no_prefix() {
+        let store: Arc<dyn Store> = Arc::new(Memory::default());
+        fleet_config::initialise(store.as_ref()).await.unwrap();
+        let controllers = [(); 2].map(|()| Arc::new(Registry::new(Arc::clone(&store))));
+        let mut arrivals = JoinSet::new();
+        for number in 0..100 {
+            let registry = Arc::clone(&controllers[usize::from(number % 2)]);
+            arrivals.spawn(async move { register(&registry, &greeting(number)).await.unwrap().node });
+        }
+        let nodes = arrivals.join_all().await;
+        let cidrs: BTreeSet<String> = nodes.iter().flat_map(|node| node.endpoint_cidrs.clone()).collect();
+        assert_eq!(cidrs.len(), 200, "one of each family for each node");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_comes_again_as_it_was_is_not_written() {
+        let store: Arc<dyn Store> = Arc::new(Memory::default());
+        fleet_config::initialise(store.as_ref()).await.unwrap();
+        let registry = Registry::new(Arc::clone(&store));
+        let first = register(&registry, &greeting(1)).await.unwrap();
+        let again = register(&registry, &greeting(1)).await.unwrap();
+        assert_eq!(store.revision().await.unwrap(), first.revision);
+        assert_eq!(again.node.endpoint_cidrs, first.node.endpoint_cidrs);
+    }
+
+    #[test]
+    fn the_lowest_prefix_that_overlaps_nothing_is_free() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let pool = net("10.0.0.0/16");
+        let free = |taken: &[&str]| first_free(pool, 24, &taken.iter().map(|text| net(text)).collect());
+        assert_eq!(free(&[]), Some(net("10.0.0.0/24")));
+        assert_eq!(free(&["10.0.0.0/24", "10.0.2.0/24"]), Some(net("10.0.1.0/24")));
+        assert_eq!(free(&["10.0.0.0/23"]), Some(net("10.0.2.0/24")), "given when the length was another");
+        assert_eq!(free(&["10.0.0.128/25"]), Some(net("10.0.1.0/24")));
+        assert_eq!(free(&["10.0.0.0/16"]), None);
+    }
 }

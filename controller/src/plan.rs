@@ -1,17 +1,55 @@
 //! What a transaction is made of, gathered from several places: each adds what it read (as compares) and what it wants
 //! written. Committed at once, so that nothing shows half of it.
+use std::{fmt, sync::Arc};
+
+use tokio::sync::{Mutex, MutexGuard};
+
 use crate::{
     limits,
     store::{Compare, KeyValue, Operation, Store, StoreError, Transaction},
 };
 
+/// The store, and whose turn it is to allocate. Allocators meet in the same keys, so that of many at once all but one
+/// would have to try again; within one controller they queue instead. That nothing is given twice rests on the
+/// transactions alone.
+pub struct Registry {
+    pub store: Arc<dyn Store>,
+    allocating: Mutex<()>,
+}
+
+impl Registry {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, allocating: Mutex::new(()) }
+    }
+
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.allocating.lock().await
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Registry")
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Plan {
     compares: Vec<Compare>,
     operations: Vec<Operation>,
+    allocates: bool,
 }
 
 impl Plan {
+    /// Something is given out that others may want at this moment.
+    pub fn note_allocation(&mut self) {
+        self.allocates = true;
+    }
+
+    pub fn allocates(&self) -> bool {
+        self.allocates
+    }
+
     /// Holds only if the key is still as it was read.
     pub fn expect(&mut self, key: &str, read: Option<&KeyValue>) {
         self.compare(Compare::unchanged(key, read.map_or(0, |item| item.mod_revision)));

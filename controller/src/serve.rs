@@ -12,6 +12,7 @@ use weft_proto::v1::{
 use crate::{
     api::Operator,
     fleet_config, guard, limits,
+    plan::Registry,
     store::{Embedded, Store, StoreError},
     stream::{self, Context, Hub, NodeStreams},
 };
@@ -92,7 +93,7 @@ impl Controller {
         let follower = tokio::spawn(stream::follow(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
         hub.wait_applied(store.revision().await?).await;
         let context = Context {
-            store: Arc::clone(&store),
+            registry: Arc::new(Registry::new(Arc::clone(&store))),
             store_id: store_id.clone(),
             hub: Arc::clone(&hub),
             controller: config.name,

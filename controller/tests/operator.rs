@@ -4,6 +4,10 @@ mod support;
 
 use support::{Fleet, fleet, name, policy, within};
 use tonic::{Code, Status};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 use tonic_types::StatusExt as _;
 use weft_proto::v1::{self, Change, Kind, object::Kind as Of};
 
@@ -387,4 +391,23 @@ async fn explain_names_what_it_does_not_know() {
     let refused = fleet.operator.explain(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     assert!(refused.message().contains("nobody"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_on() {
+    let fleet = fleet().await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(fleet.channel.clone());
+    for service in ["", "weft.v1.OperatorService", "weft.v1.NodeStreamService"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let status = health.check(request).await.unwrap().into_inner().status();
+        assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
+    }
+
+    let ask = MessageRequest::FileContainingSymbol("weft.v1.OperatorService".to_owned());
+    let request =
+        ServerReflectionRequest { message_request: Some(ask), ..ServerReflectionRequest::default() };
+    let mut client = ServerReflectionClient::new(fleet.channel.clone());
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = within(answers.message()).await.unwrap().unwrap().message_response;
+    assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{answer:?}");
 }

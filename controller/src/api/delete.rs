@@ -35,7 +35,13 @@ impl Operator {
             let text = format!("node {} is connected: stop its daemon first", request.name);
             return Err(Status::failed_precondition(text));
         }
-        nodes::delete(self.store.as_ref(), &request.name, request.if_revision).await.map_err(errors::node)
+        // What the store shows now, the fleet must have taken in before it is asked.
+        self.hub.wait_applied(self.store.revision().await.map_err(errors::store)?).await;
+        let endpoints =
+            self.hub.ask(|fleet| fleet.endpoints_of(&request.name).map(str::to_owned).collect::<Vec<_>>());
+        let deleted =
+            nodes::delete(self.store.as_ref(), &request.name, &endpoints, request.if_revision).await;
+        deleted.map_err(errors::node)
     }
 
     async fn delete_written(&self, kind: Kind, request: &v1::DeleteRequest) -> Result<u64, Status> {

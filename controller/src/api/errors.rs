@@ -59,6 +59,7 @@ pub fn node(error: NodeError) -> Status {
         NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),
         NodeError::Stale(_) => Status::failed_precondition(error.to_string()),
         NodeError::Contended(contention) => contended(&contention),
+        NodeError::Endpoint(error) => Status::unavailable(error.to_string()),
         NodeError::Claim(ClaimError::Store(error))
         | NodeError::Identity(IdentityError::Store(error))
         | NodeError::Store(error) => store(error),

@@ -29,13 +29,14 @@ impl Operator {
 }
 
 fn summary(fleet: &Fleet, name: &str) -> v1::NodeSummary {
-    let (endpoints, ready) = fleet.endpoints_of(name);
+    let ready =
+        fleet.endpoints_of(name).filter(|endpoint| fleet.endpoint(endpoint).is_some_and(|facts| facts.ready));
     v1::NodeSummary {
         name: name.to_owned(),
         connected: fleet.is_connected(name),
         realised_revision: fleet.realised(name),
-        endpoints: count(endpoints),
-        endpoints_ready: count(ready),
+        endpoints: count(fleet.endpoints_of(name).count()),
+        endpoints_ready: count(ready.count()),
         rejections: fleet.rejections(name).into_iter().map(rejection).collect(),
         ..v1::NodeSummary::default()
     }

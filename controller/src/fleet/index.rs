@@ -28,6 +28,8 @@ pub(super) struct Index {
     pub(super) used: HashMap<u32, Use>,
     /// Which endpoint has an address.
     pub(super) owners: HashMap<IpAddr, String>,
+    /// Node → names of its endpoints.
+    pub(super) by_node: BTreeMap<String, BTreeSet<String>>,
     /// Node → identities of its endpoints, and of how many.
     pub(super) local: BTreeMap<String, BTreeMap<u32, usize>>,
     pub(super) node_ids: RoaringBitmap,

@@ -170,10 +170,9 @@ impl Fleet {
         Some((name, facts))
     }
 
-    /// How many endpoints the node has, and how many of them are ready.
-    pub fn endpoints_of(&self, node: &str) -> (usize, usize) {
-        let of_node = || self.index.endpoints.values().filter(|facts| facts.node == node);
-        (of_node().count(), of_node().filter(|facts| facts.ready).count())
+    /// Names of the node's endpoints.
+    pub fn endpoints_of(&self, node: &str) -> impl Iterator<Item = &str> {
+        self.index.by_node.get(node).into_iter().flatten().map(String::as_str)
     }
 
     /// Of an identity.

@@ -38,13 +38,8 @@ impl Fleet {
         let mut wanted = index.node_ids.clone();
         let local = index.local.get(node);
         let local_identities = || local.into_iter().flat_map(|identities| identities.keys());
-        wanted.extend(
-            index
-                .endpoints
-                .iter()
-                .filter(|(_, facts)| facts.node == node)
-                .filter_map(|(name, _)| index.endpoint_id(name)),
-        );
+        let own = index.by_node.get(node).into_iter().flatten();
+        wanted.extend(own.filter_map(|name| index.endpoint_id(name)));
         let subject_sets: BTreeSet<&Arc<str>> = local_identities()
             .filter_map(|identity| index.used.get(identity))
             .flat_map(|used| &used.sets)
@@ -184,6 +179,7 @@ impl Fleet {
         if *local == 1 {
             aftermath.stale.insert(facts.node.clone());
         }
+        self.index.by_node.entry(facts.node.clone()).or_default().insert(name.to_owned());
         self.index.endpoints.insert(name.to_owned(), facts);
         self.encode_endpoint(name);
     }
@@ -203,6 +199,12 @@ impl Fleet {
     fn remove_endpoint(&mut self, name: &str, aftermath: &mut Aftermath) {
         let Some(facts) = self.index.endpoints.remove(name) else { return };
         self.gates.forget(name);
+        if let Some(of_node) = self.index.by_node.get_mut(&facts.node) {
+            of_node.remove(name);
+            if of_node.is_empty() {
+                self.index.by_node.remove(&facts.node);
+            }
+        }
         if let Some(id) = self.index.endpoint_id(name) {
             self.delete(id);
         }

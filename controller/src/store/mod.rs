@@ -108,7 +108,8 @@ pub struct Outcome {
     pub revision: u64,
 }
 
-/// All changes of one revision below the watched prefix.
+/// All changes of one revision below the watched prefix. Without events (which a store may send): nothing else happened
+/// there up to this revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     pub revision: u64,

@@ -65,7 +65,7 @@ pub struct Session {
     pub node: String,
     number: u64,
     pub news: Arc<Notify>,
-    /// A newer stream of the same node took over.
+    /// A newer stream of the same node took over, or the node was removed.
     pub replaced: CancellationToken,
 }
 
@@ -104,6 +104,9 @@ impl Hub {
         for change in &changes {
             if let Change::Node { name, facts: None } = change {
                 state.seen.remove(name);
+                if let Some(handle) = state.sessions.get(name) {
+                    handle.replaced.cancel();
+                }
             }
         }
         state.fleet.apply(revision, self.now(), changes);

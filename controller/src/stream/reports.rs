@@ -1,23 +1,27 @@
 //! What nodes report of their endpoints: stored, or refused with the reason.
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use tonic::Status;
 use weft_proto::v1;
 
+use super::hub::Hub;
 use crate::{
     endpoints::{self, EndpointError},
     limits,
+    plan::Registry,
     store::Store,
 };
 
 pub(super) async fn endpoint(
-    store: &dyn Store,
+    registry: &Registry,
     node: &str,
     cidrs: &[IpNet],
     report: v1::EndpointReport,
 ) -> v1::EndpointAnswer {
     let endpoint = report.endpoint.unwrap_or_default();
     let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    match endpoints::report(store, node, cidrs, endpoint).await {
+    match endpoints::report(registry, node, cidrs, endpoint).await {
         Ok(revision) => v1::EndpointAnswer { name, accepted: true, reason: String::new(), revision },
         Err(error) => {
             tracing::warn!(node, endpoint = name, %error, "endpoint refused");
@@ -32,6 +36,7 @@ pub(super) async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<()
 
 pub(super) async fn inventory(
     store: &dyn Store,
+    hub: &Hub,
     node: &str,
     inventory: v1::EndpointInventory,
 ) -> Result<(), Status> {
@@ -41,7 +46,16 @@ pub(super) async fn inventory(
             "an inventory of {count} endpoints, the limit is {most}"
         )));
     }
-    endpoints::keep_only(store, node, &inventory.names.into_iter().collect()).await.map_err(failed)
+    let kept: BTreeSet<String> = inventory.names.into_iter().collect();
+    let others = hub.ask(|fleet| {
+        let others = fleet.endpoints_of(node).filter(|name| !kept.contains(*name));
+        others.map(str::to_owned).collect::<Vec<_>>()
+    });
+    for name in others {
+        tracing::info!(node, endpoint = name, "endpoint removed: its node does not have it any more");
+        endpoints::gone(store, node, &name).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The stream ends; the node comes again with its inventory.

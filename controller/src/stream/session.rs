@@ -12,12 +12,12 @@ use super::{
     hub::{Hub, Session},
     reports,
 };
-use crate::{api::errors, limits, nodes, store::Store};
+use crate::{api::errors, limits, nodes, plan::Registry};
 
 /// What a stream works with.
 #[derive(Clone)]
 pub struct Context {
-    pub store: Arc<dyn Store>,
+    pub registry: Arc<Registry>,
     pub store_id: String,
     pub hub: Arc<Hub>,
     pub controller: String,
@@ -51,7 +51,7 @@ async fn serve(
 ) -> Result<(), Status> {
     let hello = receive_hello(inbound).await?;
     let greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
-    let registered = nodes::register(context.store.as_ref(), &greeting).await.map_err(errors::node)?;
+    let registered = nodes::register(&context.registry, &greeting).await.map_err(errors::node)?;
     // The fleet must know the node before it can scope for it.
     context.hub.wait_applied(registered.revision).await;
     let session = context.hub.connect(&greeting.name);
@@ -117,7 +117,9 @@ impl Stream<'_> {
             tokio::select! {
                 biased;
                 () = self.session.replaced.cancelled() => {
-                    return Err(Status::already_exists("a newer stream of the same node took over"));
+                    return Err(Status::already_exists(
+                        "a newer stream of the same node took over, or the node was removed",
+                    ));
                 }
                 permit = outbound.reserve(), if has_output => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -211,15 +213,17 @@ impl Stream<'_> {
     }
 
     async fn report(&mut self, report: v1::NodeReport) -> Result<(), Status> {
-        let store = self.context.store.as_ref();
+        let store = self.context.registry.store.as_ref();
         let node = &self.session.node;
         match report.report {
             Some(Report::Endpoint(report)) => {
-                let answer = reports::endpoint(store, node, &self.cidrs, report).await;
+                let answer = reports::endpoint(&self.context.registry, node, &self.cidrs, report).await;
                 self.answers.push_back(Message::EndpointAnswer(answer));
             }
             Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone.name).await?,
-            Some(Report::Inventory(inventory)) => reports::inventory(store, node, inventory).await?,
+            Some(Report::Inventory(inventory)) => {
+                reports::inventory(store, &self.context.hub, node, inventory).await?;
+            }
             // Digests are not asked for yet; of a map's fill nothing depends yet.
             Some(Report::Buckets(_) | Report::Pressure(_)) | None => {}
         }
