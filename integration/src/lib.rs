@@ -2,6 +2,8 @@
 //! vocabulary of the tests in `tests/` (one file a promise) and of the demo.
 //!
 //! All traffic stays inside namespaces that a fleet made itself.
+#![forbid(unsafe_code)]
+
 pub mod fleet;
 pub mod limits;
 pub mod traffic;

@@ -11,6 +11,8 @@ use crate::{
     workspace::{Workspace, program},
 };
 
+const CHECK: [&str; 4] = ["--check", "--", "--color", "never"];
+
 /// rustfmt and clippy, which rustup's minimal profile lacks.
 pub(crate) fn install_tools(workspace: &Workspace) -> Result<()> {
     let works = |tool: &str| {
@@ -30,9 +32,10 @@ pub(crate) fn install_tools(workspace: &Workspace) -> Result<()> {
 
 /// Both lock files' packages are formatted.
 pub(crate) fn format(workspace: &Workspace) -> Result<Counts> {
-    let mut counts = check(workspace, "formatting", workspace.cargo().args(["fmt", "--all", "--check"]))?;
+    let mut counts = check(workspace, "formatting", workspace.cargo().args(["fmt", "--all"]).args(CHECK))?;
     let mut bpf = workspace.cargo();
-    bpf.current_dir(workspace.bpf()).args(["fmt", "--all", "--check"]);
+    // Without --all, which takes in what it depends on by path: the workspace.
+    bpf.current_dir(workspace.bpf()).arg("fmt").args(CHECK);
     counts += check(workspace, "formatting of the kernel programs", &mut bpf)?;
     Ok(counts)
 }

@@ -2,6 +2,8 @@
 //!
 //! It runs on a machine that has rustup's Rust and a C compiler, and nothing else, so it depends on nothing of the
 //! workspace and installs itself what the rest needs.
+#![forbid(unsafe_code)]
+
 mod build;
 mod checks;
 mod debian;

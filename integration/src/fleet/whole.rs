@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{
-    Answer, Binaries, Controller, Fabric, Home, Host, Node, Party, Place, topology::UPLINK, workload,
+    Answer, Binaries, Controller, Fabric, Home, Host, Node, Party, Place, system::ip_batch, topology::UPLINK,
+    workload,
 };
 use crate::{limits::READY, traffic::Namespace, wait};
 
@@ -115,6 +116,11 @@ impl Fleet {
     /// A namespace for a workload that the test attaches itself.
     pub fn bare_namespace(&self, name: &str) -> Result<Namespace> {
         workload::namespace(&self.home, name)
+    }
+
+    /// An `ip` command in a namespace of this fleet.
+    pub fn ip(&self, namespace: &Namespace, command: &str) -> Result<()> {
+        ip_batch(namespace.name(), &[command.to_owned()])
     }
 
     /// An attached workload, or `world`.

@@ -1,5 +1,7 @@
 //! The demo: a controller, three nodes, four workloads and the world outside, and policy governing real packets
 //! between them. `cargo xtask demo` builds and starts it.
+#![forbid(unsafe_code)]
+
 mod cast;
 mod flows;
 mod kill;
