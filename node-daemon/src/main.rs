@@ -36,7 +36,7 @@ const EXIT_USAGE: u8 = 64;
 #[command(
     name = "weft-noded",
     version,
-    after_help = "Exit status: 0 stopped by a signal, 1 failed, 64 bad usage."
+    after_help = "What is logged is set by RUST_LOG (default: info).\nExit status: 0 stopped by a signal, 1 failed, 64 bad usage."
 )]
 struct Arguments {
     /// This node's name in the fleet [default: the host name]
@@ -96,7 +96,7 @@ struct Arguments {
     #[arg(long, conflicts_with = "forget_desired")]
     cleanup: bool,
 
-    /// How logs look. What is logged is set by RUST_LOG (default: info)
+    /// How logs look
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
 }

@@ -97,7 +97,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         let addresses = self.choose_addresses(&spec)?;
         self.refused.remove(&spec.name);
         let prepared = self.prepare(&spec, addresses).await?;
-        let attachment = attachment(spec, addresses, prepared);
+        let mut attachment = attachment(spec, addresses, prepared);
+        if self.connection.is_none() {
+            // Nobody can classify it, but one with the same labels was classified.
+            attachment.lent_identity =
+                self.attachments.known_identity(&attachment.labels, self.desired.endpoints());
+        }
         let name = attachment.name.clone();
         match self.take_in(attachment).await {
             Ok(endpoint) => Ok(endpoint),
@@ -293,5 +298,6 @@ fn attachment(spec: AttachSpec, addresses: Addresses, prepared: Prepared) -> Att
         ingress_bits_per_second: spec.ingress_bits_per_second,
         egress_bits_per_second: spec.egress_bits_per_second,
         accepted: None,
+        lent_identity: None,
     }
 }

@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod start;
 mod status;
+mod sweep;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -68,10 +69,13 @@ struct State<D, L> {
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     uplinks: Vec<Link>,
+    overlay_ifindex: u32,
     own_addresses: Vec<IpAddr>,
     endpoint_mtu_bytes: u32,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
+    /// The first such word of this daemon's life: devices are swept next.
+    sweep_due: bool,
     connection: Option<Connection>,
     /// What the compiler could not do; for people.
     problems: Vec<String>,

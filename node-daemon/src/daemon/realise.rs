@@ -25,6 +25,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.desired.apply(batch);
         let stored = self.disk.store_desired(&self.desired);
         stored.map_err(|error| self.failed(&error))?;
+        self.sweep_due |= in_sync && !self.synced;
         self.synced |= in_sync;
         let written = self.write_kernel();
         written.map_err(|error| self.failed(&error))?;
@@ -111,6 +112,7 @@ impl<D: Datapath, L: Links> State<D, L> {
     /// Tells those who wait, and reports endpoints that became ready.
     pub(super) fn after_change(&mut self) {
         self.attachments.forget_gone(self.desired.endpoints());
+        self.attachments.return_lent(self.desired.endpoints());
         self.names.store(std::sync::Arc::new(Names::of(&self.desired, &self.attachments)));
         self.report_endpoints();
         self.changed.send_modify(|changes| *changes += 1);
@@ -125,6 +127,10 @@ impl<D: Datapath, L: Links> State<D, L> {
         if found != self.actual {
             warn!("somebody else changed the kernel's tables; they are mended");
             self.actual = found;
+        }
+        let stored = if self.failure.is_some() { self.attachments.store(&self.disk) } else { Ok(()) };
+        if let Err(error) = stored {
+            return drop(self.failed(&error));
         }
         match self.write_kernel() {
             Ok(()) => {

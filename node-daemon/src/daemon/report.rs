@@ -9,6 +9,7 @@ use crate::{
     desired::{FEATURES, attachments::Attachment},
     endpoint::interface::mac_text,
     kernel::{Datapath, links::Links},
+    limits::ENDPOINTS_MAX,
 };
 
 impl<D: Datapath, L: Links> State<D, L> {
@@ -124,8 +125,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         if !answer.accepted {
             warn!(endpoint = %answer.name, reason = %answer.reason, "the controller refuses the endpoint");
             let taken = answer.reason.contains("taken") || answer.reason.contains("exists");
-            // Only one that never was taken in: a running workload is not torn down by a late refusal.
+            // Only one that never was taken in (on credit, too: its name or address is another's): a running workload is not torn down by a late refusal.
             if own.accepted.is_none() {
+                if self.refused.len() >= ENDPOINTS_MAX {
+                    // Callers that never asked.
+                    self.refused.clear();
+                }
                 self.refused.insert(answer.name.clone(), Refusal { reason: answer.reason, taken });
                 if let Err(error) = self.detach(&answer.name).await {
                     warn!(endpoint = %answer.name, %error, "the refused endpoint is not torn down");

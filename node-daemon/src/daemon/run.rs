@@ -41,7 +41,10 @@ impl<D: Datapath, L: Links> State<D, L> {
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
-                _ = drift.tick() => self.mend(),
+                _ = drift.tick() => {
+                    self.mend();
+                    self.mend_links().await;
+                }
                 _ = retry.tick(), if self.failure.is_some() => self.mend(),
             }
         }
@@ -60,7 +63,12 @@ impl<D: Datapath, L: Links> State<D, L> {
                 self.unconnected = Some(why);
                 self.changed.send_modify(|changes| *changes += 1);
             }
-            Command::Realise { batch, reply } => drop(reply.send(self.realise(batch))),
+            Command::Realise { batch, reply } => {
+                drop(reply.send(self.realise(batch)));
+                if std::mem::take(&mut self.sweep_due) {
+                    self.sweep_links().await;
+                }
+            }
             Command::Answer(answer) => self.answer(answer).await,
             Command::Attach { spec, reply } => drop(reply.send(self.attach(spec).await)),
             Command::Detach { name, reply } => drop(reply.send(self.detach(&name).await)),
@@ -87,7 +95,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.refused.remove(name).map_or(EndpointState::Gone, EndpointState::Refused)
     }
 
-    async fn link_gone(&mut self, ifindex: u32) {
+    pub(super) async fn link_gone(&mut self, ifindex: u32) {
         let names: Vec<String> = self
             .attachments
             .endpoints

@@ -40,6 +40,9 @@ pub struct Attachment {
     pub egress_bits_per_second: Option<u64>,
     /// Revision at which a controller took it in; `None`: not answered yet.
     pub accepted: Option<u64>,
+    /// Identity of another endpoint of this node with the same labels, lent while no controller could be reached.
+    #[serde(default)]
+    pub lent_identity: Option<u32>,
 }
 
 impl Attachment {
@@ -74,6 +77,29 @@ impl Attachments {
         disk.store(Content::Attachments, &payload)
     }
 
+    /// Identity, and whether it may be open: by the controllers' word, or on credit until they have spoken.
+    pub fn standing(
+        &self,
+        attachment: &Attachment,
+        words: &BTreeMap<String, EndpointWord>,
+    ) -> Option<(u32, bool)> {
+        let word = self.word(attachment, words).map(|word| (word.identity, word.open));
+        let lent = attachment.lent_identity.map(|identity| (identity, true));
+        // Lent is lent until the word opens: a running workload is not closed only to be classified.
+        word.filter(|(_, open)| *open).or(lent).or(word)
+    }
+
+    /// The identity of an open endpoint of this node that has exactly these labels.
+    pub fn known_identity(
+        &self,
+        labels: &BTreeMap<String, String>,
+        words: &BTreeMap<String, EndpointWord>,
+    ) -> Option<u32> {
+        let alike = self.endpoints.values().filter(|other| other.labels == *labels);
+        let words = alike.filter_map(|other| self.word(other, words));
+        words.filter(|word| word.open).map(|word| word.identity).next()
+    }
+
     /// The controllers' word, if it is about this bearer of the name and not about one that was detached before.
     pub fn word<'a>(
         &self,
@@ -83,6 +109,18 @@ impl Attachments {
         let accepted = attachment.accepted?;
         let word = words.get(&attachment.name)?;
         (word.revision >= accepted || !self.gone.contains(&attachment.name)).then_some(word)
+    }
+
+    /// An endpoint that the controllers' word has opened needs no credit any more.
+    pub fn return_lent(&mut self, words: &BTreeMap<String, EndpointWord>) {
+        let opened = |own: &Attachment| self.word(own, words).is_some_and(|word| word.open);
+        let opened: Vec<String> =
+            self.endpoints.values().filter(|own| opened(own)).map(|own| own.name.clone()).collect();
+        for name in opened {
+            if let Some(own) = self.endpoints.get_mut(&name) {
+                own.lent_identity = None;
+            }
+        }
     }
 
     /// Forgets former bearers about whom nothing can come any more.

@@ -19,7 +19,10 @@ use weft_shared::{
     policy::{compile, model::NodePolicy, prefix},
 };
 
-use super::tables::{NodeRow, Tables};
+use super::{
+    tables::{NodeRow, Tables},
+    who::WORLD,
+};
 use crate::desired::{
     Desired, Fleet, Route,
     attachments::{Attachment, Attachments},
@@ -169,6 +172,10 @@ fn peer(identity: u32, class: Class, node: u32, ifindex: u32) -> Peer {
 }
 
 fn add_pools(tables: &mut Tables, input: Input<'_>, fleet: &Fleet, slots: &BTreeMap<&str, u32>) {
+    // IPv4 is inside of IPv6 in the maps: without a row of its own, `::/0` of a policy would match it, too.
+    tables
+        .prefixes
+        .insert(PrefixKey { bits: Address::MAPPED_PREFIX_BITS, address: Address::from_v4(0) }, WORLD);
     let class = fleet.unknown_pool_address;
     for pool in &fleet.pools {
         tables.prefixes.insert(prefix_key(*pool), peer(0, class, 0, 0));
@@ -272,9 +279,9 @@ fn add_policies(
 /// The identities that endpoints of this node have.
 fn identities(input: Input<'_>) -> BTreeSet<u32> {
     let attachments = input.attachments;
-    let words =
-        attachments.endpoints.values().filter_map(|own| attachments.word(own, input.desired.endpoints()));
-    words.map(|word| word.identity).filter(|identity| *identity != 0).collect()
+    let words = input.desired.endpoints();
+    let standings = attachments.endpoints.values().filter_map(|own| attachments.standing(own, words));
+    standings.map(|(identity, _)| identity).filter(|identity| *identity != 0).collect()
 }
 
 /// The policies that select an identity.
@@ -301,10 +308,10 @@ fn add_endpoints(tables: &mut Tables, input: Input<'_>) {
     let slots: BTreeMap<u32, u32> =
         tables.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
     for attachment in input.attachments.endpoints.values() {
-        let word = input.attachments.word(attachment, input.desired.endpoints());
-        let identity = word.map_or(0, |word| word.identity);
+        let standing = input.attachments.standing(attachment, input.desired.endpoints());
+        let (identity, may_open) = standing.unwrap_or((0, false));
         let subject = slots.get(&identity).copied().unwrap_or(0);
-        let open = word.is_some_and(|word| word.open) && subject != 0;
+        let open = may_open && subject != 0;
         let flags = if open { endpoint_flags::OPEN } else { 0 };
         tables.endpoints.insert(attachment.ifindex, endpoint_row(attachment, identity, subject, flags));
         if subject != 0 {

@@ -183,6 +183,7 @@ fn attachments() -> Attachments {
             ingress_bits_per_second: None,
             egress_bits_per_second: None,
             accepted: Some(1),
+            lent_identity: None,
         };
         (attachment.name.clone(), attachment)
     });
@@ -253,7 +254,7 @@ fn judge(tables: &Tables, ifindex: u32, from: &str, port: u16) -> u32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn on_the_way_every_packet_is_judged_by_the_one_state_or_the_other(a in model(), mut b in model()) {

@@ -1,4 +1,5 @@
 //! The daemon's core against a controller that says what the test wants, with the kernel's twin.
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod fake;
 mod node;
@@ -9,6 +10,7 @@ use prost::Message;
 use tempfile::TempDir;
 use weft_noded::{
     daemon::{EndpointState, StartError},
+    kernel::{Hook, links::Link},
     plan::tables::Step,
 };
 use weft_proto::v1::{self, ResourceType, node_report::Report};
@@ -256,6 +258,69 @@ async fn an_endpoint_is_closed_until_it_is_taken_in_classified_and_opened() {
         let table = state.steps.iter().position(|step| matches!(step, Step::PolicyTable { table: Some(_), .. }));
         assert!(table.is_some() && table < opened, "{:#?}", state.steps);
     });
+}
+
+#[tokio::test]
+async fn without_a_controller_labels_that_are_known_here_open_and_others_wait_for_their_reason() {
+    let (_state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", true, "", 6).await;
+    let opened = v1::Delta {
+        nonce: 7,
+        revision: 7,
+        upserts: vec![endpoint("web", 256, true)],
+        ..v1::Delta::default()
+    };
+    stream.delta(opened).await;
+    stream.ack().await;
+    drop(stream);
+    // The node's next stream is there before the controller says anything on it.
+    let stream = fake.stream().await;
+
+    node.attach("web-2", "web").await;
+    node.attach("stranger", "other").await;
+
+    node.endpoint("web-2", |state| matches!(state, EndpointState::Ready(_))).await;
+    let state = node.endpoint("stranger", |_| true).await;
+    let EndpointState::Init(stranger) = state else { panic!("{state:?}") };
+    assert!(stranger.status.unwrap().reason.contains("no controller"), "the reason is said");
+
+    // Classified, but not to be opened yet: what runs on credit is not closed for that.
+    stream.welcome("store-1", 9).await;
+    let mut stream = stream;
+    answer(&stream, "web-2", true, "", 9).await;
+    let words = [endpoint("web", 256, true), endpoint("web-2", 256, false)];
+    stream.delta(full(9, base().into_iter().chain(words).collect())).await;
+    stream.ack().await;
+    node.endpoint("web-2", |state| matches!(state, EndpointState::Ready(_))).await;
+    assert!(is_open(&kernel));
+}
+
+#[tokio::test]
+async fn interfaces_of_ours_that_nobody_desires_go_after_the_first_sync() {
+    let (state, kernel, fake) = (tempfile::tempdir().unwrap(), Kernel::default(), Fake::start().await);
+    let leftover = Link {
+        ifindex: 900,
+        name: "weft01234567".to_owned(),
+        mac: None,
+        mtu_bytes: 1500,
+        peer_elsewhere: true,
+    };
+    kernel.links.with(|state| state.links.insert(leftover.name.clone(), leftover.clone()));
+    kernel.maps.with(|state| state.attached.insert(900, Hook::Endpoint));
+    let node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    assert!(kernel.links.with(|state| state.links.contains_key("weft01234567")));
+
+    stream.delta(full(5, base())).await;
+    stream.ack().await;
+    // Swept right after the acknowledgement; the core's next answer comes after that.
+    node.status().await;
+
+    assert!(!kernel.links.with(|state| state.links.contains_key("weft01234567")));
+    assert!(!kernel.maps.with(|state| state.attached.contains_key(&900)));
+    assert_eq!(kernel.maps.with(|state| state.attached.len()), 2, "overlay and uplink keep theirs");
 }
 
 #[tokio::test]

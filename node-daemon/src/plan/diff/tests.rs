@@ -118,7 +118,7 @@ fn contains<K: Ord, V: PartialEq>(whole: &BTreeMap<K, V>, part: &BTreeMap<K, V>)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn the_steps_end_at_what_is_desired(actual in tables(), desired in tables()) {
