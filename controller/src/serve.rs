@@ -11,6 +11,7 @@ use weft_proto::v1::{
 
 use crate::{
     api::Operator,
+    fleet::EventError,
     fleet_config, guard, limits,
     plan::Registry,
     store::{Embedded, Store, StoreError},
@@ -44,6 +45,8 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot serve what the store holds: {0}")]
+    Contents(#[from] EventError),
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
     #[error("a part of the controller failed: {0}")]
@@ -90,8 +93,9 @@ impl Controller {
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
         let store_id = fleet_config::initialise(store.as_ref()).await?;
         let (hub, stop) = (Arc::new(Hub::default()), CancellationToken::new());
-        let follower = tokio::spawn(stream::follow(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
-        hub.wait_applied(store.revision().await?).await;
+        let revision = stream::load(store.as_ref(), &hub).await?;
+        let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
+        let follower = tokio::spawn(following);
         let context = Context {
             registry: Arc::new(Registry::new(Arc::clone(&store))),
             store_id: store_id.clone(),

@@ -353,7 +353,6 @@ async fn explain_tells_the_verdict_of_the_evaluator_and_the_rule() {
     assert!(node.attach("api-1", &[("app", "api")], &[&api]).await.accepted);
     assert!(node.attach("web-1", &[("app", "web")], &[&web]).await.accepted);
     fleet.apply(vec![policy("api-from-web", "api", "web")]).await.unwrap();
-    node.until("the policy is there", |node| !node.names(v1::ResourceType::Policy).is_empty()).await;
 
     let cases = [
         ("web-1", "api-1", 8080, v1::Verdict::Allow),

@@ -377,10 +377,10 @@ async fn the_history_of_an_embedded_store_is_bounded() {
     let store = Arc::new(Embedded::open(directory.path().join("weft.redb")).await.unwrap());
     let writes = limits::STORE_HISTORY_REVISIONS + 2 * limits::STORE_COMPACTION_SLACK_REVISIONS;
     let mut tasks = JoinSet::new();
-    for _ in 0..16 {
+    for _ in 0..64 {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
-            for number in 0..=writes / 16 {
+            for number in 0..=writes / 64 {
                 write(store.as_ref(), put("a", &number.to_string())).await;
             }
         });

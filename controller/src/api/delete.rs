@@ -35,8 +35,7 @@ impl Operator {
             let text = format!("node {} is connected: stop its daemon first", request.name);
             return Err(Status::failed_precondition(text));
         }
-        // What the store shows now, the fleet must have taken in before it is asked.
-        self.hub.wait_applied(self.store.revision().await.map_err(errors::store)?).await;
+        self.caught_up().await?;
         let endpoints =
             self.hub.ask(|fleet| fleet.endpoints_of(&request.name).map(str::to_owned).collect::<Vec<_>>());
         let deleted =

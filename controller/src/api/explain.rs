@@ -34,6 +34,7 @@ impl Operator {
         &self,
         request: &v1::ExplainRequest,
     ) -> Result<v1::ExplainResponse, Status> {
+        self.caught_up().await?;
         let config =
             fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;
         let family = family(request)?;

@@ -35,6 +35,13 @@ impl Operator {
         Self { store, store_id, hub, stop, streams }
     }
 
+    /// The store's revision, once the fleet shows it: whoever has written sees what they wrote.
+    async fn caught_up(&self) -> Result<u64, Status> {
+        let revision = self.store.revision().await.map_err(errors::store)?;
+        self.hub.wait_applied(revision).await;
+        Ok(revision)
+    }
+
     fn room_for_a_stream(&self) -> Result<OwnedSemaphorePermit, Status> {
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             let most = limits::OPERATOR_STREAMS_MAX;

@@ -2,12 +2,12 @@
 use tonic::Status;
 use weft_proto::v1;
 
-use super::{Operator, errors};
+use super::Operator;
 use crate::fleet::{Fleet, Rejected};
 
 impl Operator {
     pub(super) async fn status(&self) -> Result<v1::FleetStatusResponse, Status> {
-        let revision = self.store.revision().await.map_err(errors::store)?;
+        let revision = self.caught_up().await?;
         let mut response = self.hub.ask(|fleet| v1::FleetStatusResponse {
             nodes: fleet.nodes().map(|(name, _)| summary(fleet, name)).collect(),
             endpoints: count(fleet.endpoints().count()),

@@ -79,7 +79,10 @@ fn look(fleet: &Fleet, revision: u64) -> Result<v1::WaitRealisedResponse, Status
     let known = fleet.revision() >= revision;
     for (node, _) in fleet.nodes() {
         answer.nodes += 1;
-        if let Some(rejected) = fleet.rejections(node).iter().find(|rejected| rejected.revision <= revision) {
+        // What is not answered yet may take the place of what was rejected.
+        let answered = known && fleet.answered(node) >= revision;
+        let rejections = fleet.rejections(node);
+        if let Some(rejected) = rejections.iter().find(|rejected| answered && rejected.revision <= revision) {
             let kind = rejected.kind.as_str_name().trim_start_matches("RESOURCE_TYPE_").to_lowercase();
             let text = format!("node {node} rejected {kind} {}: {}", rejected.name, rejected.reason);
             return Err(Status::failed_precondition(text));

@@ -21,6 +21,10 @@ struct Gate {
 }
 
 impl Gates {
+    pub(super) fn is_empty(&self) -> bool {
+        self.closed.is_empty()
+    }
+
     pub(super) fn is_open(&self, endpoint: &str) -> bool {
         !self.closed.contains_key(endpoint)
     }

@@ -141,6 +141,11 @@ impl Fleet {
         self.views.get(node).map_or(0, |view| view.realised(self.revision))
     }
 
+    /// Everything up to this revision was realised or rejected by the node.
+    pub fn answered(&self, node: &str) -> u64 {
+        self.views.get(node).map_or(0, |view| view.answered(self.revision))
+    }
+
     pub fn rejections(&self, node: &str) -> Vec<Rejected> {
         self.views.get(node).into_iter().flat_map(View::rejections).cloned().collect()
     }
@@ -186,7 +191,11 @@ impl Fleet {
 
     // ---- Opening ----
 
+    /// Cheap while nothing is held closed.
     fn open_what_may(&mut self, now: Option<Duration>) {
+        if self.gates.is_empty() {
+            return;
+        }
         let (views, revision) = (&self.views, self.revision);
         let realised = |node: &str| {
             views.get(node).filter(|view| view.is_connected()).map(|view| view.realised(revision))

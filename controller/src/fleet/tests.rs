@@ -534,7 +534,7 @@ fn walk(steps: &[Step]) -> (Fleet, BTreeMap<String, Holder>, Contents) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
     fn after_any_events_nodes_hold_what_the_final_contents_say(steps in prop::collection::vec(any_step(), 0..40)) {

@@ -215,9 +215,14 @@ impl View {
 
     /// Everything up to this revision is realised: the last one, while nothing is pending.
     pub(super) fn realised(&self, revision: u64) -> u64 {
-        let first_in_flight = self.in_flight.iter().map(|sent| sent.since).min();
         let first_rejected = self.rejections.values().map(|rejected| rejected.revision).min();
-        let open = [self.pending_since, first_in_flight, first_rejected].into_iter().flatten().min();
+        first_rejected.map_or(revision, |first| first.saturating_sub(1)).min(self.answered(revision))
+    }
+
+    /// Everything up to this revision was realised or rejected.
+    pub(super) fn answered(&self, revision: u64) -> u64 {
+        let first_in_flight = self.in_flight.iter().map(|sent| sent.since).min();
+        let open = [self.pending_since, first_in_flight].into_iter().flatten().min();
         open.map_or(revision, |first| first.saturating_sub(1).min(revision))
     }
 

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
 use crate::{
-    fleet::Change,
+    fleet::{Change, EventError, Fleet},
     keys, limits,
     store::{Range, Store, StoreError, Watch},
 };
@@ -13,32 +13,42 @@ use crate::{
 /// Between two tries at a store that fails.
 const RETRY: Duration = Duration::from_millis(500);
 
-pub async fn follow(store: Arc<dyn Store>, hub: Arc<Hub>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
+/// Goes on from `revision`, which the fleet has taken in.
+pub async fn follow(
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    mut revision: Option<u64>,
+    stop: CancellationToken,
+) {
+    loop {
         let followed = tokio::select! {
-            followed = list_then_watch(store.as_ref(), &hub) => followed,
+            followed = list_then_watch(store.as_ref(), &hub, revision.take()) => followed,
             () = stop.cancelled() => return,
         };
         match followed {
-            Ok(()) => return,
-            Err(StoreError::Compacted { .. }) => {
+            Ok(()) | Err(EventError::Store(StoreError::Closed)) => return,
+            Err(EventError::Store(StoreError::Compacted { .. })) => {
                 tracing::info!("fell behind the store's history, listing again");
             }
             Err(error) => {
-                tracing::error!(%error, "following the store failed, trying again");
+                // Nodes keep what they have: leaving out what is not understood might open what it closes.
+                tracing::error!(%error, "cannot follow the store, no node is told anything; trying again");
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-async fn list_then_watch(store: &dyn Store, hub: &Hub) -> Result<(), StoreError> {
-    let revision = load(store, hub).await?;
+async fn list_then_watch(store: &dyn Store, hub: &Hub, revision: Option<u64>) -> Result<(), EventError> {
+    let revision = match revision {
+        Some(revision) => revision,
+        None => load(store, hub).await?,
+    };
     let mut watch = store.watch(keys::ROOT, revision).await?;
     while let Some(batch) = next_batch(&mut watch, hub).await {
         let batch = batch?;
         let changes = batch.events.iter().map(Change::from_event);
-        hub.apply(batch.revision, understood(changes));
+        hub.apply(batch.revision, understood(changes)?);
     }
     Ok(())
 }
@@ -57,13 +67,13 @@ async fn next_batch(watch: &mut Watch, hub: &Hub) -> Option<Result<crate::store:
 }
 
 /// Brings the fleet to what the store holds now, whatever it held before.
-async fn load(store: &dyn Store, hub: &Hub) -> Result<u64, StoreError> {
+pub async fn load(store: &dyn Store, hub: &Hub) -> Result<u64, EventError> {
     let mut range =
         Range { prefix: keys::ROOT.to_owned(), limit: limits::LIST_PAGE_MAX_OBJECTS, ..Range::default() };
     let mut changes = Vec::new();
     loop {
         let page = store.range(range.clone()).await?;
-        changes.extend(understood(page.items.iter().map(Change::from_item)));
+        changes.extend(understood(page.items.iter().map(Change::from_item))?);
         if !page.more {
             let gone = hub.ask(|fleet| gone(fleet, &changes));
             changes.extend(gone);
@@ -75,20 +85,14 @@ async fn load(store: &dyn Store, hub: &Hub) -> Result<u64, StoreError> {
     }
 }
 
-/// What a bad record says is left out, and said loudly: the rest of the fleet must not wait for it.
-fn understood<E: std::fmt::Display>(changes: impl Iterator<Item = Result<Option<Change>, E>>) -> Vec<Change> {
-    let mut understood = Vec::new();
-    for change in changes {
-        match change {
-            Ok(change) => understood.extend(change),
-            Err(error) => tracing::error!(%error, "an object in the store is left out"),
-        }
-    }
-    understood
+fn understood(
+    changes: impl Iterator<Item = Result<Option<Change>, EventError>>,
+) -> Result<Vec<Change>, EventError> {
+    changes.filter_map(Result::transpose).collect()
 }
 
 /// Deletions of what the fleet knows and the listing has not.
-fn gone(fleet: &crate::fleet::Fleet, listed: &[Change]) -> Vec<Change> {
+fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let (mut nodes, mut endpoints, mut policies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut identities = BTreeSet::new();
     for change in listed {
@@ -112,4 +116,73 @@ fn gone(fleet: &crate::fleet::Fleet, listed: &[Change]) -> Vec<Change> {
     changes.extend(gone_policies.map(|name| Change::Policy { name: owned(name), policy: None }));
     changes.extend(gone_identities.map(|number| Change::Identity { number, labels: None }));
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::v1::{self, object::Kind as Of};
+
+    use super::*;
+    use crate::{fleet_config, identity, plan::Plan, resource, store::Memory};
+
+    fn policy(name: &str) -> v1::Object {
+        let subject = v1::Subject { endpoints: Some(v1::Selector::default()), nodes: None };
+        let policy = v1::Policy {
+            metadata: Some(v1::Metadata { name: name.to_owned(), ..v1::Metadata::default() }),
+            subject: Some(subject),
+            ingress: Some(v1::RuleList::default()),
+            ..v1::Policy::default()
+        };
+        resource::object(Of::Policy(policy))
+    }
+
+    fn policies(hub: &Hub) -> Vec<String> {
+        let mut names: Vec<String> =
+            hub.ask(|fleet| fleet.policies().map(|policy| policy.name.clone()).collect());
+        names.sort();
+        names
+    }
+
+    async fn put(store: &Memory, name: &str) {
+        let mut plan = Plan::default();
+        plan.put(keys::object(v1::Kind::Policy, name), resource::encode(policy(name)));
+        plan.commit(store).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_history_was_lost_a_listing_brings_the_fleet_to_what_the_store_holds() {
+        let (store, hub) = (Memory::default(), Hub::default());
+        fleet_config::initialise(&store).await.unwrap();
+        put(&store, "stays").await;
+        put(&store, "goes").await;
+        load(&store, &hub).await.unwrap();
+        assert_eq!(policies(&hub), ["goes", "stays"]);
+
+        let mut plan = Plan::default();
+        plan.delete(keys::object(v1::Kind::Policy, "goes"));
+        identity::plan(&store, &identity::of_node(&std::collections::BTreeMap::new()), &mut plan)
+            .await
+            .unwrap();
+        plan.commit(&store).await.unwrap();
+        put(&store, "comes").await;
+        let revision = load(&store, &hub).await.unwrap();
+        assert_eq!(policies(&hub), ["comes", "stays"]);
+        assert_eq!(hub.ask(Fleet::revision), revision);
+        assert_eq!(hub.ask(Fleet::identities_through), 256);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_understood_is_never_left_out() {
+        let (store, hub) = (Memory::default(), Hub::default());
+        fleet_config::initialise(&store).await.unwrap();
+        put(&store, "good").await;
+        let before = load(&store, &hub).await.unwrap();
+        let mut plan = Plan::default();
+        plan.put(keys::object(v1::Kind::Policy, "broken"), "not an object");
+        plan.delete(keys::object(v1::Kind::Policy, "good"));
+        plan.commit(&store).await.unwrap();
+        let error = load(&store, &hub).await.unwrap_err();
+        assert!(error.to_string().contains("/weft/v1/policy/broken"), "{error}");
+        assert_eq!((hub.ask(Fleet::revision), policies(&hub)), (before, vec!["good".to_owned()]));
+    }
 }

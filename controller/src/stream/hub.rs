@@ -135,6 +135,10 @@ impl Hub {
                 handle.news.notify_one();
             }
         }
+        self.tell_progress();
+    }
+
+    fn tell_progress(&self) {
         self.progress.send_modify(|count| *count += 1);
     }
 
@@ -210,10 +214,16 @@ impl Session {
         rejected: Vec<(ResourceType, String, String)>,
     ) -> bool {
         let known = self.with(|state| {
+            let may_open = state.fleet.next_deadline().is_some();
             let known = state.fleet.acknowledge(&self.node, nonce, rejected);
             let seen = Seen { at: SystemTime::now(), last_apply: Some(apply) };
             state.seen.insert(self.node.clone(), seen);
-            self.hub.wake(state);
+            if may_open {
+                // An endpoint of another node may have waited for this.
+                self.hub.wake(state);
+            } else {
+                self.hub.tell_progress();
+            }
             known
         });
         known.unwrap_or(false)

@@ -53,7 +53,10 @@ async fn serve(
     let greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
     let registered = nodes::register(&context.registry, &greeting).await.map_err(errors::node)?;
     // The fleet must know the node before it can scope for it.
-    context.hub.wait_applied(registered.revision).await;
+    let known = context.hub.wait_applied(registered.revision);
+    if tokio::time::timeout(limits::HELLO_TIMEOUT, known).await.is_err() {
+        return Err(Status::unavailable("this controller does not keep up with its store"));
+    }
     let session = context.hub.connect(&greeting.name);
     tracing::info!(node = greeting.name, version = hello.version, boot_id = hello.boot_id, "node connected");
     let mut stream = Stream {
