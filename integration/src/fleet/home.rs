@@ -4,15 +4,16 @@
 //! run that ended without cleaning up.
 use std::{
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 
 use super::system::{run, tool};
@@ -34,12 +35,16 @@ pub struct Home {
 impl Home {
     /// Sweeps leftovers of killed runs and makes a folder with a name that no other fleet has.
     pub fn create(test: &str) -> Result<Self> {
+        ensure!(geteuid().is_root(), "fleets need root: cargo xtask test asks for it through sudo");
         sweep()?;
         let name = format!("weft-{test}-{}-{}", process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(FOLDER).join(&name);
-        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        let lock = File::create(path.join(LOCK))?;
+        // Under another name until it is locked: who sweeps would take it for a leftover.
+        let unlocked = Path::new(FOLDER).join(format!("new-{name}"));
+        create_folder(&unlocked)?;
+        let lock = File::create(unlocked.join(LOCK))?;
         lock.lock()?;
+        fs::rename(&unlocked, &path)?;
         Ok(Self { name, path, _lock: lock })
     }
 
@@ -67,6 +72,15 @@ impl Drop for Home {
             eprintln!("cleaning up {}: {error:#}", self.name);
         }
     }
+}
+
+/// The last fleet of another process may remove the folder of all between the two steps of this.
+fn create_folder(path: &Path) -> Result<()> {
+    wait::until(&format!("{} is made", path.display()), EXIT, || match fs::create_dir_all(path) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
+    })
 }
 
 /// Removes what runs left behind whose process is gone.
