@@ -11,6 +11,7 @@ use crate::{
     setup,
     stopwatch::Stopwatch,
     summary::Counts,
+    toolchain::BpfCompiler,
     workspace::{Workspace, program},
 };
 
@@ -62,51 +63,55 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if options.wants(Part::Dependencies) {
         counts += checks::dependencies(workspace)?;
     }
-    let built = build::bpf(workspace, compiler);
-    counts += Counts::one(built.is_ok());
-    if let Err(error) = built {
-        println!("  {error:#}: nothing that embeds them can be tested");
-    } else {
-        if options.wants(Part::Lints) {
-            counts += checks::lints(workspace, compiler)?;
-        }
-        if options.wants(Part::Unit) {
-            counts +=
-                tests(workspace, options, "tests of the crates", &["--workspace", "--exclude", FLEETS])?;
-        }
-        if options.wants(Part::Fleet) {
-            counts += fleets(workspace, options)?;
-        }
-    }
+    counts += build_and_run(workspace, options, compiler)?;
     println!("({:.0} s)", watch.seconds());
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(if counts.failed == 0 && counts.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-const FLEETS: &str = "weft-integration";
-
-/// The fleets start the real binaries, so these are built first.
-fn fleets(workspace: &Workspace, options: &Options) -> Result<Counts> {
-    let mut binaries = build::cargo(workspace);
-    binaries.args(["build", "--workspace", "--bins"]);
-    let built = attempt(workspace, "the binaries for fleets", &mut binaries)?.status.success();
-    let mut counts = Counts::one(built);
-    if built {
-        counts += tests(workspace, options, "fleets in namespaces", &["--package", FLEETS])?;
+/// What needs the kernel programs: they are built first, and nothing else is tried where that fails.
+fn build_and_run(workspace: &Workspace, options: &Options, compiler: BpfCompiler) -> Result<Counts> {
+    if let Err(error) = build::bpf(workspace, compiler) {
+        println!("  {error:#}: nothing that embeds them can be tested");
+        return Ok(Counts::one(false));
+    }
+    let mut counts = Counts::one(true);
+    if options.wants(Part::Lints) {
+        counts += checks::lints(workspace, compiler)?;
+    }
+    if options.wants(Part::Unit) || options.wants(Part::Fleet) {
+        // All at once, so that dependencies are built for one set of features; fleets start the binaries.
+        let mut all = build::cargo(workspace);
+        all.args(["build", "--workspace", "--all-targets"]);
+        let built = attempt(workspace, "binaries and tests", &mut all)?.status.success();
+        counts += Counts::one(built);
+        if !built {
+            return Ok(counts);
+        }
+    }
+    if options.wants(Part::Unit) {
+        counts += tests(workspace, options, Part::Unit)?;
+    }
+    if options.wants(Part::Fleet) {
+        counts += tests(workspace, options, Part::Fleet)?;
     }
     Ok(counts)
 }
 
 /// Runs tests as root: kernel programs and namespaces need it, and one way of running them is enough.
-fn tests(workspace: &Workspace, options: &Options, label: &str, packages: &[&str]) -> Result<Counts> {
-    let nextest = program("cargo-nextest").is_some();
+fn tests(workspace: &Workspace, options: &Options, part: Part) -> Result<Counts> {
+    let fleets = part == Part::Fleet;
+    let label = if fleets { "fleets in namespaces" } else { "tests of the crates, and the kernel programs" };
     let mut run = build::cargo(workspace);
-    if nextest {
-        run.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"]);
+    if program("cargo-nextest").is_some() {
+        let which = if fleets { "package(weft-integration)" } else { "not package(weft-integration)" };
+        run.args(["nextest", "run", "--workspace", "-E", which, "--no-fail-fast", "--no-tests=pass"]);
+    } else if fleets {
+        run.args(["test", "--package", "weft-integration", "--no-fail-fast"]);
     } else {
-        run.args(["test", "--no-fail-fast"]);
+        run.args(["test", "--workspace", "--exclude", "weft-integration", "--no-fail-fast"]);
     }
-    run.args(packages).args(&options.filter).env("WEFT_BINARIES", build::binaries(workspace, false));
+    run.args(&options.filter).env("WEFT_BINARIES", build::binaries(workspace, false));
     if !is_root() {
         run.env(format!("CARGO_TARGET_{}_RUNNER", host_triple()), "sudo --preserve-env");
     }
