@@ -7,8 +7,8 @@ const OVERRIDE: &str = "WEFT_BPF_OBJECT";
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
-    let object = env::var_os(OVERRIDE)
-        .map_or_else(|| manifest.join("../target/bpf/weft-bpf.o"), PathBuf::from);
+    let object =
+        env::var_os(OVERRIDE).map_or_else(|| manifest.join("../target/bpf/weft-bpf.o"), PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     if let Ok(object) = object.canonicalize() {
         println!("cargo::rustc-env={OVERRIDE}={}", object.display());

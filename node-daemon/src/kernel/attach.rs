@@ -74,7 +74,10 @@ fn tcx(
             let link: SchedClassifierLink = FdLink::from(link).try_into()?;
             match program.attach_to_link(link) {
                 // The pin holds the link; ours may go.
-                Ok(id) => return Ok(drop(program.take_link(id)?)),
+                Ok(id) => {
+                    drop(program.take_link(id)?);
+                    return Ok(());
+                }
                 // The interface went, and another took its index: the link is dead and is taken away.
                 Err(_) => fs::remove_file(pin)?,
             }
@@ -103,12 +106,11 @@ fn clsact(
     }
     // Replaces; where there is nothing to replace, it is made.
     let ours = SchedClassifierLink::attached(&interface, direction, PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(ours) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            program.attach_with_options(&interface, direction, TcAttachOptions::Netlink(options))?
-        }
+    let id = if let Ok(id) = program.attach_to_link(ours) {
+        id
+    } else {
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        program.attach_with_options(&interface, direction, TcAttachOptions::Netlink(options))?
     };
     // Dropped, it would detach; the filter is to outlive us.
     std::mem::forget(program.take_link(id)?);

@@ -126,15 +126,15 @@ fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
     let mut handles = Vec::new();
     for (name, map) in ebpf.maps() {
         let failed = |error: MapError| KernelError::new(format!("map {name}"), error);
-        let data = match map {
-            Map::Array(data)
-            | Map::ArrayOfMaps(data)
-            | Map::HashMap(data)
-            | Map::LpmTrie(data)
-            | Map::LruHashMap(data)
-            | Map::PerCpuArray(data)
-            | Map::RingBuf(data) => data,
-            _ => continue,
+        let (Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)) = map
+        else {
+            continue;
         };
         let descriptor =
             data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(name, error))?;

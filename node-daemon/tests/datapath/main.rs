@@ -1,2 +1,23 @@
+//! The kernel programs, packet by packet, through `BPF_PROG_TEST_RUN`. Each test loads its own object, unpinned, in a
+//! network namespace of its own; it needs root. Packets are built, and answers taken apart, by another implementation
+//! than the programs' (etherparse).
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that can't go on says why"
+)]
+
+mod conntrack;
+mod garbage;
 mod harness;
-mod smoke;
+mod neighbours;
+mod oracle;
+mod overlay;
+mod packets;
+mod policy;
+mod refusals;
+mod tables;
+mod uplink;
+mod verifier;
+mod world;

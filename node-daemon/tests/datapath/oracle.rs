@@ -242,6 +242,7 @@ fn attachments() -> Attachments {
             ingress_bits_per_second: None,
             egress_bits_per_second: None,
             accepted: Some(0),
+            lent_identity: None,
         }
     };
     let endpoints = (0..arbitrary::label_sets().len()).map(|place| (format!("e{place}"), attachment(place)));
