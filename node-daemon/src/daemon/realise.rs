@@ -22,26 +22,40 @@ impl<D: Datapath, L: Links> State<D, L> {
     pub(super) fn realise(&mut self, batch: Batch) -> Result<v1::Ack, String> {
         let began = Instant::now();
         let (nonce, in_sync) = (batch.nonce, batch.in_sync);
+        let only_progress = batch.is_only_progress() && self.failure.is_none();
         self.desired.apply(batch);
-        let stored = self.disk.store_desired(&self.desired);
-        stored.map_err(|error| self.failed(&error))?;
-        self.sweep_due |= in_sync && !self.synced;
-        self.synced |= in_sync;
-        let written = self.write_kernel();
-        written.map_err(|error| self.failed(&error))?;
-        self.failure = None;
-        self.after_change();
+        if only_progress {
+            // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
+            let written = self.write_progress();
+            written.map_err(|error| self.failed(&error))?;
+        } else {
+            let stored = self.disk.store_desired(&self.desired);
+            stored.map_err(|error| self.failed(&error))?;
+            self.sweep_due |= in_sync && !self.synced;
+            self.synced |= in_sync;
+            let written = self.write_kernel();
+            written.map_err(|error| self.failed(&error))?;
+            self.failure = None;
+            self.after_change();
+        }
+        Ok(self.ack(nonce, began))
+    }
+
+    fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
         let rejected: Vec<_> = self.desired.rejected().chain(self.overflowed.iter().cloned()).collect();
         let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
+        let through = self.desired.identities_through;
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        info!(
-            revision,
-            through = self.desired.identities_through,
-            apply_micros,
-            rejected = rejected.len(),
-            "realised"
-        );
-        Ok(v1::Ack { nonce, revision, apply_micros, rejected })
+        info!(revision, through, apply_micros, rejected = rejected.len(), "realised");
+        v1::Ack { nonce, revision, apply_micros, rejected }
+    }
+
+    fn write_progress(&mut self) -> Result<(), KernelError> {
+        let identity = self.desired.identities_through;
+        if !self.desired.complete || identity <= self.actual.identities_through {
+            return Ok(());
+        }
+        self.write_steps(&[Step::IdentitiesThrough { identity }])
     }
 
     fn failed(&mut self, error: &dyn std::error::Error) -> String {

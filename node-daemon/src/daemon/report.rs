@@ -55,7 +55,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         let endpoints: Vec<v1::Endpoint> =
             self.attachments.endpoints.values().map(|own| self.endpoint(own)).collect();
-        for endpoint in endpoints {
+        for mut endpoint in endpoints {
+            if let Some(status) = &mut endpoint.status {
+                // The controller knows the identity; why an endpoint is not ready changes often and is told locally.
+                *status = v1::EndpointStatus { state: status.state, ..v1::EndpointStatus::default() };
+            }
             let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
             if self.reported.get(&name) != Some(&endpoint) {
                 self.reported.insert(name, endpoint.clone());

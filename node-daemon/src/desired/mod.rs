@@ -46,6 +46,13 @@ pub struct Batch {
     pub listed: Option<BTreeSet<Key>>,
 }
 
+impl Batch {
+    /// Whether it says nothing of any resource: only how far this node knows.
+    pub fn is_only_progress(&self) -> bool {
+        self.upserts.is_empty() && self.removes.is_empty() && self.listed.is_none() && !self.in_sync
+    }
+}
+
 /// The state. Typed views stand beside the bytes; [`Desired::apply`] is the only way to change either.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {

@@ -37,7 +37,9 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
         bump_nodes: BTreeSet::new(),
         steps: Vec::new(),
     };
-    planner.lower_identities_through();
+    if sweep == Sweep::Remove {
+        planner.lower_identities_through();
+    }
     planner.set_nodes();
     planner.tighten_pools();
     planner.policy_prefixes();

@@ -1,7 +1,8 @@
 //! The daemon's core against a controller that says what the test wants, with the kernel's twin.
-#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 mod fake;
+mod local;
 mod node;
 
 use fake::{Fake, SOON, Stream};
@@ -358,13 +359,13 @@ async fn a_word_about_a_former_bearer_of_a_name_opens_nobody() {
 
     let mut stream = fake.stream().await;
     stream.welcome("store-1", 7).await;
+    let gone =
+        stream.report(|report| if let Report::EndpointGone(gone) = report { Some(gone.name) } else { None });
+    assert_eq!(gone.await, "web");
     stream.delta(full(7, base().into_iter().chain([endpoint("web", 256, true)]).collect())).await;
     stream.ack().await;
     assert!(!is_open(&kernel), "the controller's word is about the one that was detached");
 
-    let gone =
-        stream.report(|report| if let Report::EndpointGone(gone) = report { Some(gone.name) } else { None });
-    assert_eq!(gone.await, "web");
     answer(&stream, "web", true, "", 9).await;
     let classified = v1::Delta {
         nonce: 9,
