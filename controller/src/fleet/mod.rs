@@ -1,10 +1,12 @@
 //! The first half of the compiler, which selects and scopes: from the store's events to what each node is to be sent.
 //! A state machine over values: no clock (the time is passed in), no stream, no store.
+mod attached;
 mod event;
 mod gate;
 mod index;
 mod resources;
 mod scope;
+mod selected;
 mod sets;
 mod view;
 

@@ -1,6 +1,7 @@
 //! The store behind one trait, drawn from etcd's semantics: revisions that only ascend, compare-and-set transactions,
 //! reads at a revision, ordered watches, compaction. What is above the trait cannot tell which store is below.
 mod embedded;
+mod file;
 mod memory;
 mod records;
 mod watch;

@@ -1,0 +1,194 @@
+//! Incremental equals from scratch, on random histories: split, squashed, in another order, with connections that come and
+//! go and nodes that lag.
+use proptest::{prelude::*, sample::select};
+use weft_shared::policy::model::Entity;
+
+use super::*;
+
+const LATER: Duration = Duration::from_hours(1);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Changes(Vec<Change>),
+    Connect(u8),
+    Disconnect(u8),
+    Drain(u8),
+    Acknowledge(u8),
+    Tick,
+}
+
+const NODES: [u8; 3] = [1, 2, 3];
+const APPS: [&str; 4] = ["web", "api", "db", "web"];
+
+fn any_selector() -> impl Strategy<Value = Selector> {
+    prop_oneof![
+        3 => select(&APPS[..3]).prop_map(selector),
+        1 => Just(Selector::default()),
+        1 => Just(Selector::new([Requirement::NotIn { key: "app".to_owned(), values: BTreeSet::from(["web".to_owned()]) }])),
+    ]
+}
+
+fn any_peer() -> impl Strategy<Value = Peer> {
+    let classes = select(vec![Class::Fleet, Class::Unmanaged, Class::World]);
+    prop_oneof![
+        4 => any_selector().prop_map(Peer::Endpoints),
+        1 => classes.prop_map(|class| Peer::Entity(Entity::Class(class))),
+    ]
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let action = || select(vec![Action::Allow, Action::Allow, Action::Deny]);
+    prop_oneof![
+        2 => (0..4_u8, any_selector(), action(), any_peer())
+            .prop_map(|(number, subject, action, peer)| put_policy(policy(&format!("p{number}"), subject, action, peer))),
+        1 => (0..4_u8).prop_map(|number| Change::Policy { name: format!("p{number}"), policy: None }),
+        // An address belongs to one endpoint's name; identities may come after their endpoints.
+        4 => (0..6_u8, select(&NODES[..]), 256..260_u32, 0..2_u8).prop_map(|(number, node, identity, address)| {
+            put_endpoint(&format!("e{number}"), node, identity, &format!("10.200.{number}.{address}"))
+        }),
+        2 => (0..6_u8).prop_map(|number| remove_endpoint(&format!("e{number}"))),
+        2 => (256..260_u32, select(&APPS[..])).prop_map(|(number, app)| put_identity(number, app)),
+        1 => (256..260_u32).prop_map(|number| Change::Identity { number, labels: None }),
+        1 => (260..262_u32).prop_map(|number| {
+            Change::Identity { number, labels: Some(crate::identity::of_node(&labels("web"))) }
+        }),
+        1 => select(&NODES[..]).prop_map(put_node),
+        1 => select(&NODES[..]).prop_map(|number| Change::Node { name: format!("n{number}"), facts: None }),
+        1 => Just(config()),
+        1 => Just(Change::Config(None)),
+    ]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let node = || select(&NODES[..]);
+    prop_oneof![
+        6 => prop::collection::vec(any_change(), 0..4).prop_map(Step::Changes),
+        2 => node().prop_map(Step::Connect),
+        1 => node().prop_map(Step::Disconnect),
+        3 => node().prop_map(Step::Drain),
+        2 => node().prop_map(Step::Acknowledge),
+        1 => Just(Step::Tick),
+    ]
+}
+
+/// Which object a change is about.
+fn subject(change: &Change) -> (u8, String) {
+    match change {
+        Change::Node { name, .. } => (0, name.clone()),
+        Change::Endpoint { name, .. } => (1, name.clone()),
+        Change::Identity { number, .. } => (2, number.to_string()),
+        Change::Policy { name, .. } => (3, name.clone()),
+        Change::Config(_) => (4, String::new()),
+    }
+}
+
+/// The last change of each object.
+type Contents = BTreeMap<(u8, String), Change>;
+
+/// The changes as they can be in one revision: each object once, the last change of it.
+fn squash(changes: Vec<Change>) -> Contents {
+    changes.into_iter().map(|change| (subject(&change), change)).collect()
+}
+
+/// What each node holds once everything has come to rest.
+fn at_rest(fleet: &mut Fleet, holders: &mut BTreeMap<String, Holder>) -> BTreeMap<String, Held> {
+    fleet.tick(LATER);
+    let nodes: Vec<String> = fleet.nodes().map(|(name, _)| name.to_owned()).collect();
+    for node in &nodes {
+        if !fleet.is_connected(node) {
+            fleet.connect(node);
+        }
+        let holder = holders.entry(node.clone()).or_default();
+        settle(fleet, node, holder);
+        assert_eq!(fleet.realised(node), fleet.revision());
+    }
+    nodes
+        .into_iter()
+        .map(|node| (node.clone(), std::mem::take(&mut holders.entry(node).or_default().held)))
+        .collect()
+}
+
+fn walk(steps: &[Step]) -> (Fleet, BTreeMap<String, Holder>, Contents) {
+    let (mut fleet, mut holders, mut contents) =
+        (Fleet::default(), BTreeMap::<String, Holder>::new(), BTreeMap::new());
+    for step in steps {
+        match step {
+            Step::Changes(changes) => {
+                let changes = squash(changes.clone());
+                for (subject, change) in &changes {
+                    contents.insert(subject.clone(), change.clone());
+                    if let Change::Node { name, facts: None } = change {
+                        fleet.disconnect(name);
+                        holders.remove(name);
+                    }
+                }
+                fleet.apply(fleet.revision() + 1, Duration::ZERO, changes.into_values().collect());
+            }
+            Step::Connect(number) => {
+                let node = format!("n{number}");
+                if fleet.node(&node).is_some() {
+                    fleet.connect(&node);
+                    holders.entry(node).or_default().unacknowledged.clear();
+                }
+            }
+            Step::Disconnect(number) => fleet.disconnect(&format!("n{number}")),
+            Step::Drain(number) => {
+                let node = format!("n{number}");
+                if let Some(delta) = fleet.drain(&node) {
+                    holders.entry(node).or_default().take(&delta);
+                }
+            }
+            Step::Acknowledge(number) => {
+                let node = format!("n{number}");
+                let holder = holders.entry(node.clone()).or_default();
+                if !holder.unacknowledged.is_empty() {
+                    fleet.acknowledge(&node, holder.unacknowledged.remove(0), Vec::new());
+                }
+            }
+            Step::Tick => fleet.tick(LATER),
+        }
+    }
+    contents.retain(|_, change| !change.is_deletion());
+    (fleet, holders, contents)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_any_events_nodes_hold_what_the_final_contents_say(steps in prop::collection::vec(any_step(), 0..40)) {
+        let (mut fleet, mut holders, contents) = walk(&steps);
+        let found = at_rest(&mut fleet, &mut holders);
+
+        let mut fresh = Fleet::default();
+        fresh.apply(1, Duration::ZERO, contents.into_values().collect());
+        let expected = at_rest(&mut fresh, &mut BTreeMap::new());
+        prop_assert_eq!(found, expected);
+        prop_assert_eq!(fleet.index.resources.keys(), fresh.index.resources.keys(), "resources are left over");
+    }
+
+    #[test]
+    fn the_order_in_which_contents_arrive_does_not_matter(
+        steps in prop::collection::vec(any_step(), 0..30),
+        order in any::<prop::sample::Index>(),
+        together in 1..4_usize,
+    ) {
+        let (_, _, contents) = walk(&steps);
+        let mut changes: Vec<Change> = contents.into_values().collect();
+        let mut forwards = Fleet::default();
+        forwards.apply(1, Duration::ZERO, changes.clone());
+        let expected = at_rest(&mut forwards, &mut BTreeMap::new());
+
+        changes.reverse();
+        if !changes.is_empty() {
+            let middle = order.index(changes.len());
+            changes.rotate_left(middle);
+        }
+        let mut otherwise = Fleet::default();
+        for part in changes.chunks(together) {
+            otherwise.apply(otherwise.revision() + 1, Duration::ZERO, part.to_vec());
+            otherwise.apply(otherwise.revision() + 1, Duration::ZERO, Vec::new());
+        }
+        prop_assert_eq!(at_rest(&mut otherwise, &mut BTreeMap::new()), expected);
+    }
+}
