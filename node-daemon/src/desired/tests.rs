@@ -1,3 +1,4 @@
+use proptest::{collection::vec, prelude::*};
 use prost::Message;
 
 use super::*;
@@ -153,4 +154,56 @@ fn a_class_that_is_not_said_is_the_one_that_closes() {
     desired.apply(batch(1, vec![upsert(ResourceType::Fleet, "fleet", &fleet)]));
     let class = desired.fleet().map(|fleet| fleet.unknown_pool_address);
     assert_eq!(class, Some(weft_shared::layout::Class::Unmanaged));
+}
+
+/// What may be said of a resource, in few numbers.
+fn change() -> impl Strategy<Value = (ResourceType, String, Option<v1::Upsert>)> {
+    let members = (0_u32..3, 300_u32..303).prop_map(|(set, identity)| format!("s{set}/{identity}"));
+    prop_oneof![
+        (members, prop::bool::ANY).prop_map(|(name, there)| {
+            let upsert = there.then(|| member(&name));
+            (ResourceType::IdentitySetMember, name, upsert)
+        }),
+        ("p[0-2]", prop::option::of("s[0-2]")).prop_map(|(name, subject)| {
+            let upsert = subject.map(|subject| upsert(ResourceType::Policy, &name, &policy(&subject)));
+            (ResourceType::Policy, name, upsert)
+        }),
+        (0_u8..3, prop::option::of(300_u32..303)).prop_map(|(last, identity)| {
+            let name = format!("10.200.2.{last}");
+            let message = |identity| v1::NodeAddress { identity, node: "n2".to_owned() };
+            let upsert = identity.map(|identity| upsert(ResourceType::Address, &name, &message(identity)));
+            (ResourceType::Address, name, upsert)
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn however_changes_are_split_the_state_is_that_of_their_end(
+        changes in vec(change(), 0..30),
+        ends in vec(prop::bool::ANY, 30),
+    ) {
+        let mut step_by_step = Desired::default();
+        let mut pending = Batch { revision: 1, in_sync: true, ..Batch::default() };
+        let mut last: BTreeMap<Key, Option<v1::Upsert>> = BTreeMap::new();
+        for ((kind, name, upsert), end) in changes.into_iter().zip(ends) {
+            last.insert(Key { kind, name: name.clone() }, upsert.clone());
+            // A batch holds one word about a resource, the latest.
+            pending.upserts.retain(|other| (other.r#type, &other.name) != (kind.into(), &name));
+            pending.removes.retain(|other| (other.r#type, &other.name) != (kind.into(), &name));
+            match upsert {
+                Some(upsert) => pending.upserts.push(upsert),
+                None => pending.removes.push(remove(kind, &name)),
+            }
+            if end {
+                step_by_step.apply(std::mem::take(&mut pending));
+            }
+        }
+        step_by_step.apply(Batch { revision: 9, in_sync: true, ..pending });
+
+        let mut at_once = Desired::default();
+        let upserts: Vec<v1::Upsert> = last.into_values().flatten().collect();
+        at_once.apply(Batch { revision: 9, upserts, in_sync: true, ..Batch::default() });
+        prop_assert_eq!(step_by_step, at_once);
+    }
 }

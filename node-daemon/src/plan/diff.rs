@@ -14,7 +14,7 @@ use weft_shared::layout::{Class, FIRST_LOCAL_IDENTITY, Peer, PrefixKey};
 use super::{
     rows,
     tables::{Step, Tables},
-    who::Who,
+    who::{Lengths, Who},
 };
 
 /// Whether what nobody desires is removed.
@@ -32,6 +32,7 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
         before: actual,
         desired,
         sweep,
+        lengths: Lengths::of([actual, desired]),
         subjects_about: subjects_about(actual, desired),
         bump_subjects: BTreeSet::new(),
         bump_nodes: BTreeSet::new(),
@@ -84,6 +85,7 @@ struct Planner<'a> {
     before: &'a Tables,
     desired: &'a Tables,
     sweep: Sweep,
+    lengths: Lengths,
     subjects_about: BTreeMap<u32, BTreeSet<u32>>,
     bump_subjects: BTreeSet<u32>,
     bump_nodes: BTreeSet<u32>,
@@ -192,7 +194,8 @@ impl Planner<'_> {
             if had == Some(peer) {
                 continue;
             }
-            let around = had.unwrap_or_else(|| Who::new(&self.now).within(key.address, key.bits));
+            let around =
+                had.unwrap_or_else(|| Who::new(&self.now, &self.lengths).within(key.address, key.bits));
             if around.identity >= FIRST_LOCAL_IDENTITY {
                 self.copy_rows(around.identity, peer.identity);
             }
@@ -203,7 +206,7 @@ impl Planner<'_> {
             for (key, peer) in of_policy(&self.before.prefixes) {
                 if !self.desired.prefixes.contains_key(&key) {
                     self.push(Step::Prefix { prefix: key, peer: None });
-                    let around = Who::new(&self.now).within(key.address, key.bits);
+                    let around = Who::new(&self.now, &self.lengths).within(key.address, key.bits);
                     self.changed_peer(peer, around);
                 }
             }
@@ -264,7 +267,8 @@ impl Planner<'_> {
     }
 
     fn set_addresses(&mut self) {
-        let who = Who::new(self.before);
+        let lengths = self.lengths.clone();
+        let who = Who::new(self.before, &lengths);
         for (address, peer) in &self.desired.ipcache {
             if self.before.ipcache.get(address) != Some(peer) {
                 self.push(Step::Ipcache { address: *address, peer: Some(*peer) });
@@ -275,7 +279,8 @@ impl Planner<'_> {
     }
 
     fn remove_addresses(&mut self) {
-        let who = Who::new(self.desired);
+        let lengths = self.lengths.clone();
+        let who = Who::new(self.desired, &lengths);
         for (address, peer) in &self.before.ipcache {
             if !self.desired.ipcache.contains_key(address) {
                 self.push(Step::Ipcache { address: *address, peer: None });
@@ -299,7 +304,7 @@ impl Planner<'_> {
         wanted.sort_by_key(|(key, _)| u32::MAX - key.bits);
         for (key, peer) in wanted {
             let had = self.now.prefixes.get(&key).copied();
-            let was = had.unwrap_or_else(|| Who::new(&self.now).within(key.address, key.bits));
+            let was = had.unwrap_or_else(|| Who::new(&self.now, &self.lengths).within(key.address, key.bits));
             if had != Some(peer) && which(was, peer) {
                 self.push(Step::Prefix { prefix: key, peer: Some(peer) });
                 self.changed_peer(was, peer);
@@ -326,7 +331,7 @@ impl Planner<'_> {
             .collect();
         for (key, peer) in gone {
             self.push(Step::Prefix { prefix: key, peer: None });
-            let around = Who::new(&self.now).within(key.address, key.bits);
+            let around = Who::new(&self.now, &self.lengths).within(key.address, key.bits);
             self.changed_peer(peer, around);
         }
         self.bump();

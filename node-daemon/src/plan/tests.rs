@@ -14,7 +14,7 @@ use super::{
     compile::{self, Input, Stale},
     diff::{Sweep, diff},
     tables::{PolicyTable, Step, Tables},
-    who::Who,
+    who::{Lengths, Who},
 };
 use crate::{
     desired::{
@@ -217,7 +217,7 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
 /// As the kernel programs judge, from an interface's endpoint row on.
 fn verdict(tables: &Tables, table: &PolicyTable, from: &str, port: u16) -> u32 {
     let address: IpAddr = from.parse().unwrap();
-    let Peer { identity, class, .. } = Who::new(tables).is(Address::from(address));
+    let Peer { identity, class, .. } = Who::new(tables, &Lengths::of([tables])).is(Address::from(address));
     row_for(table, identity, port)
         .into_iter()
         .chain(row_for(table, class, port))

@@ -10,16 +10,27 @@ use super::tables::Tables;
 pub const WORLD: Peer =
     Peer { identity: Class::World as u32, class: Class::World as u32, node: 0, ifindex: 0 };
 
+/// Lengths that prefixes of some tables have; more than there are do no harm.
+#[derive(Clone, Debug, Default)]
+pub struct Lengths(BTreeSet<u32>);
+
+impl Lengths {
+    pub fn of<'a>(tables: impl IntoIterator<Item = &'a Tables>) -> Self {
+        Self(tables.into_iter().flat_map(|tables| tables.prefixes.keys().map(|key| key.bits)).collect())
+    }
+}
+
 /// Tables with an index over the lengths of their prefixes.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Who<'a> {
     tables: &'a Tables,
-    lengths: BTreeSet<u32>,
+    lengths: &'a Lengths,
 }
 
 impl<'a> Who<'a> {
-    pub fn new(tables: &'a Tables) -> Self {
-        Self { tables, lengths: tables.prefixes.keys().map(|key| key.bits).collect() }
+    /// `lengths` are (at least) those of the tables.
+    pub fn new(tables: &'a Tables, lengths: &'a Lengths) -> Self {
+        Self { tables, lengths }
     }
 
     /// The exact address first, then the longest prefix.
@@ -29,7 +40,7 @@ impl<'a> Who<'a> {
 
     /// What the longest prefix of at most so many bits says.
     pub fn within(&self, address: Address, most_bits: u32) -> Peer {
-        let lengths = self.lengths.range(..=most_bits).rev();
+        let lengths = self.lengths.0.range(..=most_bits).rev();
         let mut keys = lengths.map(|bits| PrefixKey { bits: *bits, address: masked(address, *bits) });
         keys.find_map(|key| self.tables.prefixes.get(&key)).copied().unwrap_or(WORLD)
     }

@@ -64,7 +64,9 @@ async fn add_pair(handle: &Handle, new: &NewEndpoint) -> Result<crate::kernel::l
     handle.link().add(pair).execute().await.map_err(failed)?;
     let host = read::find(handle, &new.host_name).await?;
     let host = host.ok_or_else(|| KernelError::new(what.clone(), "it vanished at once"))?;
-    if sysctl::has_ipv6() {
+    if new.addresses.iter().any(IpAddr::is_ipv6) {
+        // The node may have IPv6 off for new interfaces; then nothing is routed to them.
+        sysctl::set(&format!("net/ipv6/conf/{}/disable_ipv6", new.host_name), "0")?;
         handle.link().set(without_link_local(host.ifindex)).execute().await.map_err(failed)?;
     }
     Ok(host)

@@ -183,7 +183,8 @@ proptest! {
         desired in tables(),
     ) {
         let steps = diff(&actual, &desired, Sweep::Remove);
-        let (before, after) = (Who::new(&actual), Who::new(&desired));
+        let lengths = Lengths::of([&actual, &desired]);
+        let (before, after) = (Who::new(&actual, &lengths), Who::new(&desired, &lengths));
         for (place, step) in steps.iter().enumerate() {
             let Step::Ipcache { address, .. } = step else { continue };
             let (was, is) = (before.is(*address), after.is(*address));
