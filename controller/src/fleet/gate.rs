@@ -14,7 +14,7 @@ pub(super) struct Gates {
 
 #[derive(Debug)]
 struct Gate {
-    /// Realised through this, a node knows the endpoint.
+    /// Acknowledged through this, a node knows the endpoint.
     revision: u64,
     until: Duration,
     waiting_for: BTreeSet<String>,
@@ -45,15 +45,16 @@ impl Gates {
         }
     }
 
-    /// Removes and returns what may open now. `realised`: of a node; `None` when it is not connected.
+    /// Removes and returns what may open now. `answered`: the revision up to which a node has
+    /// acknowledged; `None` when it is not connected.
     pub(super) fn take_open(
         &mut self,
         now: Option<Duration>,
-        realised: impl Fn(&str) -> Option<u64>,
+        answered: impl Fn(&str) -> Option<u64>,
     ) -> Vec<String> {
         let mut open = Vec::new();
         self.closed.retain(|endpoint, gate| {
-            gate.waiting_for.retain(|node| realised(node).is_some_and(|revision| revision < gate.revision));
+            gate.waiting_for.retain(|node| answered(node).is_some_and(|revision| revision < gate.revision));
             let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
             if !keep {
                 open.push(endpoint.clone());

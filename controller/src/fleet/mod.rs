@@ -199,10 +199,11 @@ impl Fleet {
             return;
         }
         let (views, revision) = (&self.views, self.revision);
-        let realised = |node: &str| {
-            views.get(node).filter(|view| view.is_connected()).map(|view| view.realised(revision))
+        // A node that rejects something else has acknowledged all the same.
+        let answered = |node: &str| {
+            views.get(node).filter(|view| view.is_connected()).map(|view| view.answered(revision))
         };
-        for endpoint in self.gates.take_open(now, realised) {
+        for endpoint in self.gates.take_open(now, answered) {
             self.encode_endpoint(&endpoint);
         }
     }

@@ -359,6 +359,22 @@ fn an_endpoint_opens_when_the_nodes_that_must_know_it_have_acknowledged() {
 }
 
 #[test]
+fn an_endpoint_does_not_wait_for_what_a_node_has_rejected() {
+    let mut fleet = web_and_api();
+    apply_each(&mut fleet, [api_from_web()]);
+    let mut web = connected(&mut fleet, "n1");
+    fleet.connect("n2");
+    let first = fleet.drain("n2").unwrap();
+    let rejected = vec![(ResourceType::Policy, "api-from-web".to_owned(), "too large".to_owned())];
+    fleet.acknowledge("n2", first.nonce, rejected);
+    apply_each(&mut fleet, [put_endpoint("web-2", 1, 256, "10.200.1.6")]);
+    let told = fleet.drain("n2").unwrap();
+    fleet.acknowledge("n2", told.nonce, Vec::new());
+    settle(&mut fleet, "n1", &mut web);
+    assert!(is_open(&web, "web-2"));
+}
+
+#[test]
 fn an_endpoint_opens_when_its_hold_has_passed() {
     let (mut fleet, mut web, _) = opening();
     let deadline = fleet.next_deadline().unwrap();
