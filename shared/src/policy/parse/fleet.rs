@@ -80,6 +80,11 @@ fn pool(message: &v1::Pool, path: &str) -> Result<Pool, FieldError> {
         IpNet::V6(_) => 120,
     };
     let least = cidr.prefix_len();
+    if least > longest {
+        let text =
+            format!("{cidr} has no room for a node's endpoints: expected a prefix of at most {longest} bits");
+        return Err(FieldError::new(format!("{path}.cidr"), text));
+    }
     let most = longest.min(least.saturating_add(NODE_PREFIX_BITS_MAX));
     let length =
         u8::try_from(message.node_prefix_length).ok().filter(|length| (least..=most).contains(length));

@@ -243,6 +243,7 @@ fn fleet_configurations_are_checked() {
     let cases = [
         (config(&[]), "pools"),
         (config(&[("10.200.0.1/16", 24)]), "pools[0].cidr"),
+        (config(&[("10.200.0.0/31", 31)]), "pools[0].cidr"),
         (config(&[("10.200.0.0/16", 15)]), "pools[0].nodePrefixLength"),
         (config(&[("10.200.0.0/16", 31)]), "pools[0].nodePrefixLength"),
         (config(&[("fd00::/32", 64)]), "pools[0].nodePrefixLength"),
