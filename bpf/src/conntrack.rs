@@ -3,9 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
-use weft_shared::layout::{
-    Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds,
-};
+use weft_shared::layout::{Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds};
 
 use crate::{
     maps::{self, FLOWS, NODES, SUBJECTS},
@@ -15,7 +13,8 @@ use crate::{
 
 /// The flags are changed together with what follows them: the first half of the word (little endian).
 const FLAGS_AND_CLASSES: usize = core::mem::offset_of!(Flow, flags);
-const _: () = assert!(FLAGS_AND_CLASSES % 8 == 0 && core::mem::offset_of!(Flow, classes) == FLAGS_AND_CLASSES + 4);
+const _: () =
+    assert!(FLAGS_AND_CLASSES % 8 == 0 && core::mem::offset_of!(Flow, classes) == FLAGS_AND_CLASSES + 4);
 
 /// A live entry and this packet's place in it.
 #[derive(Clone, Copy)]
@@ -137,7 +136,11 @@ impl Entry {
             node: flow.original_node,
             ifindex: flow.original_ifindex,
         };
-        if self.original { Ends { source: from, destination: to } } else { Ends { source: to, destination: from } }
+        if self.original {
+            Ends { source: from, destination: to }
+        } else {
+            Ends { source: to, destination: from }
+        }
     }
 
     /// Whether no node behind which a party is has changed since the verdict.
@@ -156,7 +159,9 @@ impl Entry {
     pub fn holds_for(&self, endpoint: &Endpoint, remembered: &Peer) -> bool {
         endpoint.identity == remembered.identity
             && match SUBJECTS.get(endpoint.subject) {
-                Some(subject) => subject.identity == endpoint.identity && subject.epoch <= self.flow().judged_at,
+                Some(subject) => {
+                    subject.identity == endpoint.identity && subject.epoch <= self.flow().judged_at
+                }
                 None => false,
             }
     }
@@ -212,7 +217,8 @@ pub fn remember(
     previous: u32,
     moment: Moment,
 ) -> Result<(), Reason> {
-    let (from, to) = if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
+    let (from, to) =
+        if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
     let from_high = if original == high { flow_flags::FROM_HIGH } else { 0 };
     let flow = Flow {
         judged_at: moment.epoch,

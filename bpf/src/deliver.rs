@@ -33,7 +33,11 @@ pub fn to_endpoint(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result
     }
     // SAFETY: plain numbers.
     let code = unsafe {
-        if endpoint.flags & endpoint_flags::PEER != 0 { bpf_redirect_peer(ifindex, 0) } else { bpf_redirect(ifindex, 0) }
+        if endpoint.flags & endpoint_flags::PEER != 0 {
+            bpf_redirect_peer(ifindex, 0)
+        } else {
+            bpf_redirect(ifindex, 0)
+        }
     };
     redirected(code, Reason::DeliveredLocal)
 }
@@ -49,7 +53,11 @@ pub fn set_macs(ctx: &TcContext, endpoint: &Endpoint) -> Result<(), Reason> {
 
 #[inline(always)]
 pub fn halves(mac: [u8; 6]) -> [u16; 3] {
-    [u16::from_ne_bytes([mac[0], mac[1]]), u16::from_ne_bytes([mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]])]
+    [
+        u16::from_ne_bytes([mac[0], mac[1]]),
+        u16::from_ne_bytes([mac[2], mac[3]]),
+        u16::from_ne_bytes([mac[4], mac[5]]),
+    ]
 }
 
 /// To the node of a slot, with the source's identity.
@@ -73,7 +81,12 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
     };
     // SAFETY: the helper reads the key's bytes.
     let failed = unsafe {
-        bpf_skb_set_tunnel_key(ctx.as_ptr().cast(), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into())
+        bpf_skb_set_tunnel_key(
+            ctx.as_ptr().cast(),
+            &raw mut key,
+            size_of::<bpf_tunnel_key>() as u32,
+            flags.into(),
+        )
     };
     if failed != 0 {
         return Err(Reason::KernelError);

@@ -76,7 +76,9 @@ fn tell(ctx: &TcContext, point: Point, reason: Reason, packet: Option<&Packet>, 
         return;
     };
     let (source, destination, source_port, destination_port, protocol) = match packet {
-        Some(packet) if packet.is_icmp() => (packet.source, packet.destination, 0, packet.icmp, packet.protocol),
+        Some(packet) if packet.is_icmp() => {
+            (packet.source, packet.destination, 0, packet.icmp, packet.protocol)
+        }
         Some(packet) => (
             packet.source,
             packet.destination,

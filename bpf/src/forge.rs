@@ -35,15 +35,21 @@ pub fn refuse_encapsulation(packet: &Packet) -> Result<(), Reason> {
 pub fn refuse_destination(frame: &Frame, packet: &Packet) -> Result<(), Reason> {
     const GROUP_BIT: u8 = 1;
     let first_of_mac: u8 = frame.read(0)?;
-    let octets = if packet.v6 { packet.destination.words[0].to_ne_bytes() } else { packet.destination.words[3].to_ne_bytes() };
-    let multicast = if packet.v6 { octets[0] == 0xff } else { octets[0] & 0xf0 == 0xe0 || octets == [255; 4] };
+    let octets = if packet.v6 {
+        packet.destination.words[0].to_ne_bytes()
+    } else {
+        packet.destination.words[3].to_ne_bytes()
+    };
+    let multicast =
+        if packet.v6 { octets[0] == 0xff } else { octets[0] & 0xf0 == 0xe0 || octets == [255; 4] };
     if multicast || first_of_mac & GROUP_BIT != 0 {
         return Err(Reason::Multicast);
     }
     let words = packet.destination.words;
     let of_the_link = if packet.v6 {
         let link_local = octets[0] == 0xfe && octets[1] & 0xc0 == 0x80;
-        let unspecified_or_loopback = words[0] == 0 && words[1] == 0 && words[2] == 0 && u32::from_be(words[3]) <= 1;
+        let unspecified_or_loopback =
+            words[0] == 0 && words[1] == 0 && words[2] == 0 && u32::from_be(words[3]) <= 1;
         link_local || unspecified_or_loopback
     } else {
         octets[0] == 0 || octets[0] == 127

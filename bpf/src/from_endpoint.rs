@@ -62,7 +62,10 @@ fn judge(
     let entry = conntrack::find(packet, &key, high, now);
     if let Some(entry) = entry {
         let ends = entry.ends();
-        if ends.source.ifindex == ifindex && entry.holds_for(endpoint, &ends.source) && entry.holds_for_nodes() {
+        if ends.source.ifindex == ifindex
+            && entry.holds_for(endpoint, &ends.source)
+            && entry.holds_for_nodes()
+        {
             if ends.destination.ifindex == 0 {
                 entry.touch(packet, now);
                 return Ok((ends, None));

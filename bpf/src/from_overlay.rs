@@ -56,7 +56,12 @@ fn tunnel(ctx: &TcContext) -> Result<(u32, Address), Reason> {
     let mut get = |flags: u64| {
         // SAFETY: the helper writes at most the key's bytes.
         unsafe {
-            bpf_skb_get_tunnel_key(ctx.as_ptr().cast(), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0
+            bpf_skb_get_tunnel_key(
+                ctx.as_ptr().cast(),
+                &raw mut key,
+                size_of::<bpf_tunnel_key>() as u32,
+                flags,
+            ) == 0
         }
     };
     if get(0) {

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use weft_shared::layout::{
     Address, Config, Endpoint, Event, Flow, FlowKey, Node, Peer, PolicyKey, PolicyRow, RuntimeState, Subject,
     maps::{
-        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX,
-        POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
+        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX,
+        NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
     },
 };
 
@@ -93,8 +93,12 @@ pub fn peer_of(address: &Address) -> Peer {
     }
 }
 
-const WORLD: Peer =
-    Peer { identity: weft_shared::layout::Class::World as u32, class: weft_shared::layout::Class::World as u32, node: 0, ifindex: 0 };
+const WORLD: Peer = Peer {
+    identity: weft_shared::layout::Class::World as u32,
+    class: weft_shared::layout::Class::World as u32,
+    node: 0,
+    ifindex: 0,
+};
 
 /// The slot of a node by its underlay address.
 #[inline(always)]

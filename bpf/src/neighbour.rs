@@ -112,7 +112,10 @@ fn advertise(frame: &Frame, target: [u32; 4], to: [u32; 4], endpoint: &Endpoint)
     let gateway = halves(endpoint.gateway_mac);
     write_macs(frame, source_mac(frame)?, gateway)?;
     // Version 6; payload; next header ICMPv6, hop limit.
-    frame.write(ETHERNET, [0x6000_0000_u32.to_be(), u32::from_ne_bytes([0, ADVERTISEMENT_BYTES as u8, 58, HOP_LIMIT])])?;
+    frame.write(
+        ETHERNET,
+        [0x6000_0000_u32.to_be(), u32::from_ne_bytes([0, ADVERTISEMENT_BYTES as u8, 58, HOP_LIMIT])],
+    )?;
     frame.write(ETHERNET + 8, [target, to])?;
     let mut sum = u32::from(ADVERTISEMENT_BYTES.to_be()) + u32::from(58_u16.to_be());
     sum += u32::from(ADVERTISEMENT.to_be()) + folded(ADVERTISEMENT_FLAGS) + u32::from(TARGET_MAC);

@@ -223,7 +223,8 @@ fn ipv6(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
     if source.is_v4() || destination.is_v4() {
         return Err(Reason::ForbiddenAddress);
     }
-    let (protocol, transport) = if is_extension(next) { extensions(ctx, next, end)? } else { (next, FIXED_V6) };
+    let (protocol, transport) =
+        if is_extension(next) { extensions(ctx, next, end)? } else { (next, FIXED_V6) };
     Ok(Network { source, destination, v6: true, protocol, transport, end })
 }
 

@@ -14,7 +14,11 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn receive(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+pub fn receive(
+    ctx: &TcContext,
+    seen: &mut Option<&'static Packet>,
+    trace: &mut Trace,
+) -> Result<Done, Reason> {
     let epoch = maps::runtime().epoch;
     let Some((frame, ethertype)) = internet(ctx)? else {
         return Ok(deliver::to_stack());
@@ -34,7 +38,13 @@ pub fn receive(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut 
 }
 
 #[inline(always)]
-fn judge(packet: &Packet, receiver: &Endpoint, to: &Peer, epoch: u64, trace: &mut Trace) -> Result<(), Reason> {
+fn judge(
+    packet: &Packet,
+    receiver: &Endpoint,
+    to: &Peer,
+    epoch: u64,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
     let now = conntrack::now();
     let (key, high) = conntrack::key(packet);
     let entry = conntrack::find(packet, &key, high, now);
@@ -49,7 +59,8 @@ fn judge(packet: &Packet, receiver: &Endpoint, to: &Peer, epoch: u64, trace: &mu
             return Ok(());
         }
     }
-    let destination = Peer { identity: receiver.identity, class: Class::Fleet as u32, node: 0, ifindex: to.ifindex };
+    let destination =
+        Peer { identity: receiver.identity, class: Class::Fleet as u32, node: 0, ifindex: to.ifindex };
     let ends = Ends { source: maps::peer_of(&packet.source), destination };
     trace.source_identity = ends.source.identity;
     if in_pools(&ends.source) {

@@ -1,7 +1,9 @@
 //! What the policy says: both local subjects of a flow are asked, each for its own direction, by exact identity and by
 //! class. Whatever is missing denies.
 
-use weft_shared::layout::{Action, Address, Class, Direction, Endpoint, Peer, PolicyKey, PolicyRow, Reason, endpoint_flags};
+use weft_shared::layout::{
+    Action, Address, Class, Direction, Endpoint, Peer, PolicyKey, PolicyRow, Reason, endpoint_flags,
+};
 
 use crate::{
     conntrack::{self, Ends, Entry},

@@ -137,17 +137,21 @@ pub(crate) fn detach(ifindex: u32, directory: &Path) -> Result<(), KernelError> 
         if !pin.try_exists().map_err(|error| KernelError::new(what(), error))? {
             continue;
         }
-        if has_tcx() {
-            // Open file descriptors would keep the link: there are none, so that the pin is all.
-        } else if let Ok(interface) = if_indextoname(ifindex) {
-            let interface = interface.to_string_lossy().into_owned();
-            let link = SchedClassifierLink::attached(&interface, *direction, PRIORITY, HANDLE, None)
-                .map_err(|error| KernelError::new(what(), error))?;
-            // Dropping detaches; what is gone already needs no detaching.
-            drop(link);
+        // A TCX link needs no more than its pin to go, because nobody holds its descriptor.
+        if !has_tcx() {
+            remove_filter(ifindex, *direction).map_err(|error| KernelError::new(what(), error))?;
         }
         fs::remove_file(&pin).map_err(|error| KernelError::new(what(), error))?;
     }
+    Ok(())
+}
+
+/// Takes our filter out of clsact; where the interface is gone, it went with it.
+fn remove_filter(ifindex: u32, direction: TcAttachType) -> io::Result<()> {
+    let Ok(interface) = if_indextoname(ifindex) else { return Ok(()) };
+    let interface = interface.to_string_lossy();
+    // Dropping detaches; what is gone already needs no detaching.
+    drop(SchedClassifierLink::attached(&interface, direction, PRIORITY, HANDLE, None)?);
     Ok(())
 }
 
@@ -169,4 +173,55 @@ pub(crate) fn attached(directory: &Path) -> Result<Vec<u32>, KernelError> {
     interfaces.sort_unstable();
     interfaces.dedup();
     Ok(interfaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Output};
+
+    use nix::sched::{CloneFlags, unshare};
+    use weft_shared::layout::Config;
+
+    use super::*;
+    use crate::kernel::object::{self, Object, Options};
+
+    fn run(line: &str) -> Output {
+        let mut words = line.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        output
+    }
+
+    /// Filters of ours in clsact, by their programs' identities.
+    fn filters() -> Vec<String> {
+        let output = run("tc filter show dev t10 ingress");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter(|line| line.contains("tc_from_endpoint")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn without_tcx_a_filter_outlives_us_and_is_replaced_in_place() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (tests need root)");
+        run("ip link add t10 index 10 type veth peer name p10");
+        let directory = tempfile::tempdir().unwrap();
+        object::ensure_bpffs(directory.path()).unwrap();
+        let pin = pin_path(directory.path(), "tc_from_endpoint", 10);
+        let attach_anew = || {
+            let options = Options { directory: None, config: Config::DEFAULT, flows_max: Some(64) };
+            let mut object = Object::load(&options).unwrap();
+            clsact(object.program("tc_from_endpoint").unwrap(), TcAttachType::Ingress, 10, &pin).unwrap();
+        };
+        attach_anew();
+        let first = filters();
+        assert_eq!(first.len(), 1, "{first:?}");
+        attach_anew();
+        let second = filters();
+        assert_eq!(second.len(), 1, "in place, not beside: {second:?}");
+        assert_ne!(first, second);
+        assert_eq!(attached(directory.path()).unwrap(), [10]);
+        SchedClassifierLink::attached("t10", TcAttachType::Ingress, PRIORITY, HANDLE, None)
+            .map(drop)
+            .unwrap();
+        nix::mount::umount(directory.path()).unwrap();
+    }
 }
