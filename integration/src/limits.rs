@@ -2,8 +2,7 @@
 use std::time::Duration;
 
 /// A daemon or controller is up, a node has joined, an endpoint is ready.
-pub const READY_SECONDS: u64 = 60;
-pub const READY: Duration = Duration::from_secs(READY_SECONDS);
+pub const READY: Duration = Duration::from_mins(1);
 /// A connection attempt that has not succeeded by then is taken as dropped: three of TCP's first retransmissions.
 pub const DENIED: Duration = Duration::from_secs(4);
 /// A process that was told to end has ended.

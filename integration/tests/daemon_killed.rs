@@ -1,4 +1,4 @@
-//! Promise: killing a daemon under traffic loses no packet of an allowed flow and opens no denied one.
+//! Promise: killing or stopping a daemon under traffic loses no packet of an allowed flow and opens no denied one.
 use anyhow::Result;
 use weft_integration::{
     fleet::scenario,
@@ -20,7 +20,7 @@ ingress:
 const ECHOES: u64 = 200;
 
 #[test]
-fn sigkill_and_restart_lose_no_packet_and_open_nothing() -> Result<()> {
+fn sigkill_sigterm_and_restart_lose_no_packet_and_open_nothing() -> Result<()> {
     scenario("kill", 2, |fleet| {
         let server = fleet.attach(1, "server", &[("app", "server")])?;
         let near = fleet.attach(1, "near", &[("app", "client")])?;
@@ -40,9 +40,14 @@ fn sigkill_and_restart_lose_no_packet_and_open_nothing() -> Result<()> {
         }
         let talk = Conversation::establish(&far.namespace, &server.namespace, server.address(4)?, 1001)?;
 
-        // Both nodes' daemons, one after the other: the server's and the far client's.
-        for node in [1, 2] {
-            fleet.node_mut(node).kill()?;
+        // The server's and the far client's daemon, each killed and, after it is back, told to end.
+        for (node, kill) in [(1, true), (2, true), (1, false), (2, false)] {
+            if kill {
+                fleet.node_mut(node).kill()?;
+            } else {
+                let status = fleet.node_mut(node).terminate()?;
+                assert!(status.success(), "{status}");
+            }
             let dead = talk.mark();
             EchoStream::all_more(&streams, ECHOES)?;
             talk.passes_after(dead)?;

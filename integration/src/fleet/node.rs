@@ -1,5 +1,5 @@
 //! A node: a host with a daemon, and the workloads that are attached to it.
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitStatus};
 
 use anyhow::{Context, Result};
 use weft_proto::v1::{StatusRequest, StatusResponse, node_local_service_client::NodeLocalServiceClient};
@@ -40,6 +40,11 @@ impl Node {
     /// SIGKILL, and gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("the daemon is not running")?.kill()
+    }
+
+    /// SIGTERM, and gone when this returns; how it ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.take().context("the daemon is not running")?.terminate()
     }
 
     pub fn process(&self) -> Result<&Process> {

@@ -54,10 +54,6 @@ impl Fabric {
         Ok(Self { netns })
     }
 
-    pub fn netns(&self) -> &str {
-        &self.netns
-    }
-
     /// Makes a host and plugs it in.
     pub fn plug(&self, home: &Home, name: &str, place: Place) -> Result<Host> {
         let host = Host::create(home, name)?;

@@ -11,7 +11,6 @@ mod stream;
 
 pub use attempt::{Flow, Outcome, Protocol, try_all};
 pub use conversation::{Conversation, Mark};
-
 pub use forged::Forged;
 pub use namespace::Namespace;
 pub use probes::DeniedProbes;
