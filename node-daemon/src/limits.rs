@@ -19,8 +19,9 @@ pub const STREAM_STABLE_SECONDS: u64 = 30;
 
 /// Requests that wait for the actor that owns the kernel.
 pub const COMMANDS_QUEUED_MAX: usize = 64;
-/// Reports that wait for the stream.
-pub const REPORTS_QUEUED_MAX: usize = 256;
+/// Reports that wait for the stream: after a reconnect all endpoints are reported at once, and reading must not wait for
+/// writing, or both ends might wait for each other.
+pub const REPORTS_QUEUED_MAX: usize = 4 * ENDPOINTS_MAX;
 /// Between comparisons of the kernel's state with the desired.
 pub const DRIFT_CHECK_SECONDS: u64 = 60;
 /// Before a failed write of the kernel or the disk is tried again.

@@ -29,7 +29,7 @@ const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];
 const SETS: [&str; 3] = ["a", "b", "c"];
 const CIDRS: [&str; 5] =
     ["198.51.0.0/16", "198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/24", "0.0.0.0/0"];
-const WORLD: [&str; 4] = ["198.51.1.1", "198.51.100.1", "198.51.100.7", "203.0.113.9"];
+const WORLD: [&str; 5] = ["198.51.1.1", "198.51.100.1", "198.51.100.7", "203.0.113.9", "2001:db8::9"];
 
 /// What labels select does not change; which identities exist does.
 fn is_member(set: usize, identity: u32) -> bool {
@@ -56,6 +56,7 @@ fn peer() -> impl Strategy<Value = v1::node_peer::Peer> {
             Peer::Cidr(v1::NodeCidr { cidr: cidr.to_owned(), except })
         }),
         Just(Peer::Cidr(v1::NodeCidr { cidr: CIDRS[4].to_owned(), except: vec![CIDRS[1].to_owned()] })),
+        Just(Peer::Cidr(v1::NodeCidr { cidr: "::/0".to_owned(), except: Vec::new() })),
         prop::sample::select(vec![
             v1::Entity::World,
             v1::Entity::Fleet,

@@ -38,6 +38,8 @@ enum StreamError {
     Status { url: String, source: Box<tonic::Status> },
     #[error("the controller {url} closed the stream")]
     Closed { url: String },
+    #[error("the stream could not take all reports of this node")]
+    Overrun,
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error("what came could not be realised: {0}")]
@@ -117,10 +119,13 @@ async fn exchange(
     outgoing: mpsc::Sender<NodeMessage>,
 ) -> Result<std::convert::Infallible, StreamError> {
     let (reports, mut reported) = mpsc::channel(REPORTS_QUEUED_MAX);
+    // The core's from Welcome on: when it drops them, it wants a new stream.
+    let mut reports = Some(reports);
     loop {
         let message = tokio::select! {
             message = incoming.next() => message.ok_or_else(|| StreamError::Closed { url: url.to_owned() })?,
-            Some(report) = reported.recv() => {
+            report = reported.recv() => {
+                let report = report.ok_or(StreamError::Overrun)?;
                 send(&outgoing, Message::Report(report), url).await?;
                 continue;
             }
@@ -132,7 +137,9 @@ async fn exchange(
             Some(Event::Welcomed { store_id, controller, version }) => {
                 info!(controller = %url, %store_id, %version, "stream is up");
                 let controller = if controller.is_empty() { url.to_owned() } else { controller };
-                core.connected(store_id, controller, reports.clone()).await?;
+                if let Some(reports) = reports.take() {
+                    core.connected(store_id, controller, reports).await?;
+                }
             }
             Some(Event::Batch(batch)) => {
                 let ack = core.realise(batch).await?.map_err(StreamError::Realise)?;

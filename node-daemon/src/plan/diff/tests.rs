@@ -1,11 +1,16 @@
 //! Any tables can become any others; what must hold on the way.
 
 use proptest::{collection::btree_map, option, prelude::*};
-use weft_shared::layout::{Address, Direction, Endpoint, PolicyKey, PolicyRow, endpoint_flags};
+use weft_shared::layout::{
+    Address, Class, Direction, Endpoint, FIRST_LOCAL_IDENTITY, PolicyKey, PolicyRow, PrefixKey,
+    endpoint_flags,
+};
 
 use super::*;
 use crate::plan::tables::{NodeRow, PolicyTable};
 
+const FLEET: u32 = Class::Fleet as u32;
+const UNMANAGED: u32 = Class::Unmanaged as u32;
 const IFINDEXES: std::ops::Range<u32> = 10..14;
 
 fn address() -> impl Strategy<Value = Address> {
