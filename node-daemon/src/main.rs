@@ -40,7 +40,7 @@ const EXIT_USAGE: u8 = 64;
 )]
 struct Arguments {
     /// This node's name in the fleet [default: the host name]
-    #[arg(long, env = "WEFT_NODE_NAME", value_name = "NAME")]
+    #[arg(long, env = "WEFT_NODE_NAME", value_name = "NAME", value_parser = node_name)]
     name: Option<String>,
 
     /// A label of this node, such as role=gateway; may be repeated
@@ -105,6 +105,11 @@ struct Arguments {
 enum LogFormat {
     Text,
     Json,
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    weft_shared::policy::parse::name(text, "name").map_err(|error| error.message)?;
+    Ok(text.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -241,9 +246,9 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
     };
     let node = match &arguments.name {
         Some(name) => name.clone(),
-        None => proc("/proc/sys/kernel/hostname")?.to_lowercase(),
+        None => node_name(&proc("/proc/sys/kernel/hostname")?.to_lowercase())
+            .map_err(|error| anyhow::anyhow!("the host name does not do: {error}; give --name"))?,
     };
-    weft_shared::policy::parse::name(&node, "--name").map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(Settings {
         node,
         labels: arguments.labels.iter().cloned().collect(),
