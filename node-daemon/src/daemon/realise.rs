@@ -36,6 +36,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             let written = self.write_kernel();
             written.map_err(|error| self.failed(&error))?;
             self.failure = None;
+            self.attachments.forget_gone(self.desired.endpoints(), in_sync);
             self.after_change();
         }
         Ok(self.ack(nonce, began))
@@ -125,7 +126,6 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// Tells those who wait, and reports endpoints that became ready.
     pub(super) fn after_change(&mut self) {
-        self.attachments.forget_gone(self.desired.endpoints());
         self.attachments.return_lent(self.desired.endpoints());
         self.names.store(std::sync::Arc::new(Names::of(&self.desired, &self.attachments)));
         self.report_endpoints();

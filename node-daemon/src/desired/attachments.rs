@@ -8,10 +8,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::ENDPOINTS_MAX;
+
 use super::{
     EndpointWord,
     disk::{Content, Disk, DiskError},
 };
+
+/// Former bearers of names that are remembered.
+const GONE_MAX: usize = ENDPOINTS_MAX;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -123,12 +128,14 @@ impl Attachments {
         }
     }
 
-    /// Forgets former bearers about whom nothing can come any more.
-    pub fn forget_gone(&mut self, words: &BTreeMap<String, EndpointWord>) {
+    /// Forgets former bearers about whom nothing can come any more: the new bearer was spoken of, or a controller has
+    /// just said all (`all_was_sent`) without a word about the name. Beyond a bound, those never spoken of, too.
+    pub fn forget_gone(&mut self, words: &BTreeMap<String, EndpointWord>, all_was_sent: bool) {
         let endpoints = &self.endpoints;
+        let silent_too = all_was_sent || self.gone.len() > GONE_MAX;
         self.gone.retain(|name| {
             match (endpoints.get(name).map(|attachment| attachment.accepted), words.get(name)) {
-                (None, word) => word.is_some(),
+                (None, word) => word.is_some() || !silent_too,
                 (Some(Some(accepted)), Some(word)) => word.revision < accepted,
                 (Some(_), _) => true,
             }

@@ -380,6 +380,26 @@ async fn a_word_about_a_former_bearer_of_a_name_opens_nobody() {
 }
 
 #[tokio::test]
+async fn a_bearer_that_was_never_classified_is_ended_before_the_next_is_told_of() {
+    let (_state, _kernel, fake, node, stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    drop(stream);
+    // The node's next stream is there: it knows that the former one is gone.
+    let mut stream = fake.stream().await;
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+    node.attach("web", "intruder").await;
+
+    stream.welcome("store-1", 7).await;
+
+    let first = stream.report(|report| match report {
+        Report::EndpointGone(gone) => Some(("gone", gone.name)),
+        Report::Endpoint(report) => Some(("attached", report.endpoint?.metadata?.name)),
+        _ => None,
+    });
+    assert_eq!(first.await, ("gone", "web".to_owned()));
+}
+
+#[tokio::test]
 async fn endpoints_survive_the_daemon_and_end_with_their_interface() {
     let (state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
     node.attach("web", "web").await;
