@@ -139,8 +139,9 @@ fn flow() -> impl Strategy<Value = Flow> {
         })
         .prop_filter("neighbour discovery and tunnels are not for policy to judge", |flow| {
             let FlowPort { protocol, port } = flow.port;
-            !(protocol == 58 && (133..=137).contains(&(port >> 8)))
-                && !(protocol == 17 && [4789, 8472].contains(&port))
+            let discovery = protocol == 58 && (133..=137).contains(&(port >> 8));
+            let tunnel = protocol == 17 && [4789, 8472].contains(&port);
+            !discovery && !tunnel
         })
 }
 
@@ -296,7 +297,7 @@ impl Node {
             assert_eq!((compiled.overflows, compiled.problems), (Vec::new(), Vec::new()));
             let steps: Vec<Step> = diff(&self.tables, &compiled.tables, Sweep::Remove);
             self.datapath.write(&steps);
-            steps.iter().for_each(|step| self.tables.apply(step));
+            self.tables.apply_all(&steps);
         }
         self.former_sets.clone_from(desired.sets());
     }
