@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttachType,
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, LinkError, PinnedLink},
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
@@ -78,8 +78,9 @@ fn tcx(
                     drop(program.take_link(id)?);
                     return Ok(());
                 }
-                // The interface went, and another took its index: the link is dead and is taken away.
-                Err(_) => fs::remove_file(pin)?,
+                Err(error) if is_dead(&error) => fs::remove_file(pin)?,
+                // The program that is attached stays: without it, everything would pass.
+                Err(error) => return Err(error.into()),
             }
         }
         Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
@@ -91,6 +92,14 @@ fn tcx(
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(pin)?;
     Ok(())
+}
+
+/// The interface went, and another took its index.
+fn is_dead(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32),
+        _ => false,
+    }
 }
 
 fn clsact(
