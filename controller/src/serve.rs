@@ -4,7 +4,6 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use weft_proto::v1::{
     node_stream_service_server::NodeStreamServiceServer, operator_service_server::OperatorServiceServer,
 };
@@ -149,15 +148,13 @@ fn refuse_open_listener(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-#[expect(clippy::expect_used, reason = "see its text")]
-fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were encoded by the compiler that made this program")
 }
 
+#[expect(clippy::expect_used, reason = "see its text")]
 async fn serve(
     listener: TcpListener,
     operator: Operator,
@@ -169,7 +166,7 @@ async fn serve(
     health_reporter.set_serving::<NodeStreamServiceServer<NodeStreams>>().await;
     let operator = OperatorServiceServer::new(operator).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
     let nodes = NodeStreamServiceServer::new(nodes).max_decoding_message_size(limits::REQUEST_MAX_BYTES);
-    let reflection = reflection();
+    let reflected = "the descriptors were encoded by the compiler that made this program";
     Server::builder()
         .http2_keepalive_interval(Some(limits::KEEPALIVE))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
@@ -177,7 +174,9 @@ async fn serve(
         .add_service(operator)
         .add_service(nodes)
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection().build_v1().expect(reflected))
+        // What many clients of other languages still ask for.
+        .add_service(reflection().build_v1alpha().expect(reflected))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             stop.cancelled_owned(),

@@ -67,10 +67,11 @@ pub async fn serve(
 ) -> Result<(), LocalError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeLocalServiceServer<service::Local>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let local = NodeLocalServiceServer::new(service::Local::new(core, events))
         .max_decoding_message_size(LOCAL_MESSAGE_BYTES)
         .max_encoding_message_size(LOCAL_MESSAGE_BYTES);
@@ -78,7 +79,9 @@ pub async fn serve(
         .concurrency_limit_per_connection(LOCAL_CONCURRENCY_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_SECONDS)))
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // What many clients of other languages still ask for.
+        .add_service(reflection().build_v1alpha()?)
         .add_service(local)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
         .await?;
