@@ -1,7 +1,7 @@
 //! A long TCP connection on which both sides keep talking, and that remembers when each message was written and
 //! whether it arrived: so "nothing written after this moment arrived" can be said exactly.
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 
 use super::Namespace;
@@ -39,6 +39,8 @@ struct Way {
     written: AtomicU64,
     arrived: AtomicU64,
     last_arrival: Mutex<Option<Instant>>,
+    /// Why nothing more can be written.
+    ended: Mutex<Option<String>>,
 }
 
 /// How far both directions were at a moment.
@@ -61,6 +63,7 @@ impl Conversation {
         let mut threads = Vec::new();
         for (writer, reader, way) in [(&client, &server, &forward), (&server, &client, &backward)] {
             writer.set_nodelay(true)?;
+            writer.set_write_timeout(Some(INTERVAL))?;
             let (mut writer, mut reader) = (writer.try_clone()?, reader.try_clone()?);
             let (writing, reading, ending) = (Arc::clone(way), Arc::clone(way), Arc::clone(&end));
             threads.push(thread::spawn(move || write(&mut writer, &writing, &ending)));
@@ -87,6 +90,8 @@ impl Conversation {
     /// Waits until each side has written this many messages after the mark, whether they arrive or not.
     pub fn speaks_after(&self, mark: Mark, messages: u64) -> Result<()> {
         wait::until_true("both sides go on speaking", READY, || {
+            self.forward.check()?;
+            self.backward.check()?;
             Ok(self.forward.written() >= mark.forward_written + messages
                 && self.backward.written() >= mark.backward_written + messages)
         })
@@ -120,17 +125,35 @@ impl Way {
         self.arrived.load(Ordering::SeqCst)
     }
 
+    fn end(&self, error: &io::Error) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*self.ended.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => bail!("the connection ended: {error}"),
+            None => Ok(()),
+        }
+    }
+
     fn last_arrival(&self) -> Option<Instant> {
         *self.last_arrival.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts before it writes: a message that is not counted was not written yet.
+/// Counts before it writes: a message that is not counted was not written yet. Where nothing gets through, the socket's
+/// buffer fills up: then messages are spoken, and counted, but never written.
 fn write(socket: &mut TcpStream, way: &Way, end: &AtomicBool) {
+    let mut unwritten = Vec::new();
     while !end.load(Ordering::Relaxed) {
         let number = way.written.fetch_add(1, Ordering::SeqCst);
-        if socket.write_all(&number.to_be_bytes()).is_err() {
-            return;
+        if unwritten.is_empty() {
+            unwritten.extend(number.to_be_bytes());
+        }
+        match socket.write(&unwritten) {
+            Ok(length) => drop(unwritten.drain(..length)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return way.end(&error),
         }
         thread::park_timeout(INTERVAL);
     }
