@@ -71,6 +71,7 @@ struct State<D, L> {
     uplinks: Vec<Link>,
     overlay_ifindex: u32,
     own_addresses: Vec<IpAddr>,
+    host_addresses: Vec<IpAddr>,
     endpoint_mtu_bytes: u32,
     /// A controller has said to this daemon that all was sent.
     synced: bool,

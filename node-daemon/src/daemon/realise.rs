@@ -85,6 +85,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         let input = Input {
             node: &self.settings.node,
             own_addresses: &self.own_addresses,
+            host_addresses: &self.host_addresses,
             desired: &self.desired,
             attachments: &self.attachments,
             former_sets: &self.former_sets,

@@ -56,7 +56,10 @@ impl Loaded {
 #[derive(Clone, Debug)]
 pub struct Ground {
     pub uplinks: Vec<Link>,
+    /// Of the underlay.
     pub addresses: Vec<IpAddr>,
+    /// Of the host, whatever for.
+    pub host_addresses: Vec<IpAddr>,
     pub endpoint_mtu_bytes: u32,
     pub overlay_ifindex: u32,
 }
@@ -80,7 +83,8 @@ impl Ground {
         links.prepare_node(&uplinks).await?;
         let overlay_ifindex =
             links.ensure_overlay(&settings.vxlan_device, settings.vxlan_port, endpoint_mtu_bytes).await?;
-        Ok(Self { uplinks, addresses, endpoint_mtu_bytes, overlay_ifindex })
+        let host_addresses = links.host_addresses().await?;
+        Ok(Self { uplinks, addresses, host_addresses, endpoint_mtu_bytes, overlay_ifindex })
     }
 }
 
@@ -121,6 +125,7 @@ impl Core {
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,
+            host_addresses: ground.host_addresses,
             endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
             synced: false,
             sweep_due: false,

@@ -50,6 +50,9 @@ pub trait Links: Send + Sync + 'static {
     /// Global addresses of an interface.
     async fn addresses(&self, ifindex: u32) -> Result<Vec<IpAddr>, KernelError>;
 
+    /// Global addresses of all interfaces: whoever sends there reaches this host.
+    async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError>;
+
     /// Makes the VXLAN device where it is missing or of another kind; one that is right is left as it is.
     async fn ensure_overlay(&self, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError>;
 

@@ -157,6 +157,10 @@ impl Links for TwinLinks {
         Ok(vec![UPLINK_ADDRESS])
     }
 
+    async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError> {
+        Ok(vec![UPLINK_ADDRESS])
+    }
+
     async fn ensure_overlay(&self, name: &str, _: u16, _: u32) -> Result<u32, KernelError> {
         let known = self.find(name).await?;
         Ok(known.unwrap_or_else(|| self.add(name, false)).ifindex)

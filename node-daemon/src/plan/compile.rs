@@ -35,6 +35,8 @@ pub struct Input<'a> {
     pub node: &'a str,
     /// Its underlay addresses.
     pub own_addresses: &'a [IpAddr],
+    /// All addresses of the host, those among them or not: a workload that reaches one of them reaches the host.
+    pub host_addresses: &'a [IpAddr],
     pub desired: &'a Desired,
     pub attachments: &'a Attachments,
     /// The members that sets had when the kernel's tables were last brought to rest.
@@ -132,7 +134,7 @@ fn add_nodes<'a>(compiled: &mut Compiled, input: Input<'a>, actual: &Tables) -> 
         tables.nodes.insert(slot, NodeRow { address: overlay.into(), identity: route.identity });
         add_node_addresses(tables, route, slot, if mine { Class::Host } else { Class::RemoteNode });
     }
-    for address in input.own_addresses {
+    for address in input.own_addresses.iter().chain(input.host_addresses) {
         let identity = own_route.map_or(0, |route| route.identity);
         tables.ipcache.insert((*address).into(), peer(identity, Class::Host, 0, 0));
     }

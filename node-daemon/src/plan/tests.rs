@@ -197,6 +197,7 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
     let input = Input {
         node: "n1",
         own_addresses: &[],
+        host_addresses: &[],
         desired: &desired,
         attachments: &attachments,
         former_sets: former.sets(),
@@ -367,6 +368,7 @@ fn without_the_whole_word_of_a_controller_what_runs_is_left_as_it_is() {
     let input = Input {
         node: "n1",
         own_addresses: &[],
+        host_addresses: &[],
         desired: &desired,
         attachments: &attachments,
         former_sets: desired.sets(),

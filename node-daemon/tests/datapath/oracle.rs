@@ -42,6 +42,8 @@ use crate::{
 };
 
 const OWN: (&str, &str) = ("192.0.2.1", "2001:db8:77::1");
+/// Of the node as well, but not of its underlay.
+const BRIDGE: (&str, &str) = ("172.17.0.1", "2001:db8:17::1");
 const OTHER: (&str, &str) = ("192.0.2.2", "2001:db8:77::2");
 const FIRST_IDENTITY: u32 = 256;
 /// Random fleets, and flows through each: 12,000 flows. Tables are swapped once for each fleet, which costs a grace period
@@ -90,7 +92,7 @@ impl Other {
         match self {
             Self::Local(place) => address(v6, 1, 10 + place),
             Self::Remote(place) => address(v6, 2, 10 + place),
-            Self::Host => of_family(OWN, v6),
+            Self::Host => of_family(BRIDGE, v6),
             Self::RemoteNode => of_family(OTHER, v6),
             Self::Unmanaged => address(v6, 2, 200),
             Self::World(address) => *address,
@@ -285,10 +287,12 @@ impl Node {
         let mut desired = Desired::default();
         desired.apply(batch(policies, default_action));
         let own = [of_family(OWN, false), of_family(OWN, true)];
+        let bridge = [of_family(BRIDGE, false), of_family(BRIDGE, true)];
         for stale in [Stale::Keep, Stale::Drop] {
             let input = Input {
                 node: "own",
                 own_addresses: &own,
+                host_addresses: &bridge,
                 desired: &desired,
                 attachments: &self.attachments,
                 former_sets: &self.former_sets,

@@ -83,7 +83,11 @@ impl Links for Netlink {
     }
 
     async fn addresses(&self, ifindex: u32) -> Result<Vec<IpAddr>, KernelError> {
-        read::addresses(&self.handle, ifindex).await
+        read::addresses(&self.handle, Some(ifindex)).await
+    }
+
+    async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError> {
+        read::addresses(&self.handle, None).await
     }
 
     async fn ensure_overlay(&self, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError> {

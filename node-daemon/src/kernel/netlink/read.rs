@@ -87,16 +87,16 @@ pub(super) fn other_end(message: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// Addresses that others reach the node by: no link-local ones.
-pub(super) async fn addresses(handle: &Handle, ifindex: u32) -> Result<Vec<IpAddr>, KernelError> {
-    let mut found = Box::pin(handle.address().get().set_link_index_filter(ifindex).execute());
+/// Addresses that others reach the node by, of one interface or of all: no link-local ones.
+pub(super) async fn addresses(handle: &Handle, ifindex: Option<u32>) -> Result<Vec<IpAddr>, KernelError> {
+    let mut found = Box::pin(handle.address().get().execute());
     let mut addresses = Vec::new();
-    let failed = |error| KernelError::new(format!("list addresses of interface {ifindex}"), error);
+    let failed = |error| KernelError::new("list the addresses of interfaces", error);
     while let Some(message) = found.try_next().await.map_err(failed)? {
         for attribute in &message.attributes {
             if let AddressAttribute::Address(address) = attribute
                 && is_global(*address)
-                && message.header.index == ifindex
+                && ifindex.is_none_or(|ifindex| message.header.index == ifindex)
             {
                 addresses.push(*address);
             }
