@@ -98,6 +98,9 @@ fn build_and_run(workspace: &Workspace, options: &Options, compiler: BpfCompiler
     Ok(counts)
 }
 
+/// What nextest runs, too: no examples in comments, and all of it after a failure.
+const AS_NEXTEST: [&str; 4] = ["--lib", "--bins", "--tests", "--no-fail-fast"];
+
 /// Runs tests as root: kernel programs and namespaces need it, and one way of running them is enough.
 fn tests(workspace: &Workspace, options: &Options, part: Part) -> Result<Counts> {
     let fleets = part == Part::Fleet;
@@ -107,9 +110,9 @@ fn tests(workspace: &Workspace, options: &Options, part: Part) -> Result<Counts>
         let which = if fleets { "package(weft-integration)" } else { "not package(weft-integration)" };
         run.args(["nextest", "run", "--workspace", "-E", which, "--no-fail-fast", "--no-tests=pass"]);
     } else if fleets {
-        run.args(["test", "--package", "weft-integration", "--no-fail-fast"]);
+        run.args(["test", "--package", "weft-integration"]).args(AS_NEXTEST);
     } else {
-        run.args(["test", "--workspace", "--exclude", "weft-integration", "--no-fail-fast"]);
+        run.args(["test", "--workspace", "--exclude", "weft-integration"]).args(AS_NEXTEST);
     }
     run.args(&options.filter).env("WEFT_BINARIES", build::binaries(workspace, false));
     if !is_root() {
