@@ -293,8 +293,13 @@ proptest! {
         let steps = steps_to(&twin, &b, &a);
         let mut after = before.clone();
         after.apply_all(&steps);
-        // The new policy on who the peer was; the subject itself may have been relabelled as well.
-        let in_between = former_peers(&b, &a);
+        // The new policy on who the peer was, and on who the subject was.
+        let former_peers = on_the_way(&a, &b, &a.identities);
+        let former_subjects = [0, 1].map(|own| {
+            let mut identities = b.identities.clone();
+            identities[own] = a.identities[own];
+            on_the_way(&a, &b, &identities)
+        });
 
         let mut now = before.clone();
         for step in &steps {
@@ -304,7 +309,7 @@ proptest! {
                     if OWN.get(index) == Some(from) {
                         continue;
                     }
-                    let mixtures = [&before, &after, &in_between];
+                    let mixtures = [&before, &after, &former_peers, &former_subjects[index]];
                     let may = mixtures.iter().any(|tables| {
                         subjects(&before, &after, ifindex).iter().any(|subject| {
                             let table = tables.policies.get(subject);
@@ -347,13 +352,12 @@ fn subjects(before: &Tables, after: &Tables, ifindex: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The policies of one model, with the addresses of another.
-fn former_peers(policies: &Model, addresses: &Model) -> Tables {
+/// The second model's policies while endpoints have these identities; slots as the first model left them.
+fn on_the_way(first: &Model, second: &Model, identities: &[u32]) -> Tables {
     let mut twin = Twin::default();
-    let mut both = policies.clone();
-    both.identities.clone_from(&addresses.identities);
-    twin.write(&steps_to(&twin, addresses, addresses)).unwrap();
-    twin.write(&steps_to(&twin, &both, addresses)).unwrap();
+    let between = Model { identities: identities.to_vec(), ..second.clone() };
+    twin.write(&steps_to(&twin, first, first)).unwrap();
+    twin.write(&steps_to(&twin, &between, first)).unwrap();
     twin.with(|state| state.tables.clone())
 }
 
