@@ -35,3 +35,38 @@ fn a_detached_endpoint_is_unreachable_and_forgotten_and_its_address_can_be_given
         Ok(())
     })
 }
+
+const MAC: &str = "02:00:00:00:00:77";
+
+#[test]
+fn an_interface_that_was_given_stays_and_is_down_once_its_endpoint_is_detached() -> Result<()> {
+    scenario("given", 2, |fleet| {
+        let client = fleet.attach(2, "client", &[("app", "client")])?;
+        let workload = fleet.bare_namespace("workload")?;
+        let node = fleet.node(1);
+        let in_node = |command: &str| node.host().run("ip", &command.split(' ').collect::<Vec<_>>());
+        in_node(&format!(
+            "link add given0 type veth peer name eth0 address {MAC} netns {}",
+            workload.name()
+        ))?;
+        let add =
+            ["endpoint", "add", "server", "--interface", "given0", "--mac", MAC, "--address", "10.200.0.200"];
+        node.weft(&add)?.success()?;
+        fleet.ip(&workload, "link set lo up")?;
+        fleet.ip(&workload, "link set eth0 up")?;
+        fleet.ip(&workload, "addr add 10.200.0.200/32 dev eth0")?;
+        fleet.ip(&workload, "route add 169.254.1.1 dev eth0")?;
+        fleet.ip(&workload, "route add default via 169.254.1.1")?;
+        let _listening = TcpServer::start(&workload, 1000, "server")?;
+        let to = "10.200.0.200".parse()?;
+        let flow = Flow { from: client.namespace.clone(), to, protocol: Protocol::Tcp(1000) };
+        assert_eq!(flow.attempt()?, Outcome::Allow);
+        assert!(in_node("link show given0")?.contains("state UP"));
+
+        node.weft(&["endpoint", "rm", "server"])?.success()?;
+
+        assert!(in_node("link show given0")?.contains("state DOWN"));
+        assert_ne!(flow.attempt()?, Outcome::Allow);
+        Ok(())
+    })
+}

@@ -42,6 +42,8 @@ enum Action {
         name: String,
     },
     /// Detach an endpoint: its addresses are free again
+    ///
+    /// An interface that was given by --interface stays, and is set down: without policy nothing should pass.
     Rm {
         name: String,
     },

@@ -70,7 +70,8 @@ pub trait Links: Send + Sync + 'static {
     async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac)
     -> Result<(), KernelError>;
 
-    /// Routes and neighbours of an interface that is not ours.
+    /// Takes routes and neighbours of an interface that is not ours away and sets it down: up and without programs, what
+    /// is behind it would reach all that the host reaches.
     async fn disconnect_endpoint(&self, ifindex: u32, addresses: &[IpAddr]) -> Result<(), KernelError>;
 
     /// No error where there is none.

@@ -2,6 +2,7 @@
 //! the kernel programs answer for it.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
@@ -164,16 +165,16 @@ pub(super) async fn peer_mac(handle: &Handle, name: &str) -> Result<Option<Mac>,
         return mac_of_peer(handle, peer, ifindex).await;
     }
     let Ok(names) = fs::read_dir("/run/netns") else { return Ok(None) };
+    let mut candidates = BTreeSet::new();
     for namespace in names.flatten() {
         let path = namespace.path().display().to_string();
         // A name may be left over from a namespace that is gone.
         let found =
             netns::inside(path, move |handle| async move { mac_of_peer(&handle, peer, ifindex).await }).await;
-        if let Ok(Some(mac)) = found {
-            return Ok(Some(mac));
-        }
+        candidates.extend(found.ok().flatten());
     }
-    Ok(None)
+    // Indices are a namespace's own: a pair elsewhere may have the same two. Which one it is, then only the caller knows.
+    Ok(candidates.pop_first().filter(|_| candidates.is_empty()))
 }
 
 /// Of the interface with this index, if its other end is the one we know.

@@ -147,7 +147,9 @@ impl Links for Netlink {
             let removed = self.handle.neighbours().del(neighbour).execute().await;
             ignore_missing(removed, &format!("remove the neighbour {address}"))?;
         }
-        Ok(())
+        let down = LinkUnspec::new_with_index(ifindex).down().build();
+        let down = self.handle.link().set(down).execute().await;
+        ignore_missing(down, &format!("set interface {ifindex} down"))
     }
 
     async fn remove(&self, name: &str) -> Result<(), KernelError> {
