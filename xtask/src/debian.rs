@@ -3,13 +3,14 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{IsTerminal, stdin},
+    path::Path,
     process::Command,
 };
 
 use anyhow::{Result, bail};
 
 use crate::{
-    packages::Package,
+    packages::{Package, SERVICES},
     progress::step,
     workspace::{Workspace, program},
 };
@@ -40,10 +41,30 @@ pub(crate) fn install(workspace: &Workspace, packages: &[Package]) -> Result<()>
     let names: Vec<_> = missing.iter().map(|package| package.name).collect();
     println!("  missing: {}", names.join(" "));
     step(workspace, "apt-get update", as_root("apt-get")?.args(["update", "--quiet"]))?;
+    let services = services_of(&missing);
+    for service in &services {
+        // Until the next boot at most, so that an installation that breaks off leaves nothing behind.
+        let mut mask = as_root("systemctl")?;
+        step(workspace, &format!("keep {service} from starting"), mask.args(["mask", "--runtime", service]))?;
+    }
     let mut install = as_root("apt-get")?;
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&names);
     step(workspace, "apt-get install", &mut install)?;
+    for service in &services {
+        step(workspace, &format!("disable {service}"), as_root("systemctl")?.args(["disable", service]))?;
+        let mut unmask = as_root("systemctl")?;
+        step(workspace, &format!("unmask {service}"), unmask.args(["unmask", "--runtime", service]))?;
+    }
     Ok(())
+}
+
+/// The services that installing these would start: Debian starts what it installs. None where systemd does not run.
+fn services_of(packages: &[Package]) -> Vec<&'static str> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Vec::new();
+    }
+    let brought = SERVICES.iter().filter(|(name, _)| packages.iter().any(|package| package.name == *name));
+    brought.map(|(_, service)| *service).collect()
 }
 
 /// The command, through sudo unless this is root already.

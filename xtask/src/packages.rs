@@ -12,11 +12,17 @@ const fn package(name: &'static str, purpose: &'static str) -> Package {
 }
 
 /// For every build and test.
-pub(crate) const BASE: [Package; 3] = [
+pub(crate) const BASE: [Package; 6] = [
     package("gcc", "linking, and the C parts of crates"),
     package("libc6-dev", "linking"),
     package("iproute2", "network namespaces of fleets"),
+    package("etcd-server", "the store of fleets with several controllers, in tests"),
+    package("protobuf-compiler", "etcd-client generates its messages with protoc"),
+    package("libprotobuf-dev", "the well-known messages that protoc reads"),
 ];
+
+/// The services that these packages bring. A machine that only builds and tests Weft should not start running them.
+pub(crate) const SERVICES: [(&str, &str); 1] = [("etcd-server", "etcd.service")];
 
 /// Debian's compiler with a ready `core` for the BPF targets; a nightly with rust-src replaces the first two.
 pub(crate) const BPF_COMPILER: [Package; 2] = [
