@@ -16,4 +16,4 @@ pub mod serve;
 pub mod store;
 pub mod stream;
 
-pub use serve::{Config, Controller, ServeError};
+pub use serve::{Config, Controller, ServeError, Services};

@@ -59,6 +59,47 @@ impl ServeError {
     }
 }
 
+/// Everything of a controller but its listener.
+pub struct Services {
+    pub operator: Operator,
+    pub nodes: NodeStreams,
+    store_id: String,
+    stop: CancellationToken,
+    follower: JoinHandle<()>,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Services").field("store_id", &self.store_id).finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    /// Initialises a new store, takes in what it holds, and follows it until [`Services::stop`]. `name`: what this
+    /// controller calls itself.
+    pub async fn start(name: String, store: Arc<dyn Store>) -> Result<Self, ServeError> {
+        let store_id = fleet_config::initialise(store.as_ref()).await?;
+        let (hub, stop) = (Arc::new(Hub::default()), CancellationToken::new());
+        let revision = stream::load(store.as_ref(), &hub).await?;
+        let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
+        let follower = tokio::spawn(following);
+        let context = Context {
+            registry: Arc::new(Registry::new(Arc::clone(&store))),
+            store_id: store_id.clone(),
+            hub: Arc::clone(&hub),
+            controller: name,
+            stop: stop.clone(),
+        };
+        let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
+        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower })
+    }
+
+    /// Ends streams and stops following. Calls in progress end by themselves.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
 /// A controller that serves.
 pub struct Controller {
     address: SocketAddr,
@@ -90,20 +131,9 @@ impl Controller {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-        let store_id = fleet_config::initialise(store.as_ref()).await?;
-        let (hub, stop) = (Arc::new(Hub::default()), CancellationToken::new());
-        let revision = stream::load(store.as_ref(), &hub).await?;
-        let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
-        let follower = tokio::spawn(following);
-        let context = Context {
-            registry: Arc::new(Registry::new(Arc::clone(&store))),
-            store_id: store_id.clone(),
-            hub: Arc::clone(&hub),
-            controller: config.name,
-            stop: stop.clone(),
-        };
-        let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
-        let server = tokio::spawn(serve(listener, operator, NodeStreams::new(context), stop.clone()));
+        let Services { operator, nodes, store_id, stop, follower } =
+            Services::start(config.name, store).await?;
+        let server = tokio::spawn(serve(listener, operator, nodes, stop.clone()));
         tracing::info!(%address, store_id, "serving");
         Ok(Self { address, stop, server, follower })
     }

@@ -123,6 +123,10 @@ impl History for Shared {
         });
         Ok((batches.collect(), through))
     }
+
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait]

@@ -14,6 +14,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// For stores with watches of their own.
+    pub fn new(batches: mpsc::Receiver<Result<Batch, StoreError>>) -> Self {
+        Self { batches }
+    }
+
     /// The next batch. After an error, or once the store was closed, there is nothing more.
     pub async fn next(&mut self) -> Option<Result<Batch, StoreError>> {
         self.batches.recv().await
@@ -35,6 +40,11 @@ impl Watch {
 pub(super) trait History: Send + Sync + 'static {
     /// Changes below `prefix` after `after`, of some revisions, and the revision through which that is everything.
     fn changes(&self, prefix: &str, after: u64) -> Result<(Vec<Batch>, u64), StoreError>;
+
+    /// Whether [`History::changes`] waits for a device.
+    fn blocks(&self) -> bool {
+        true
+    }
 }
 
 async fn follow(
@@ -49,9 +59,11 @@ async fn follow(
         // At least one read, so that a compacted revision is said at once.
         loop {
             let newest = *head.borrow_and_update();
-            let read = {
+            let read = if history.blocks() {
                 let (history, prefix) = (Arc::clone(&history), prefix.clone());
                 tokio::task::spawn_blocking(move || history.changes(&prefix, position)).await
+            } else {
+                Ok(history.changes(&prefix, position))
             };
             let (batches, through) = match read {
                 Ok(Ok(read)) => read,

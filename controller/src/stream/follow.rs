@@ -22,6 +22,7 @@ pub async fn follow(
 ) {
     loop {
         let followed = tokio::select! {
+            biased;
             followed = list_then_watch(store.as_ref(), &hub, revision.take()) => followed,
             () = stop.cancelled() => return,
         };
@@ -58,6 +59,8 @@ async fn next_batch(watch: &mut Watch, hub: &Hub) -> Option<Result<crate::store:
     let mut deadline = hub.next_deadline();
     loop {
         tokio::select! {
+            // Each batch looks at the deadlines, too.
+            biased;
             batch = watch.next() => return batch,
             () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => {
                 deadline = hub.tick();

@@ -35,6 +35,7 @@ type Outbound = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
 pub(super) async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
     let stop = context.stop.clone();
     let ended = tokio::select! {
+        biased;
         ended = serve(&context, &mut inbound, &outbound) => ended,
         () = stop.cancelled() => Err(Status::unavailable("the controller is stopping")),
     };

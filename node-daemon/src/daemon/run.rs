@@ -27,7 +27,7 @@ pub(super) fn spawn<D: Datapath, L: Links>(
 }
 
 impl<D: Datapath, L: Links> State<D, L> {
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut drift = interval(Duration::from_secs(DRIFT_CHECK_SECONDS));
         let mut retry = interval(Duration::from_millis(RETRY_MILLISECONDS));
         for ticker in [&mut drift, &mut retry] {
@@ -37,6 +37,8 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         loop {
             tokio::select! {
+                // Commands are answered before anything is looked after.
+                biased;
                 command = queue.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return,

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::{Core, Settings, State};
+use super::{Core, Settings, State, command::Command};
 use crate::{
     desired::{
         Desired,
@@ -106,9 +106,33 @@ impl Core {
         settings: Settings,
         loaded: Loaded,
         ground: Ground,
-        mut datapath: D,
+        datapath: D,
         links: Arc<L>,
     ) -> Result<Self, StartError> {
+        let (core, state, queue) = Self::take_over(settings, loaded, ground, datapath, links).await?;
+        super::run::spawn(state, queue)?;
+        Ok(core)
+    }
+
+    /// As [`Core::start`], without a thread: commands are served by the future, for as long as somebody polls it.
+    pub async fn start_here<D: Datapath, L: Links>(
+        settings: Settings,
+        loaded: Loaded,
+        ground: Ground,
+        datapath: D,
+        links: Arc<L>,
+    ) -> Result<(Self, impl Future<Output = ()> + use<D, L>), StartError> {
+        let (core, state, queue) = Self::take_over(settings, loaded, ground, datapath, links).await?;
+        Ok((core, state.run(queue)))
+    }
+
+    async fn take_over<D: Datapath, L: Links>(
+        settings: Settings,
+        loaded: Loaded,
+        ground: Ground,
+        mut datapath: D,
+        links: Arc<L>,
+    ) -> Result<(Self, State<D, L>, mpsc::Receiver<Command>), StartError> {
         let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let (changed, watcher) = watch::channel(0);
         let names = Arc::new(ArcSwap::from_pointee(Names::default()));
@@ -148,8 +172,7 @@ impl Core {
             endpoints = state.attachments.endpoints.len(),
             "the last known state is enforced"
         );
-        super::run::spawn(state, queue)?;
-        Ok(Self { commands, changed: watcher, names })
+        Ok((Self { commands, changed: watcher, names }, state, queue))
     }
 }
 

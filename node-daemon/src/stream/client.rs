@@ -9,6 +9,8 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Streaming,
+    body::Body,
+    client::GrpcService,
     transport::{Channel, Endpoint},
 };
 use tracing::{info, warn};
@@ -33,7 +35,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
     #[error("cannot reach {url}: {source}")]
-    Connect { url: String, source: tonic::transport::Error },
+    Connect { url: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the stream to {url} ended: {source}")]
     Status { url: String, source: Box<tonic::Status> },
     #[error("the controller {url} closed the stream")]
@@ -48,15 +50,56 @@ enum StreamError {
     Core(#[from] CoreGone),
 }
 
+/// How controllers are reached, and where chance comes from. There is the network, and what simulates it.
+pub trait Reach: Send + Sync {
+    type Channel: GrpcService<Body, ResponseBody = Body, Future: Send> + Send;
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    fn connect(&self, url: &str) -> impl Future<Output = Result<Self::Channel, Self::Error>> + Send;
+
+    /// Uniform in 0..1.
+    fn random(&self) -> f64;
+}
+
+/// TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Network;
+
+impl Reach for Network {
+    type Channel = Channel;
+    type Error = tonic::transport::Error;
+
+    async fn connect(&self, url: &str) -> Result<Channel, Self::Error> {
+        Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
+            .http2_keep_alive_interval(Duration::from_secs(KEEPALIVE_SECONDS))
+            .keep_alive_timeout(Duration::from_secs(KEEPALIVE_TIMEOUT_SECONDS))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+    }
+
+    fn random(&self) -> f64 {
+        rand::rng().random()
+    }
+}
+
 /// Keeps a stream to one of the controllers until cancelled.
 pub async fn run(core: Core, controllers: Vec<String>, cancel: CancellationToken) {
+    run_over(&Network, core, controllers, cancel).await;
+}
+
+/// As [`run`], over something else than the network.
+pub async fn run_over(reach: &impl Reach, core: Core, controllers: Vec<String>, cancel: CancellationToken) {
     let mut backoff = Backoff::default();
     // Each node begins elsewhere, so that the fleet spreads over its controllers.
-    let mut next = rand::rng().random_range(0..controllers.len().max(1));
+    let mut next = begin(reach.random(), controllers.len());
     while let Some(url) = controllers.get(next) {
         let began = Instant::now();
         let ended = tokio::select! {
-            ended = stream(&core, url) => ended,
+            biased;
+            ended = stream(reach, &core, url) => ended,
             () = cancel.cancelled() => return,
         };
         let Err(error) = ended;
@@ -68,7 +111,7 @@ pub async fn run(core: Core, controllers: Vec<String>, cancel: CancellationToken
             backoff.reset();
         }
         next = (next + 1) % controllers.len();
-        let wait = backoff.next(rand::rng().random());
+        let wait = backoff.next(reach.random());
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = cancel.cancelled() => return,
@@ -80,25 +123,25 @@ fn is_guard(error: &StreamError) -> bool {
     matches!(error, StreamError::Session(session) if session.is_guard())
 }
 
-async fn connect(url: &str) -> Result<Channel, StreamError> {
-    let failed = |source| StreamError::Connect { url: url.to_owned(), source };
-    Endpoint::from_shared(url.to_owned())
-        .map_err(failed)?
-        .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
-        .http2_keep_alive_interval(Duration::from_secs(KEEPALIVE_SECONDS))
-        .keep_alive_timeout(Duration::from_secs(KEEPALIVE_TIMEOUT_SECONDS))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect()
-        .await
-        .map_err(failed)
+/// Which of them comes first.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "controllers are few, and chance is not negative"
+)]
+fn begin(random: f64, controllers: usize) -> usize {
+    ((random * controllers as f64) as usize).min(controllers.saturating_sub(1))
 }
 
 /// One stream, from connection to its end.
-async fn stream(core: &Core, url: &str) -> Result<std::convert::Infallible, StreamError> {
+async fn stream(reach: &impl Reach, core: &Core, url: &str) -> Result<std::convert::Infallible, StreamError> {
     let status =
         |source: tonic::Status| StreamError::Status { url: url.to_owned(), source: Box::new(source) };
-    let channel = connect(url).await?;
+    let channel = reach
+        .connect(url)
+        .await
+        .map_err(|source| StreamError::Connect { url: url.to_owned(), source: source.into() })?;
     let mut client = NodeStreamServiceClient::new(channel)
         .max_decoding_message_size(STREAM_MESSAGE_BYTES)
         .max_encoding_message_size(STREAM_MESSAGE_BYTES);
@@ -123,6 +166,8 @@ async fn exchange(
     let mut reports = Some(reports);
     loop {
         let message = tokio::select! {
+            // The controller first: reports wait until it reads again anyway.
+            biased;
             message = incoming.next() => message.ok_or_else(|| StreamError::Closed { url: url.to_owned() })?,
             report = reported.recv() => {
                 let report = report.ok_or(StreamError::Overrun)?;
