@@ -23,7 +23,17 @@ pub const COMMANDS_QUEUED_MAX: usize = 64;
 /// writing, or both ends might wait for each other.
 pub const REPORTS_QUEUED_MAX: usize = 4 * ENDPOINTS_MAX;
 /// Between comparisons of the kernel's state with the desired.
-pub const DRIFT_CHECK_SECONDS: u64 = 60;
+pub const DRIFT_CHECK_SECONDS: u64 = 30;
+/// Between passes of the flow table's collection.
+pub const FLOWS_PASS_SECONDS: u64 = 30;
+/// Between slices of a pass.
+pub const FLOWS_SLICE_MILLISECONDS: u64 = 100;
+/// Entries that a slice looks at, about: some milliseconds, in which no policy is written.
+pub const FLOWS_SLICE_ENTRIES: u64 = 8 * 1024;
+/// Entries that one call of the kernel gives at most.
+pub const FLOWS_BATCH_ROWS: u32 = 1024;
+/// An entry that has been over for this long is in no program's hands any more; they run for microseconds.
+pub const FLOWS_GRACE_NANOSECONDS: u64 = 1_000_000_000;
 /// Before a failed write of the kernel or the disk is tried again.
 pub const RETRY_MILLISECONDS: u64 = 1_000;
 

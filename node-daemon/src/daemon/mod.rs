@@ -3,6 +3,7 @@
 //! the watchers hold.
 
 mod attach;
+mod collect;
 mod command;
 mod realise;
 mod report;
@@ -75,6 +76,7 @@ struct State<D, L> {
     endpoint_mtu_bytes: u32,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
+    flows: collect::Flows,
     /// The first such word of this daemon's life: devices are swept next.
     sweep_due: bool,
     connection: Option<Connection>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::warn;
 
@@ -35,6 +35,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             // The first tick is at once.
             ticker.tick().await;
         }
+        let mut collect = Instant::now();
         loop {
             tokio::select! {
                 // Commands are answered before anything is looked after.
@@ -47,6 +48,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                     self.mend();
                     self.mend_links().await;
                 }
+                () = sleep_until(collect) => collect = Instant::now() + self.collect_flows(),
                 _ = retry.tick(), if self.failure.is_some() => self.mend(),
             }
         }

@@ -152,6 +152,7 @@ impl Core {
             host_addresses: ground.host_addresses,
             endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
             synced: false,
+            flows: super::collect::Flows::default(),
             sweep_due: false,
             connection: None,
             problems: Vec::new(),

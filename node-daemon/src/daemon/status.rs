@@ -51,7 +51,19 @@ impl<D: Datapath, L: Links> State<D, L> {
             drops: drops.collect(),
             events_lost: self.datapath.events_lost().unwrap_or_default(),
             problems,
+            flows: Some(self.flow_table()),
+            repairs: Vec::new(),
+            enforced_after: None,
+            maps: Vec::new(),
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn flow_table(&mut self) -> v1::FlowTable {
+        v1::FlowTable {
+            entries: self.flows.entries,
+            capacity: self.datapath.flows_capacity().unwrap_or_default(),
+            collected: self.flows.collected,
         }
     }
 

@@ -14,12 +14,16 @@ use aya::{
     },
 };
 use weft_shared::layout::{
-    Address, Endpoint, Flow, FlowKey, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason,
+    Address, Config, Endpoint, Flow, FlowKey, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason,
     RuntimeState, Subject,
     maps::{self as names, Counter, MapName, POLICY_ROWS_MAX, counter_index},
 };
 
-use super::{KernelError, trusted::Plain};
+use super::{
+    Collected, KernelError,
+    flows::Collector,
+    trusted::{Plain, PlainHash},
+};
 use crate::plan::tables::{NodeRow, PolicyTable, Step, Tables};
 
 /// `BPF_F_NO_PREALLOC`: the kernel makes no other longest-prefix-match maps.
@@ -37,7 +41,7 @@ pub(crate) struct Maps {
     subjects: Array<MapData, Plain<Subject>>,
     policies: ArrayOfMaps<MapData, Table>,
     runtime: Array<MapData, Plain<RuntimeState>>,
-    flows: HashMap<MapData, Plain<FlowKey>, Plain<Flow>>,
+    flows: PlainHash<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
     events_lost: PerCpuArray<MapData, u64>,
     /// The tables in `policies`, by slot.
@@ -241,6 +245,20 @@ impl Maps {
 
     pub(crate) fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
         absent_is_fine(self.flows.remove(&Plain(*key))).map_err(failed(names::FLOWS))
+    }
+
+    pub(crate) fn collect_flows(
+        &mut self,
+        collector: &mut Collector,
+        config: &Config,
+        entries_max: u64,
+    ) -> Result<Collected, KernelError> {
+        collector.slice(&mut self.flows, config, entries_max)
+    }
+
+    pub(crate) fn flows_capacity(&self) -> Result<u64, KernelError> {
+        let info = IterableMap::map(&self.flows).info().map_err(failed(names::FLOWS))?;
+        Ok(info.max_entries().into())
     }
 
     /// Counters that are not zero, summed over the CPUs.

@@ -5,6 +5,7 @@
 
 mod attach;
 pub mod events;
+mod flows;
 pub mod links;
 mod maps;
 pub mod netlink;
@@ -55,6 +56,17 @@ pub struct MapUse {
     pub capacity: u64,
 }
 
+/// What a slice of the flow table's collection did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Entries looked at.
+    pub seen: u64,
+    /// Those of them that were over, and are out of the table.
+    pub removed: u64,
+    /// The table's end was reached; the next slice begins anew.
+    pub finished: bool,
+}
+
 /// Maps and programs. One owner writes; every call returns when the kernel has it.
 pub trait Datapath: Send + 'static {
     /// What is in the maps now.
@@ -77,6 +89,12 @@ pub trait Datapath: Send + 'static {
 
     /// Events that found the ring buffer full.
     fn events_lost(&mut self) -> Result<u64, KernelError>;
+
+    /// Looks at about so many entries of the flow table and takes those out that are over.
+    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError>;
+
+    /// Entries that the flow table can hold.
+    fn flows_capacity(&mut self) -> Result<u64, KernelError>;
 
     /// Memory that our maps take in the kernel.
     fn map_bytes(&mut self) -> Result<u64, KernelError>;

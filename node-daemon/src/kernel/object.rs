@@ -18,8 +18,9 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Datapath, Hook, KernelError, attach,
+    Collected, Datapath, Hook, KernelError, attach,
     events::Events,
+    flows::Collector,
     maps::{Maps, memory_bytes},
     trusted::Plain,
 };
@@ -50,6 +51,8 @@ pub struct Object {
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
     directory: Option<PathBuf>,
+    config: Config,
+    collector: Collector,
 }
 
 impl std::fmt::Debug for Object {
@@ -85,7 +88,14 @@ impl Object {
         }
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, handles, directory: options.directory.clone() })
+        Ok(Self {
+            ebpf,
+            maps,
+            handles,
+            directory: options.directory.clone(),
+            config: options.config,
+            collector: Collector::default(),
+        })
     }
 
     /// The ring buffer's reader; there is one for the life of the object.
@@ -174,6 +184,14 @@ impl Datapath for Object {
 
     fn events_lost(&mut self) -> Result<u64, KernelError> {
         self.maps.events_lost()
+    }
+
+    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError> {
+        self.maps.collect_flows(&mut self.collector, &self.config, entries_max)
+    }
+
+    fn flows_capacity(&mut self) -> Result<u64, KernelError> {
+        self.maps.flows_capacity()
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {

@@ -1,11 +1,18 @@
-//! The one place of `unsafe` of the daemon's BPF half: values that aya may copy as bytes, and the ring buffer's
-//! descriptor in tokio's hands.
-#![expect(unsafe_code, reason = "aya's marker of plain values, and tokio's registration of a descriptor")]
+//! The one place of `unsafe` of the daemon's BPF half: values that aya may copy as bytes, the ring buffer's descriptor in
+//! tokio's hands, and the calls of bpf(2) that aya does not have.
+#![expect(
+    unsafe_code,
+    reason = "aya's marker of plain values, tokio's registration of a descriptor, and bpf(2)"
+)]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr,
+};
 
-use aya::maps::{MapData, RingBuf};
-use bytemuck::AnyBitPattern;
+use aya::maps::{HashMap, IterableMap, MapData, RingBuf};
+use bytemuck::{AnyBitPattern, Pod, Zeroable};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A value of the maps' layout, in the form that aya takes.
@@ -14,7 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(crate) struct Plain<T>(pub(crate) T);
 
 // SAFETY: bytemuck's `Pod` asks for more than aya's: no padding, no pointers, every bit pattern is a value.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Plain<T> {}
+unsafe impl<T: Pod> aya::Pod for Plain<T> {}
 
 /// A value out of bytes of the kernel, if there are as many.
 pub(crate) fn from_bytes<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
@@ -25,4 +32,103 @@ pub(crate) fn from_bytes<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
 pub(crate) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
     // SAFETY: the ring owns its descriptor, gives the same one each time, and goes after its registration.
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE)? })
+}
+
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`; of hashes since kernel 5.14 (3e87f192b405).
+const LOOKUP_AND_DELETE: libc::c_int = 21;
+/// `BPF_MAP_LOOKUP_BATCH`; of hashes since kernel 5.6 (057996380a42).
+const LOOKUP_BATCH: libc::c_int = 24;
+
+/// `union bpf_attr`, as the calls on one element have it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr`, as the calls on many elements have it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// A hash map of plain values; aya has checked that their sizes are the map's.
+pub(crate) type PlainHash<K, V> = HashMap<MapData, Plain<K>, Plain<V>>;
+
+/// Takes a row out and gives what it held at that moment, atomically; `None`: there was none.
+pub(crate) fn take<K: Pod, V: Pod>(map: &mut PlainHash<K, V>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
+    let mut attribute = Element {
+        map: descriptor(map)?,
+        padding: 0,
+        key: ptr::from_ref(key) as u64,
+        value: ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are of the map's sizes, see `PlainHash`, and live until the call is over.
+    match unsafe { bpf(LOOKUP_AND_DELETE, &mut attribute) } {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Rows of a map, and where the rest begins.
+pub(crate) type Rows<K, V> = (Vec<(K, V)>, Option<u32>);
+
+/// Reads at most `rows` rows of a map from a place in it on (`None`: from its beginning), and says where the rest begins
+/// (`None`: that was all).
+pub(crate) fn read<K: Pod, V: Pod>(
+    map: &PlainHash<K, V>,
+    from: Option<u32>,
+    rows: u32,
+) -> io::Result<Rows<K, V>> {
+    let mut keys = vec![K::zeroed(); rows as usize];
+    let mut values = vec![V::zeroed(); rows as usize];
+    let mut to = 0_u32;
+    let mut attribute = Batch {
+        from: from.as_ref().map_or(0, |from| ptr::from_ref(from) as u64),
+        to: ptr::from_mut(&mut to) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: rows,
+        map: descriptor(map)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: as many keys and values as the kernel is told of, each of the map's sizes, see `PlainHash`; a place in a hash
+    // is a u32. All of it lives until the call is over.
+    let rest = match unsafe { bpf(LOOKUP_BATCH, &mut attribute) } {
+        Ok(()) => Some(to),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    keys.truncate(attribute.count as usize);
+    Ok((keys.into_iter().zip(values).collect(), rest))
+}
+
+fn descriptor<K: Pod, V: Pod>(map: &PlainHash<K, V>) -> io::Result<u32> {
+    let descriptor = IterableMap::map(map).fd().as_fd().as_raw_fd();
+    u32::try_from(descriptor).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// # Safety
+///
+/// The addresses in the attribute are what the call wants them to be.
+unsafe fn bpf<T: Pod>(call: libc::c_int, attribute: &mut T) -> io::Result<()> {
+    // SAFETY: the attribute is as long as is said; of what it points to, the caller has answered for.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, call, ptr::from_mut(attribute), size_of::<T>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

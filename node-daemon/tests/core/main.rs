@@ -460,3 +460,14 @@ async fn a_resource_from_a_later_version_is_named_in_the_acknowledgement() {
     let problems = node.status().await.problems;
     assert!(problems.iter().any(|problem| problem.contains("layer-7")), "{problems:?}");
 }
+
+#[tokio::test]
+async fn flows_that_are_over_are_collected_in_slices_and_counted() {
+    let (state, kernel) = (tempfile::tempdir().unwrap(), Kernel::default());
+    kernel.maps.with(|twin| (twin.flows_over, twin.flows_alive) = (20_000, 5));
+    let node = Node::start(&kernel, state.path(), &[]).await;
+
+    let flows = node.status_until(|status| status.flows.is_some_and(|flows| flows.entries == 5)).await.flows;
+
+    assert_eq!(flows.map(|flows| flows.collected), Some(20_000));
+}

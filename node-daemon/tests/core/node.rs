@@ -1,7 +1,8 @@
 //! The daemon with the kernel's twin.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_noded::{
     daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, StartError, Target, VXLAN_DEVICE},
@@ -12,6 +13,9 @@ use weft_noded::{
 use weft_proto::v1;
 
 use super::fake::SOON;
+
+/// Between two looks at what does not tell of its changes.
+const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) struct Node {
     pub(crate) core: Core,
@@ -67,6 +71,19 @@ impl Node {
 
     pub(crate) async fn status(&self) -> v1::StatusResponse {
         self.core.status().await.expect("the core lives")
+    }
+
+    /// Waits until the status is as `is` wants it.
+    pub(crate) async fn status_until(&self, is: impl Fn(&v1::StatusResponse) -> bool) -> v1::StatusResponse {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let status = self.status().await;
+            if is(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the status does not get there: {status:#?}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     pub(crate) async fn attach(&self, name: &str, app: &str) -> v1::Endpoint {

@@ -8,6 +8,7 @@
     reason = "a test that can't go on says why"
 )]
 
+mod collect;
 mod conntrack;
 mod garbage;
 mod harness;
