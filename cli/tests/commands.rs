@@ -232,6 +232,113 @@ n2    no         41        1/2              -           -         -
     assert_eq!(value["nodes"][1]["connected"], json!(false));
 }
 
+fn node(name: &str, controller: &str) -> v1::Object {
+    let labels = [("rack".to_owned(), "r1".to_owned())].into();
+    let capabilities = v1::NodeCapabilities {
+        kernel: "6.18.1".to_owned(),
+        btf: true,
+        tcx: true,
+        ..v1::NodeCapabilities::default()
+    };
+    let node = v1::Node {
+        metadata: Some(v1::Metadata { name: name.to_owned(), labels, ..v1::Metadata::default() }),
+        addresses: vec!["192.0.2.11".to_owned()],
+        endpoint_cidrs: vec!["10.200.0.0/24".to_owned(), "fd00:77::/64".to_owned()],
+        status: Some(v1::NodeStatus {
+            identity: 256,
+            controller: controller.to_owned(),
+            version: "0.1.0".to_owned(),
+            features: vec!["audit".to_owned()],
+            boot_id: "b7".to_owned(),
+            capabilities: Some(capabilities),
+            ..v1::NodeStatus::default()
+        }),
+    };
+    v1::Object { kind: Some(K::Node(node)) }
+}
+
+fn summary(name: &str, connected: bool) -> v1::NodeSummary {
+    let rejection =
+        v1::Rejection { r#type: "policy".to_owned(), name: "p".to_owned(), reason: "too big".to_owned() };
+    v1::NodeSummary {
+        name: name.to_owned(),
+        connected,
+        realised_revision: if connected { 42 } else { 40 },
+        endpoints: 2,
+        endpoints_ready: 1,
+        last_seen: Some(prost_types::Timestamp { seconds: 1_795_391_114, nanos: 0 }),
+        rejections: if connected { vec![rejection] } else { vec![] },
+        ..Default::default()
+    }
+}
+
+async fn controller_with_nodes() -> Controller {
+    let fleet = v1::FleetStatusResponse {
+        revision: 42,
+        nodes: vec![summary("n1", true), summary("n2", false)],
+        ..Default::default()
+    };
+    let objects = vec![node("n1", "c1"), node("n2", "")];
+    let delete = Some(Ok(v1::DeleteResponse { revision: 43 }));
+    Controller::start(Script { objects, delete, fleet, ..Script::default() }).await
+}
+
+#[tokio::test]
+async fn node_list_shows_where_each_node_is_and_how_far_behind() {
+    let controller = controller_with_nodes().await;
+    let ran = controller.weft(&["node", "list"]).await;
+    let expected = "\
+NODE  CONNECTED  CONTROLLER  VERSION  KERNEL  ADDRESSES   ENDPOINTS READY  REALISED  BEHIND  REJECTED  LAST SEEN
+n1    yes        c1          0.1.0    6.18.1  192.0.2.11  1/2              42        -       1         2026-11-22T23:45:14Z
+n2    no         -           0.1.0    6.18.1  192.0.2.11  1/2              40        2       -         2026-11-22T23:45:14Z
+";
+    assert_eq!(ran.assert_code(0).stdout, expected);
+    let value = controller.weft(&["node", "list", "-o", "json"]).await.json();
+    assert_eq!((&value["revision"], &value["items"][1]["behind"]), (&json!(42), &json!(2)));
+    let first = &value["items"][0];
+    assert_eq!((&first["controller"], &first["features"][0]), (&json!("c1"), &json!("audit")));
+    assert_eq!(first["capabilities"]["kernel"], json!("6.18.1"));
+    assert_eq!(first["endpointCidrs"], json!(["10.200.0.0/24", "fd00:77::/64"]));
+}
+
+#[tokio::test]
+async fn node_show_tells_all_of_one_node() {
+    let controller = controller_with_nodes().await;
+    let ran = controller.weft(&["node", "show", "n1"]).await;
+    let expected = "\
+name            n1
+connected       yes, to c1
+last seen       2026-11-22T23:45:14Z
+version         0.1.0
+features        audit
+kernel          6.18.1 (BTF, TCX, no ESP)
+boot id         b7
+addresses       192.0.2.11
+endpoint CIDRs  10.200.0.0/24, fd00:77::/64
+identity        256
+labels          rack=r1
+realised        revision 42
+last apply      -
+endpoints ready 1/2
+";
+    assert!(ran.assert_code(0).stdout.starts_with(expected), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("\nrejected policy p: too big\n"), "{}", ran.stdout);
+    let asked = controller.asked(|asked| asked.list[0].clone());
+    assert_eq!((asked.kind(), asked.node.as_str()), (v1::Kind::Endpoint, "n1"));
+    let value = controller.weft(&["node", "show", "n1", "-o", "json"]).await.json();
+    assert_eq!(value["node"]["rejections"][0]["name"], json!("p"));
+    assert!(value["endpoints"].is_array());
+}
+
+#[tokio::test]
+async fn node_rm_removes_without_asking_where_nobody_can_answer() {
+    let controller = controller_with_nodes().await;
+    let ran = controller.weft(&["node", "rm", "n2", "--if-revision", "42"]).await;
+    assert_eq!(ran.assert_code(0).stdout, "node n2 removed, with 2 endpoints\n\nrevision 43\n");
+    let asked = controller.asked(|asked| asked.delete[0].clone());
+    assert_eq!((asked.kind(), asked.name.as_str(), asked.if_revision), (v1::Kind::Node, "n2", Some(42)));
+}
+
 #[tokio::test]
 async fn an_unreachable_server_exits_69_and_says_what_to_look_at() {
     // A port that was free a moment ago, and that nobody listens on.

@@ -40,13 +40,8 @@ fn list(cidrs: &[IpNet]) -> String {
 }
 
 /// Writes what the node says of its endpoint, if it may. Returns the revision that shows it.
-pub async fn report(
-    registry: &Registry,
-    node: &str,
-    cidrs: &[IpNet],
-    endpoint: v1::Endpoint,
-) -> Result<u64, EndpointError> {
-    let (endpoint, addresses) = check(node, cidrs, endpoint)?;
+pub async fn report(registry: &Registry, node: &str, endpoint: v1::Endpoint) -> Result<u64, EndpointError> {
+    let (endpoint, addresses) = check(node, endpoint)?;
     let store = registry.store.as_ref();
     let mut turn = None;
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
@@ -67,11 +62,7 @@ pub async fn report(
 }
 
 /// Checks what can be checked without the store; returns it in canonical form.
-fn check(
-    node: &str,
-    cidrs: &[IpNet],
-    mut endpoint: v1::Endpoint,
-) -> Result<(v1::Endpoint, Vec<IpAddr>), EndpointError> {
+fn check(node: &str, mut endpoint: v1::Endpoint) -> Result<(v1::Endpoint, Vec<IpAddr>), EndpointError> {
     let invalid = |error: parse::FieldError| EndpointError::Invalid(error.to_string());
     let (bytes, most) = (endpoint.encoded_len(), limits::REPORT_MAX_BYTES);
     if bytes > most {
@@ -97,9 +88,6 @@ fn check(
         let address: IpAddr = text.parse().map_err(|_| wrong(format!("\"{text}\" is not an IP address")))?;
         if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             return Err(wrong("expected at most one address of a family".to_owned()));
-        }
-        if !cidrs.iter().any(|cidr| cidr.contains(&address)) {
-            return Err(EndpointError::OutsideNode { address, cidrs: cidrs.to_vec() });
         }
         addresses.push(address);
     }
@@ -134,10 +122,15 @@ async fn plan_report(
     // The node may be removed at this moment: then the endpoint must not outlive it.
     let node_key = keys::object(v1::Kind::Node, &endpoint.node);
     let (node, _) = store.get(&node_key).await?;
-    if node.is_none() {
+    let Some(node) = node else {
         return Err(EndpointError::Invalid(format!("node {} was removed", endpoint.node)));
+    };
+    plan.expect(&node_key, Some(&node));
+    let cidrs: Vec<IpNet> = parse_all(&resource::decode_node(&node)?.endpoint_cidrs);
+    let outside = addresses.iter().find(|address| !cidrs.iter().any(|cidr| cidr.contains(*address)));
+    if let Some(&address) = outside {
+        return Err(EndpointError::OutsideNode { address, cidrs });
     }
-    plan.expect(&node_key, node.as_ref());
 
     let old_uid = old.as_ref().and_then(|old| old.metadata.as_ref()).map(|metadata| metadata.uid.clone());
     metadata.uid = old_uid.unwrap_or_else(resource::new_uid);
@@ -150,6 +143,9 @@ async fn plan_report(
     let old_addresses = old.as_ref().map(|old| parse_all(&old.addresses)).unwrap_or_default();
     let owner = Owner::Endpoint(name);
     claims::plan(store, &owner, &old_addresses, addresses, plan).await.map_err(EndpointError::Claim)?;
+    if old.is_none() {
+        plan.put(keys::endpoint_added(&endpoint.node), "");
+    }
     if old.as_ref() != Some(&endpoint) {
         plan.put(key, resource::encode(resource::object(Of::Endpoint(endpoint))));
     }

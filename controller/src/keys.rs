@@ -10,6 +10,8 @@ pub const ROOT: &str = "/weft/v1/";
 pub const STORE_ID: &str = "/weft/v1/meta/store-id";
 /// Written with every change that an operator makes: its revision is what `if_revision` is compared with.
 pub const OPERATOR_CHANGE: &str = "/weft/v1/meta/operator-change";
+/// Written whenever a node is given an endpoint CIDR: what was seen of all nodes' CIDRs holds if this has not changed.
+pub const ENDPOINT_CIDR_GIVEN: &str = "/weft/v1/meta/endpoint-cidr-given";
 /// The next identity number, in decimal.
 pub const NEXT_IDENTITY: &str = "/weft/v1/meta/next-identity";
 /// Claims of endpoint CIDRs; the value is the node's name.
@@ -55,6 +57,11 @@ pub fn address(address: IpAddr) -> String {
 
 pub fn endpoint_cidr(cidr: IpNet) -> String {
     format!("{ENDPOINT_CIDRS}{cidr}")
+}
+
+/// Written whenever the node gets an endpoint: what was seen of its endpoints holds if this has not changed.
+pub fn endpoint_added(node: &str) -> String {
+    format!("{ROOT}endpoint-added/{node}")
 }
 
 /// The key is the canonical text of the label set itself, so that two sets can never meet in one key. Label syntax has

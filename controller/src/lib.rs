@@ -11,6 +11,7 @@ pub mod keys;
 pub mod limits;
 pub mod nodes;
 pub mod plan;
+pub mod removal;
 pub mod resource;
 pub mod serve;
 pub mod store;

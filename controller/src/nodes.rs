@@ -1,4 +1,4 @@
-//! Nodes in the store: registered by their Hello, with endpoint CIDRs out of the pools; removed by operators.
+//! Nodes in the store: registered by their Hello, with endpoint CIDRs out of the pools.
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use weft_shared::policy::{model::FleetConfig, parse};
 
 use crate::{
     claims::{self, ClaimError, Owner},
-    endpoints::{self, EndpointError},
+    endpoints::EndpointError,
     fleet_config,
     identity::{self, IdentityError},
     keys, limits,
@@ -27,6 +27,8 @@ pub enum NodeError {
     Stale(u64),
     #[error("no node {0}")]
     NotFound(String),
+    #[error("node {0} is connected: stop its daemon first")]
+    Connected(String),
     #[error(transparent)]
     Claim(ClaimError),
     #[error(transparent)]
@@ -193,6 +195,10 @@ async fn plan_cidrs(
         plan.put(key, node.to_owned());
         cidrs.push(free);
     }
+    if taken.is_some() {
+        // Who takes a pool away at this moment has not seen this node on it.
+        plan.put(keys::ENDPOINT_CIDR_GIVEN, "");
+    }
     Ok(cidrs)
 }
 
@@ -225,41 +231,6 @@ fn first_free(pool: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet>
     let mut candidates = pool.subnets(length).ok()?;
     candidates
         .find(|candidate| !inside.iter().any(|cidr| cidr.contains(candidate) || candidate.contains(*cidr)))
-}
-
-/// Removes the node, its endpoints first. The caller has made sure that it is not connected.
-pub async fn delete(
-    store: &dyn Store,
-    name: &str,
-    endpoints: &[String],
-    if_revision: Option<u64>,
-) -> Result<u64, NodeError> {
-    let key = keys::object(v1::Kind::Node, name);
-    for _ in 0..limits::TRANSACTION_ATTEMPTS {
-        let (stored, _) = store.get(&key).await?;
-        let Some(stored) = stored else { return Err(NodeError::NotFound(name.to_owned())) };
-        for endpoint in endpoints {
-            endpoints::gone(store, name, endpoint).await.map_err(NodeError::Endpoint)?;
-        }
-        let node = resource::decode_node(&stored)?;
-        let mut plan = Plan::default();
-        plan.expect(&key, Some(&stored));
-        if let Some(revision) = if_revision {
-            plan.compare(crate::store::Compare::not_changed_after(keys::OPERATOR_CHANGE, revision));
-        }
-        plan.delete(&*key);
-        for address in parse_all(&node.addresses) {
-            plan.delete(keys::address(address));
-        }
-        for cidr in parse_all(&node.endpoint_cidrs) {
-            plan.delete(keys::endpoint_cidr(cidr));
-        }
-        plan.put(keys::OPERATOR_CHANGE, "");
-        if let Some(revision) = plan.commit(store).await? {
-            return Ok(revision);
-        }
-    }
-    Err(Contended.into())
 }
 
 /// What is stored was checked before it was written; what cannot be read is left out.

@@ -346,6 +346,40 @@ async fn a_configuration_that_takes_a_nodes_ground_away_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connected_node_gets_a_prefix_of_a_pool_that_is_added() {
+    let mut fleet = fleet().await;
+    let mut node = fleet.node("node-1", "192.0.2.1").await.in_sync().await;
+    let pools = [("10.200.0.0/16", 24), ("fd00:77::/48", 64), ("10.201.0.0/16", 26)];
+    fleet.apply(vec![support::config(&pools)]).await.unwrap();
+    node.until("a prefix of the new pool", |node| {
+        let route = &node.held[&(v1::ResourceType::Node, "node-1".to_owned())];
+        let route: v1::NodeRoute = prost::Message::decode(&**route).unwrap();
+        route.endpoint_cidrs.contains(&"10.201.0.0/26".to_owned())
+    })
+    .await;
+    assert!(node.attach("e", &[], &["10.201.0.5"]).await.accepted, "usable at once");
+}
+
+#[tokio::test]
+async fn endpoints_are_listed_by_their_node() {
+    let mut fleet = fleet().await;
+    for (number, name) in [(1, "node-1"), (2, "node-2")] {
+        let mut node = fleet.node(name, &format!("192.0.2.{number}")).await.in_sync().await;
+        let address = node.address(5);
+        assert!(node.attach(&format!("on-{name}"), &[], &[&address]).await.accepted);
+    }
+    let request = v1::ListRequest {
+        kind: Kind::Endpoint.into(),
+        node: "node-2".to_owned(),
+        ..v1::ListRequest::default()
+    };
+    let listed = fleet.operator.list(request).await.unwrap().into_inner().objects;
+    assert_eq!(listed.iter().map(name).collect::<Vec<_>>(), ["on-node-2"]);
+    let request = v1::ListRequest { node: "node-2".to_owned(), ..v1::ListRequest::default() };
+    assert_eq!(list(&mut fleet, request).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn explain_tells_the_verdict_of_the_evaluator_and_the_rule() {
     let mut fleet = fleet().await;
     let mut node = fleet.node("node-1", "192.0.2.1").await.in_sync().await;

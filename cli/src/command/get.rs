@@ -55,7 +55,8 @@ async fn all(
     kind: v1::Kind,
     selector: Option<v1::Selector>,
 ) -> Result<(), Failure> {
-    let (objects, revision) = list(operator, kind, selector).await?;
+    let request = v1::ListRequest { kind: kind.into(), selector, ..v1::ListRequest::default() };
+    let (objects, revision) = list(operator, request).await?;
     if objects.is_empty() {
         note(&format!("no {} found", kind::plural(kind)));
     }
@@ -68,20 +69,14 @@ async fn all(
 }
 
 /// All pages of a listing, and the revision that they show.
-async fn list(
+pub(super) async fn list(
     operator: &mut Operator,
-    kind: v1::Kind,
-    selector: Option<v1::Selector>,
+    what: v1::ListRequest,
 ) -> Result<(Vec<v1::Object>, u64), Failure> {
     let mut objects = Vec::new();
     let mut page_token = String::new();
     loop {
-        let message = v1::ListRequest {
-            kind: kind.into(),
-            selector: selector.clone(),
-            page_size: PAGE_OBJECTS,
-            page_token,
-        };
+        let message = v1::ListRequest { page_size: PAGE_OBJECTS, page_token, ..what.clone() };
         let page = operator.client.list(request(message)).await;
         let page = page.map_err(|status| operator.remote.failure(&status))?.into_inner();
         objects.extend(page.objects);

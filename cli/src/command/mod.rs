@@ -6,6 +6,7 @@ mod endpoint;
 mod explain;
 mod fleet;
 mod get;
+mod node;
 mod wait;
 mod watch;
 
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// The fleet as a whole
     #[command(subcommand)]
     Fleet(fleet::Fleet),
+    /// The nodes of the fleet
+    #[command(subcommand)]
+    Node(node::Node),
     Endpoint(endpoint::Endpoint),
     Completion(completion::Completion),
 }
@@ -77,6 +81,7 @@ impl Cli {
             Command::Watch(command) => command.run(&global).await,
             Command::Explain(command) => command.run(&global).await,
             Command::Fleet(command) => command.run(&global).await,
+            Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
             Command::Completion(command) => command.run(),
         }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-pub(crate) use columns::objects;
+pub(crate) use columns::{endpoints, labels, objects};
 pub(crate) use diagnostics::report;
 pub(crate) use progress::Progress;
 

@@ -85,7 +85,8 @@ impl Operator {
                 if let (Some(Of::FleetConfig(new)), Some(Of::FleetConfig(old))) =
                     (&new.kind, old.as_ref().and_then(|old| old.kind.as_ref()))
                 {
-                    self.check_config_change(old, new)?;
+                    self.caught_up().await?;
+                    self.check_config_change(old, new, plan)?;
                 }
                 plan.put(key, resource::encode(new));
             }
@@ -127,16 +128,22 @@ impl Operator {
     }
 
     /// What stands on the configuration must not lose its ground.
-    fn check_config_change(&self, old: &v1::FleetConfig, new: &v1::FleetConfig) -> Result<(), Status> {
+    fn check_config_change(
+        &self,
+        old: &v1::FleetConfig,
+        new: &v1::FleetConfig,
+        plan: &mut Plan,
+    ) -> Result<(), Status> {
         let pools: Vec<IpNet> = new.pools.iter().filter_map(|pool| pool.cidr.parse().ok()).collect();
-        let in_use = self.hub.ask(|fleet| {
-            let mut nodes = fleet.nodes();
-            nodes.find_map(|(name, facts)| {
+        let (seen_at, in_use) = self.hub.ask(|fleet| {
+            let in_use = fleet.nodes().find_map(|(name, facts)| {
                 let cidrs: Vec<IpNet> = nodes::parse_all(&facts.endpoint_cidrs);
                 let outside = cidrs.into_iter().find(|cidr| !pools.iter().any(|pool| pool.contains(cidr)))?;
                 Some((name.to_owned(), outside))
-            })
+            });
+            (fleet.revision(), in_use)
         });
+        plan.compare(Compare::not_changed_after(keys::ENDPOINT_CIDR_GIVEN, seen_at));
         if let Some((node, cidr)) = in_use {
             let text =
                 format!("node {node} has {cidr}, which is outside the new pools: remove the node first");

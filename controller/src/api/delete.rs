@@ -7,8 +7,9 @@ use super::{
     read::{known_kind, not_found},
 };
 use crate::{
-    keys, limits, nodes,
+    keys, limits,
     plan::{Contended, Plan},
+    removal,
 };
 
 impl Operator {
@@ -31,16 +32,9 @@ impl Operator {
 
     async fn delete_node(&self, request: &v1::DeleteRequest) -> Result<u64, Status> {
         self.check_if_revision(request.if_revision, &mut Plan::default()).await?;
-        if self.hub.ask(|fleet| fleet.is_connected(&request.name)) {
-            let text = format!("node {} is connected: stop its daemon first", request.name);
-            return Err(Status::failed_precondition(text));
-        }
-        self.caught_up().await?;
-        let endpoints =
-            self.hub.ask(|fleet| fleet.endpoints_of(&request.name).map(str::to_owned).collect::<Vec<_>>());
-        let deleted =
-            nodes::delete(self.store.as_ref(), &request.name, &endpoints, request.if_revision).await;
-        deleted.map_err(errors::node)
+        let removed =
+            removal::remove(self.store.as_ref(), &self.hub, &request.name, request.if_revision).await;
+        removed.map_err(errors::node)
     }
 
     async fn delete_written(&self, kind: Kind, request: &v1::DeleteRequest) -> Result<u64, Status> {

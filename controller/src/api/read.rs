@@ -31,6 +31,9 @@ impl Operator {
             }
             None => None,
         };
+        if !request.node.is_empty() && kind != Kind::Endpoint {
+            return Err(errors::bad_field("node", "only endpoints are listed by their node"));
+        }
         let size = page_size(request.page_size)?;
         let (mut after, mut revision) = match request.page_token.as_str() {
             "" => (None, None),
@@ -47,7 +50,7 @@ impl Operator {
             let last = page.items.len();
             for (place, item) in page.items.iter().enumerate() {
                 let object = self.read(item)?;
-                if selects(selector.as_ref(), &object) {
+                if selects(selector.as_ref(), &object) && is_on(&request.node, &object) {
                     bytes += object.encoded_len();
                     objects.push(object);
                 }
@@ -105,6 +108,11 @@ fn page_size(requested: u32) -> Result<usize, Status> {
 fn selects(selector: Option<&Selector>, object: &Object) -> bool {
     let labels = resource::metadata(object).map(|metadata| &metadata.labels);
     selector.is_none_or(|selector| labels.is_some_and(|labels| selector.matches(labels)))
+}
+
+/// Whether it is an endpoint of this node; an empty name takes all.
+fn is_on(node: &str, object: &Object) -> bool {
+    node.is_empty() || matches!(&object.kind, Some(Of::Endpoint(endpoint)) if endpoint.node == node)
 }
 
 pub(super) fn known_kind(number: i32) -> Result<Kind, Status> {

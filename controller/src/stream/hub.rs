@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use weft_proto::v1::ResourceType;
+use weft_proto::v1::{self, ResourceType};
 
 use crate::fleet::{Change, Delta, Fleet};
 
@@ -23,6 +23,8 @@ pub struct Hub {
     /// The revision that the fleet has taken in.
     applied: watch::Sender<u64>,
     identities_through: watch::Sender<u32>,
+    /// The pools that nodes get endpoint CIDRs of.
+    pools: watch::Sender<Vec<v1::Pool>>,
     /// Counts what may have changed who has realised what.
     progress: watch::Sender<u64>,
     started: Instant,
@@ -75,6 +77,7 @@ impl Default for Hub {
             state: Mutex::default(),
             applied: watch::Sender::new(0),
             identities_through: watch::Sender::new(0),
+            pools: watch::Sender::default(),
             progress: watch::Sender::new(0),
             started: Instant::now(),
         }
@@ -109,12 +112,19 @@ impl Hub {
                 }
             }
         }
+        let pools = changes.iter().rev().find_map(|change| match change {
+            Change::Config(Some(config)) => Some(config.pools.clone()),
+            _ => None,
+        });
         state.fleet.apply(revision, self.now(), changes);
         let through = state.fleet.identities_through();
         self.wake(&mut state);
         drop(state);
         self.applied.send_replace(revision);
         self.identities_through.send_if_modified(|known| std::mem::replace(known, through) != through);
+        if let Some(pools) = pools {
+            self.pools.send_if_modified(|known| std::mem::replace(known, pools.clone()) != pools);
+        }
     }
 
     /// Time has passed. Returns when this is next needed.
@@ -154,6 +164,10 @@ impl Hub {
 
     pub fn identities_through(&self) -> watch::Receiver<u32> {
         self.identities_through.subscribe()
+    }
+
+    pub fn pools(&self) -> watch::Receiver<Vec<v1::Pool>> {
+        self.pools.subscribe()
     }
 
     pub fn seen(&self, node: &str) -> Option<Seen> {

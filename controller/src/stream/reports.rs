@@ -1,7 +1,6 @@
 //! What nodes report of their endpoints: stored, or refused with the reason.
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use tonic::Status;
 use weft_proto::v1;
 
@@ -16,12 +15,11 @@ use crate::{
 pub(super) async fn endpoint(
     registry: &Registry,
     node: &str,
-    cidrs: &[IpNet],
     report: v1::EndpointReport,
 ) -> v1::EndpointAnswer {
     let endpoint = report.endpoint.unwrap_or_default();
     let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    match endpoints::report(registry, node, cidrs, endpoint).await {
+    match endpoints::report(registry, node, endpoint).await {
         Ok(revision) => v1::EndpointAnswer { name, accepted: true, reason: String::new(), revision },
         Err(error) => {
             tracing::warn!(node, endpoint = name, %error, "endpoint refused");

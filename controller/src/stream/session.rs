@@ -52,6 +52,8 @@ async fn serve(
 ) -> Result<(), Status> {
     let hello = receive_hello(inbound).await?;
     let greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
+    // From before it registers: a change meanwhile is not missed.
+    let pools = context.hub.pools();
     let registered = nodes::register(&context.registry, &greeting).await.map_err(errors::node)?;
     // The fleet must know the node before it can scope for it.
     let known = context.hub.wait_applied(registered.revision);
@@ -62,7 +64,8 @@ async fn serve(
     tracing::info!(node = greeting.name, version = hello.version, boot_id = hello.boot_id, "node connected");
     let mut stream = Stream {
         context,
-        cidrs: nodes::parse_all(&registered.node.endpoint_cidrs),
+        greeting: &greeting,
+        pools,
         through: context.hub.identities_through(),
         session: &session,
         sending: None,
@@ -98,10 +101,11 @@ fn welcome(context: &Context) -> Message {
 struct Stream<'a> {
     context: &'a Context,
     session: &'a Session,
-    cidrs: Vec<ipnet::IpNet>,
     /// The delta whose messages are being sent.
     sending: Option<std::iter::Peekable<Chunks>>,
     answers: VecDeque<Message>,
+    greeting: &'a nodes::Greeting,
+    pools: tokio::sync::watch::Receiver<Vec<v1::Pool>>,
     through: tokio::sync::watch::Receiver<u32>,
     /// When the node was last told of identities.
     told_at: Instant,
@@ -139,6 +143,12 @@ impl Stream<'_> {
                     }
                 }
                 () = self.session.news.notified() => {}
+                changed = self.pools.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.register_again().await;
+                }
                 changed = self.through.changed(), if !self.through_due => {
                     if changed.is_err() {
                         return Ok(());
@@ -154,6 +164,14 @@ impl Stream<'_> {
                 }
                 () = outbound.closed() => return Ok(()),
             }
+        }
+    }
+
+    /// So that the node has an endpoint CIDR of every pool; it is told like of any other change.
+    async fn register_again(&self) {
+        if let Err(error) = nodes::register(&self.context.registry, self.greeting).await {
+            let node = &self.session.node;
+            tracing::warn!(node, %error, "the node gets nothing of the new pools before it connects again");
         }
     }
 
@@ -221,7 +239,7 @@ impl Stream<'_> {
         let node = &self.session.node;
         match report.report {
             Some(Report::Endpoint(report)) => {
-                let answer = reports::endpoint(&self.context.registry, node, &self.cidrs, report).await;
+                let answer = reports::endpoint(&self.context.registry, node, report).await;
                 self.answers.push_back(Message::EndpointAnswer(answer));
             }
             Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone.name).await?,
