@@ -7,7 +7,7 @@ use crate::{
     conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, Trace},
-    forge,
+    forge, fragment,
     frame::{Frame, meta},
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
@@ -36,7 +36,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
+    let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
     if neighbour::is_discovery(packet) {
         return neighbour::discovery(ctx, packet, endpoint);
@@ -45,6 +45,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
     let (ends, receiver) = judge(packet, endpoint, ifindex, epoch, trace)?;
+    fragment::remember(packet)?;
     send(ctx, packet, endpoint, &ends.destination, receiver)
 }
 

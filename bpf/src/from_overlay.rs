@@ -12,6 +12,7 @@ use crate::{
     conntrack::{self, Ends},
     deliver,
     events::{Done, Trace},
+    fragment,
     frame::{Frame, meta},
     maps,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
@@ -41,10 +42,11 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
+    let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
     let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
     let (receiver, ifindex) = judge(packet, &sender, runtime.epoch, trace)?;
+    fragment::remember(packet)?;
     deliver::to_endpoint(ctx, receiver, ifindex)
 }
 

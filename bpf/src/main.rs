@@ -1,6 +1,6 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `deliver` (on
-//! its way), `neighbour` (ARP and ND), `forge` (what an endpoint must not send), `events` (counters and drops).
+//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Every error is a drop with its reason; nothing passes because something could not be found out.
 #![no_std]
@@ -11,6 +11,7 @@ mod conntrack;
 mod deliver;
 mod events;
 mod forge;
+mod fragment;
 mod frame;
 mod from_endpoint;
 mod from_overlay;

@@ -7,14 +7,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Address, Config, Endpoint, Event, Flow, FlowKey, Node, Peer, PolicyKey, PolicyRow, RuntimeState, Subject,
+    Address, Config, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PolicyKey, PolicyRow,
+    RuntimeState, Subject,
     maps::{
-        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX,
-        NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
+        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENTS_MAX, IPCACHE_MAX,
+        NODE_ADDRESSES_MAX, NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
     },
 };
 
-use crate::parse::Packet;
+use crate::{fragment::Cut, parse::Packet};
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,6 +47,8 @@ pub static RUNTIME: Array<RuntimeState, 1> = Array::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_MAX> = LruHashMap::new();
 #[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, FRAGMENTS_MAX> = LruHashMap::new();
+#[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, COUNTERS_MAX> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
@@ -55,6 +58,13 @@ pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]
 pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// What the packet in hand says of itself where it is a fragment.
+#[btf_map]
+pub static CUT: PerCpuArray<Cut, 1> = PerCpuArray::new();
+/// What later fragments will be given, on its way to the table: the stack has no room for it.
+#[btf_map]
+pub static HANDED_ON: PerCpuArray<Fragment, 1> = PerCpuArray::new();
 
 /// What the load fixed.
 #[inline(always)]

@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Address, Reason};
 
 use crate::{
+    fragment::{self, Part},
     frame::{ETHERNET, Frame, IPV4, IPV6, load},
     maps::PACKET,
 };
@@ -55,6 +56,17 @@ pub enum Echo {
     Reply = 2,
 }
 
+impl Echo {
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Request,
+            2 => Self::Reply,
+            _ => Self::No,
+        }
+    }
+}
+
 /// Addresses of a packet and where what they carry begins.
 #[derive(Clone, Copy)]
 pub struct Network {
@@ -62,6 +74,7 @@ pub struct Network {
     pub destination: Address,
     pub v6: bool,
     pub protocol: u8,
+    pub part: Part,
     /// Offset of the transport header; `FIXED_V4` or `FIXED_V6` where there is nothing between.
     transport: u32,
     /// Offset behind the packet's last byte, by its own word.
@@ -86,21 +99,38 @@ pub struct Packet {
     pub tcp_flags: u8,
     pub v6: bool,
     pub echo: Echo,
+    pub part: Part,
 }
 
 impl Packet {
+    #[inline(always)]
+    const fn without_ports(network: &Network) -> Self {
+        Self {
+            source: network.source,
+            destination: network.destination,
+            source_port: 0,
+            destination_port: 0,
+            icmp: 0,
+            protocol: network.protocol,
+            tcp_flags: 0,
+            v6: network.v6,
+            echo: Echo::No,
+            part: network.part,
+        }
+    }
+
     /// Puts the packet where the verifier forgets how it came about. Otherwise it follows every way through the parser to
     /// the end of the program, which are more than it has patience for. The memory is this CPU's; no two of our programs
     /// have a packet in hand there at once, because none is interrupted by another.
     #[inline(always)]
-    pub fn keep(self) -> Result<&'static Self, Reason> {
+    fn keep(self) -> Result<&'static mut Self, Reason> {
         let kept = PACKET.get_ptr_mut(0).ok_or(Reason::KernelError)?;
         // SAFETY: an element of an array, which never moves, and only this program's now. The compiler must read again
         // what it wrote: it may not know, either.
         unsafe {
             kept.write(self);
             asm!("", options(nostack, preserves_flags));
-            Ok(&*kept)
+            Ok(&mut *kept)
         }
     }
 
@@ -177,15 +207,20 @@ fn ipv4(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
     if version_and_length >> 4 != 4 || header < IPV4 as u32 || total < header || end > ctx.len() {
         return Err(Reason::Malformed);
     }
-    // More fragments, or an offset.
-    if u16::from_be(frame.read(ETHERNET + 6)?) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
-    }
+    let part = match u16::from_be(frame.read(ETHERNET + 6)?) & 0x3fff {
+        0 => Part::Whole,
+        // Units of eight bytes below the bit of more to come.
+        field => fragment::note(
+            field << 3 | field >> 13,
+            total - header,
+            u32::from(frame.read::<u16>(ETHERNET + 4)?),
+        )?,
+    };
     if header > IPV4 as u32 {
         refuse_source_route(ctx, header)?;
     }
     let protocol = frame.read(ETHERNET + 9)?;
-    Ok(Network { source, destination, v6: false, protocol, transport: ETHERNET as u32 + header, end })
+    Ok(Network { source, destination, v6: false, protocol, part, transport: ETHERNET as u32 + header, end })
 }
 
 /// Loose and strict source route (RFC 791): the packet would go elsewhere than where it was judged for. The options are
@@ -223,9 +258,19 @@ fn ipv6(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
     if source.is_v4() || destination.is_v4() {
         return Err(Reason::ForbiddenAddress);
     }
-    let (protocol, transport) =
-        if is_extension(next) { extensions(ctx, next, end)? } else { (next, FIXED_V6) };
-    Ok(Network { source, destination, v6: true, protocol, transport, end })
+    let mut network = Network {
+        source,
+        destination,
+        v6: true,
+        protocol: next,
+        part: Part::Whole,
+        transport: FIXED_V6,
+        end,
+    };
+    if is_extension(next) {
+        extensions(ctx, &mut network)?;
+    }
+    Ok(network)
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -238,12 +283,12 @@ fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }
 
-/// The protocol behind the extension headers, and its offset. AH and ESP count as protocols: what is behind them is not
-/// ours to judge.
+/// Finds the protocol behind the extension headers. AH and ESP count as protocols: what is behind them is not ours to
+/// judge. A later fragment ends with its header; what its first said is found elsewhere.
 #[inline(always)]
-fn extensions(ctx: &TcContext, first: u8, end: u32) -> Result<(u8, u32), Reason> {
-    let mut next = first;
-    let mut offset = FIXED_V6;
+fn extensions(ctx: &TcContext, network: &mut Network) -> Result<(), Reason> {
+    let mut next = network.protocol;
+    let mut offset = network.transport;
     for index in 0..EXTENSIONS_MAX {
         match next {
             HOP_BY_HOP if index > 0 => return Err(Reason::Malformed),
@@ -251,32 +296,55 @@ fn extensions(ctx: &TcContext, first: u8, end: u32) -> Result<(u8, u32), Reason>
                 let header: [u8; 2] = load(ctx, offset)?;
                 next = header[0];
                 offset += (u32::from(header[1]) + 1) * 8;
-                if offset > end {
+                if offset > network.end {
                     return Err(Reason::Malformed);
                 }
             }
             ROUTING => return Err(Reason::ForbiddenAddress),
-            FRAGMENT => return Err(Reason::Fragment),
-            _ => return Ok((next, offset)),
+            // A fragment of a fragment.
+            FRAGMENT if network.part != Part::Whole => return Err(Reason::Malformed),
+            FRAGMENT => {
+                let header: [u16; 4] = load(ctx, offset)?;
+                next = header[0].to_ne_bytes()[0];
+                offset += 8;
+                if offset > network.end {
+                    return Err(Reason::Malformed);
+                }
+                // Two bits between are reserved.
+                network.part = fragment::note(
+                    u16::from_be(header[1]) & !0b110,
+                    network.end - offset,
+                    u32::from(header[2]) | u32::from(header[3]) << 16,
+                )?;
+                if network.part == Part::Later {
+                    break;
+                }
+            }
+            _ => break,
         }
     }
-    if is_extension(next) { Err(Reason::Malformed) } else { Ok((next, offset)) }
+    if is_extension(next) && network.part != Part::Later {
+        return Err(Reason::Malformed);
+    }
+    network.protocol = next;
+    network.transport = offset;
+    Ok(())
+}
+
+/// The whole packet; of a later fragment, with the transport header that its first had.
+#[inline(always)]
+pub fn packet(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<&'static Packet, Reason> {
+    if network.part == Part::Later {
+        let packet = Packet::without_ports(network).keep()?;
+        return if fragment::recall(packet) { Ok(packet) } else { Err(Reason::FragmentWithoutFirst) };
+    }
+    transport(ctx, frame, network)?.keep().map(|packet| &*packet)
 }
 
 /// The transport header's part that is judged.
 #[inline(always)]
-pub fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
-    let mut packet = Packet {
-        source: network.source,
-        destination: network.destination,
-        source_port: 0,
-        destination_port: 0,
-        icmp: 0,
-        protocol: network.protocol,
-        tcp_flags: 0,
-        v6: network.v6,
-        echo: Echo::No,
-    };
+fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
+    let mut packet = Packet::without_ports(network);
     match network.protocol {
         protocol::TCP => {
             [packet.source_port, packet.destination_port] = field(ctx, frame, network, 0, 20)?;

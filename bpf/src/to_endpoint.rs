@@ -7,6 +7,7 @@ use crate::{
     conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, TC_ACT_OK, Trace},
+    fragment,
     frame::{Frame, meta},
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
@@ -34,7 +35,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
+    let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
     if neighbour::is_discovery(packet) {
         if answered {
@@ -47,6 +48,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
     }
     judge(ctx, packet, endpoint, ifindex, epoch, trace)?;
+    fragment::remember(packet)?;
     deliver::set_macs(ctx, endpoint)?;
     Ok(Done { reason: Reason::DeliveredLocal, code: TC_ACT_OK })
 }

@@ -7,6 +7,7 @@ use crate::{
     conntrack::{self, Ends},
     deliver,
     events::{Done, Trace},
+    fragment,
     frame::{Frame, meta},
     maps,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
@@ -30,9 +31,10 @@ pub fn receive(
     }
     let receiver = verdict::own_endpoint(&to, &destination)?;
     let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::transport(ctx, &frame, &network)?.keep()?;
+    let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
     judge(packet, receiver, &to, epoch, trace)?;
+    fragment::remember(packet)?;
     deliver::hop(ctx, packet.v6)?;
     deliver::to_endpoint(ctx, receiver, to.ifindex)
 }

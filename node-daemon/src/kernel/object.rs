@@ -13,7 +13,8 @@ use aya::{
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
-    Address, Config, Endpoint, Flow, FlowKey, Node, Peer, Point, PrefixKey, Reason, RuntimeState, Subject,
+    Address, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, Point, PrefixKey, Reason,
+    RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
 };
 
@@ -271,6 +272,7 @@ fn shape(map: MapName) -> Shape {
         names::POLICIES => of::<u32, u32>(MapType::ArrayOfMaps, names::SUBJECTS_MAX),
         names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
         names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
+        names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
         names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
         names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
         _ => of::<u32, u64>(MapType::PerCpuArray, 1),

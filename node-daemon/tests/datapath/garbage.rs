@@ -45,8 +45,9 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn of_every_kind(way: &Way) -> [Vec<u8>; 7] {
-    [
+fn of_every_kind(way: &Way) -> Vec<Vec<u8>> {
+    let pieces = way.cut(&way.datagram(1000, 80, 40), &[16, 32], 7);
+    let whole = [
         way.tcp(1000, 80, SYN),
         way.tcp(1000, 80, crate::packets::ACK),
         way.udp(1000, 8472),
@@ -54,7 +55,8 @@ fn of_every_kind(way: &Way) -> [Vec<u8>; 7] {
         way.icmp(3, 1),
         way.protocol(132, &[0; 16]),
         way.protocol(60, &[17, 0, 1, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 8, 0, 0]),
-    ]
+    ];
+    whole.into_iter().chain(pieces).collect()
 }
 
 /// Right headers with some bytes changed and some cut off, or nothing but noise behind a type that is looked at.

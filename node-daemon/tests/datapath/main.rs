@@ -10,6 +10,7 @@
 
 mod collect;
 mod conntrack;
+mod fragments;
 mod garbage;
 mod harness;
 mod neighbours;

@@ -84,6 +84,13 @@ impl Way {
         packet
     }
 
+    /// UDP with a payload of that many bytes.
+    pub(crate) fn datagram(&self, source: u16, destination: u16, bytes: usize) -> Vec<u8> {
+        let mut packet = Vec::new();
+        self.builder().udp(source, destination).write(&mut packet, &vec![7; bytes]).unwrap();
+        packet
+    }
+
     pub(crate) fn ping(&self, identifier: u16) -> Vec<u8> {
         let mut packet = Vec::new();
         match self.from {
@@ -135,6 +142,37 @@ impl Way {
             packet[NEXT_HEADER] = number;
         }
         packet
+    }
+
+    /// Cuts a packet of this way (without options and extension headers) where its datagram has `at` bytes, multiples of
+    /// eight.
+    pub(crate) fn cut(&self, packet: &[u8], at: &[usize], id: u16) -> Vec<Vec<u8>> {
+        const ETHERNET: usize = 14;
+        let (header, body) = packet.split_at(ETHERNET + if self.from.is_ipv4() { 20 } else { 40 });
+        let starts = [&[0], at].concat();
+        let ends = [at, &[body.len()]].concat();
+        let piece = |(start, end): (usize, usize)| {
+            let [high, low] = u16::try_from(start / 8).unwrap().to_be_bytes();
+            let more = end < body.len();
+            let mut piece = header.to_vec();
+            let length = if self.from.is_ipv4() {
+                piece[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&id.to_be_bytes());
+                piece[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&[high | u8::from(more) << 5, low]);
+                ETHERNET + 2
+            } else {
+                let field = u16::try_from(start).unwrap() | u16::from(more);
+                piece[ETHERNET + 6] = 44;
+                piece.extend([header[ETHERNET + 6], 0]);
+                piece.extend(field.to_be_bytes());
+                piece.extend(u32::from(id).to_be_bytes());
+                ETHERNET + 4
+            };
+            piece.extend(&body[start..end]);
+            let total = piece.len() - ETHERNET - if self.from.is_ipv4() { 0 } else { 40 };
+            piece[length..length + 2].copy_from_slice(&u16::try_from(total).unwrap().to_be_bytes());
+            piece
+        };
+        starts.into_iter().zip(ends).map(piece).collect()
     }
 
     /// The way back, by an endpoint of this node.

@@ -156,25 +156,6 @@ fn other_options_pass() {
     }
 }
 
-#[test]
-fn fragments_are_dropped() {
-    let mut datapath = Datapath::new();
-    let packet = out_of(WEB, WEB_PARTY, API_PARTY, Family::V4).udp(1000, 53);
-    for flags in [[0x20, 0], [0, 1], [0x20, 9]] {
-        let mut fragment = packet.clone();
-        fragment[20..22].copy_from_slice(&flags);
-        assert_eq!(datapath.fate(from_endpoint(WEB), &fragment), Reason::Fragment);
-    }
-    let mut whole = packet;
-    whole[20..22].copy_from_slice(&[0x40, 0]);
-    assert_eq!(datapath.fate(from_endpoint(WEB), &whole), Reason::DeliveredLocal);
-    let fragment = [17, 0, 0, 1, 0, 0, 0, 1];
-    let way = out_of(WEB, WEB_PARTY, API_PARTY, Family::V6);
-    assert_eq!(datapath.fate(from_endpoint(WEB), &way.protocol(44, &fragment)), Reason::Fragment);
-    let behind: Vec<u8> = extension(44).into_iter().chain(fragment).collect();
-    assert_eq!(datapath.fate(from_endpoint(WEB), &way.protocol(60, &behind)), Reason::Fragment);
-}
-
 fn to(address: impl Into<IpAddr>, family: Family) -> Way {
     Way { to: address.into(), ..out_of(WEB, WEB_PARTY, API_PARTY, family) }
 }

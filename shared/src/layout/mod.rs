@@ -8,6 +8,7 @@ mod address;
 mod endpoint;
 mod event;
 mod flow;
+mod fragment;
 pub mod maps;
 mod peer;
 mod policy;
@@ -17,6 +18,7 @@ pub use address::{Address, PrefixKey};
 pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::Event;
 pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
+pub use fragment::{FRAGMENT_NANOSECONDS, Fragment, FragmentKey};
 pub use peer::{Node, Peer, RuntimeState, Subject};
 pub use policy::{
     Action, DIRECTION_PREFIX_BITS, Direction, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey,

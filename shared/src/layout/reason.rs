@@ -47,12 +47,13 @@ numbered! {
         Spoofed = 8 => "spoofed",
         /// An endpoint sent VXLAN, ESP or IPIP to a node's address.
         ForgedEncapsulation = 9 => "forged_encapsulation",
-        /// Truncated, inconsistent lengths, bad header, too many extension headers.
+        /// Truncated, inconsistent lengths, bad header, too many extension headers, a first fragment that
+        /// lacks part of the transport header.
         Malformed = 10 => "malformed",
         /// Neither IPv4, IPv6 nor ARP.
         UnknownEtherType = 11 => "unknown_ethertype",
-        /// A fragment: its ports are not in it.
-        Fragment = 12 => "fragment",
+        /// A later fragment whose first was not let through here before it, or that overlaps it: its ports are not known.
+        FragmentWithoutFirst = 12 => "fragment_without_first",
         /// Broadcast or multicast other than what ARP and ND need.
         Multicast = 13 => "multicast",
         /// The packet's identity is newer than what this node has been told of.
