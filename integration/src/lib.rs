@@ -4,6 +4,7 @@
 //! All traffic stays inside namespaces that a fleet made itself.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod fleet;
 pub mod limits;
 pub mod traffic;

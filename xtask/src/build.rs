@@ -49,20 +49,27 @@ pub(crate) fn cargo(workspace: &Workspace) -> Command {
     cargo
 }
 
-/// Builds the kernel programs and puts the object where the daemon's build looks for it.
+/// Builds the kernel programs and puts the object where the daemon's build looks for it, and that of the benches beside.
 pub(crate) fn bpf(workspace: &Workspace, compiler: BpfCompiler) -> Result<()> {
     let mut build = compiler.cargo(workspace, "build")?;
     build.args(["--release", "--message-format=json-render-diagnostics"]);
     let finished = attempt(workspace, "the kernel programs", &mut build)?;
     anyhow::ensure!(finished.status.success(), "the kernel programs do not build");
-    let object = executable(&finished.log).context("cargo named no object of the kernel programs")?;
-    install(Path::new(&object), &workspace.bpf_object())
+    for (name, object) in [("weft-bpf", workspace.bpf_object()), ("weft-bench", workspace.bench_object())] {
+        let program = executable(&finished.log, name)
+            .with_context(|| format!("cargo named no object of the kernel programs {name}"))?;
+        install(Path::new(&program), &object)?;
+    }
+    Ok(())
 }
 
-/// The last executable that cargo's messages name.
-fn executable(messages: &str) -> Option<String> {
+/// The executable of a target that cargo's messages name.
+fn executable(messages: &str, target: &str) -> Option<String> {
     let mut artifacts = messages.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    artifacts.find_map(|message| Some(message.get("executable")?.as_str()?.to_owned()))
+    artifacts.find_map(|message| {
+        let named = message.get("target")?.get("name")?.as_str()? == target;
+        named.then_some(message.get("executable")?.as_str()?.to_owned())
+    })
 }
 
 /// Copies unless it is the same already, so that an unchanged object rebuilds nothing.
@@ -82,17 +89,18 @@ mod tests {
     use super::executable;
 
     #[test]
-    fn the_object_is_the_last_executable_of_cargos_messages() {
+    fn the_object_is_the_executable_of_its_target_in_cargos_messages() {
         let log = concat!(
             "   Compiling weft-bpf v0.1.0\n",
-            r#"{"reason":"compiler-artifact","executable":"/t/build-script"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"build-script-build"},"executable":"/t/script"}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","executable":"/t/weft-bpf"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"weft-bpf"},"executable":"/t/weft-bpf"}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","executable":null}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"weft_shared"},"executable":null}"#,
             "\n",
         );
-        assert_eq!(executable(log).as_deref(), Some("/t/weft-bpf"));
-        assert_eq!(executable("nothing here\n"), None);
+        assert_eq!(executable(log, "weft-bpf").as_deref(), Some("/t/weft-bpf"));
+        assert_eq!(executable(log, "weft_shared"), None);
+        assert_eq!(executable("nothing here\n", "weft-bpf"), None);
     }
 }

@@ -1,9 +1,10 @@
-//! One door for every chore: `cargo xtask setup | build | test | demo`.
+//! One door for every chore: `cargo xtask setup | build | test | demo | bench`.
 //!
 //! It runs on a machine that has rustup's Rust and a C compiler, and nothing else, so it depends on nothing of the
 //! workspace and installs itself what the rest needs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod checks;
 mod debian;
@@ -40,6 +41,8 @@ enum Chore {
     Demo(demo::Options),
     /// Formatting, lints, unit tests, kernel programs, fleets
     Test(test::Options),
+    /// Measure what Weft promises in numbers
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Build(options) => build::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Chore::Demo(options) => demo::run(&workspace, &options).map(|never| match never {}),
         Chore::Test(options) => test::run(&workspace, &options),
+        Chore::Bench(options) => bench::run(&workspace, &options).map(|never| match never {}),
     });
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -36,6 +36,11 @@ impl Workspace {
         self.target.join("bpf/weft-bpf.o")
     }
 
+    /// What the benches load beside it.
+    pub(crate) fn bench_object(&self) -> PathBuf {
+        self.target.join("bpf/weft-bench.o")
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask-logs")
     }

@@ -1,0 +1,51 @@
+//! The benches. `cargo xtask bench NAME` builds and starts this.
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use weft_integration::bench::{Report, datapath};
+
+#[derive(Debug, Parser)]
+#[command(name = "weft-bench", about = "Measures what Weft promises in numbers")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Write the figures, in the shape that all benches share
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The benches' own kernel programs
+    #[arg(long, value_name = "FILE", default_value = "target/bpf/weft-bench.o")]
+    object: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Packets through the kernel programs, beside a reference
+    Datapath(datapath::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let say = |text: &str| eprintln!("  {text}");
+    let report: Report = match &arguments.bench {
+        Bench::Datapath(options) => datapath::run(&arguments.object, options, say)?,
+    };
+    println!("{}", report.table());
+    if let Some(path) = &arguments.json {
+        report.write(path)?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
