@@ -49,6 +49,29 @@ pub const WATCH_READ_BYTES: usize = 1024 * 1024;
 /// Batches that wait between the store and its watcher.
 pub const WATCH_QUEUE_BATCHES: usize = 16;
 
+/// A member of etcd that has not answered by then is left for the next one...
+pub const ETCD_ATTEMPT: Duration = Duration::from_secs(2);
+/// ...and the call fails when none has by then. The connection itself gets less, so that a second member has its turn.
+pub const ETCD_CALL: Duration = Duration::from_secs(6);
+pub const ETCD_CONNECT: Duration = Duration::from_secs(1);
+/// After all members failed, before they are asked again.
+pub const ETCD_PAUSE: Duration = Duration::from_millis(100);
+/// To which the pauses of a watch grow while it finds no member.
+pub const ETCD_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a controller tries to reach its store before it gives up starting.
+pub const ETCD_START: Duration = Duration::from_secs(30);
+/// HTTP/2 keepalive towards etcd: a member that hangs is noticed after the sum.
+pub const ETCD_KEEPALIVE: Duration = Duration::from_secs(2);
+pub const ETCD_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Largest answer taken from etcd. Pages that would be larger are asked for in parts.
+pub const ETCD_ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;
+/// A watch that heard nothing for this long asks whether it is still served...
+pub const ETCD_WATCH_QUIET: Duration = Duration::from_secs(5);
+/// ...and goes to another member when it is not told within this.
+pub const ETCD_WATCH_ANSWER: Duration = Duration::from_secs(5);
+/// How often etcd's history is looked at, and cut to [`STORE_HISTORY_REVISIONS`].
+pub const ETCD_COMPACTION_INTERVAL: Duration = Duration::from_mins(1);
+
 /// First number of a global identity; below are the reserved classes.
 pub const IDENTITY_FIRST: u32 = 256;
 /// Last one: identities travel in a VXLAN VNI of 24 bits.

@@ -29,9 +29,16 @@ pub fn store(error: StoreError) -> Status {
     match error {
         StoreError::Compacted { .. } => Status::out_of_range(format!("{error}: list again")),
         StoreError::Future { .. } => Status::invalid_argument(error.to_string()),
-        StoreError::Closed | StoreError::Backend(_) => {
+        StoreError::Closed
+        | StoreError::Backend(_)
+        | StoreError::Unreachable { .. }
+        | StoreError::Uncertain { .. } => {
             tracing::error!(%error, "the store failed");
             Status::unavailable(error.to_string())
+        }
+        StoreError::Refused { .. } => {
+            tracing::error!(%error, "the store refuses");
+            Status::failed_precondition(error.to_string())
         }
         StoreError::TooManyOperations { .. }
         | StoreError::DuplicateKey { .. }

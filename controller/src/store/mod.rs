@@ -1,6 +1,7 @@
 //! The store behind one trait, drawn from etcd's semantics: revisions that only ascend, compare-and-set transactions,
 //! reads at a revision, ordered watches, compaction. What is above the trait cannot tell which store is below.
 mod embedded;
+mod etcd;
 mod file;
 mod memory;
 mod records;
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
+pub use etcd::{Etcd, EtcdConfig, EtcdTls, EtcdUser};
 pub use memory::Memory;
 pub use watch::Watch;
 
@@ -144,6 +146,15 @@ pub enum StoreError {
     Corrupt { key: String },
     #[error("the store failed: {0}")]
     Backend(Box<dyn Error + Send + Sync>),
+    /// Nothing was changed.
+    #[error("the store cannot be reached: {reason}")]
+    Unreachable { reason: String },
+    #[error(
+        "the store was lost while it was asked to change something, which may or may not have been done: {reason}"
+    )]
+    Uncertain { reason: String },
+    #[error("the store refuses: {reason}")]
+    Refused { reason: String },
     #[error("the store was closed")]
     Closed,
 }
@@ -151,7 +162,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may work when it is made again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Backend(_))
+        matches!(self, Self::Backend(_) | Self::Unreachable { .. })
     }
 }
 

@@ -24,6 +24,11 @@ impl Watch {
         self.batches.recv().await
     }
 
+    /// What somebody else sends.
+    pub(super) fn receiving(batches: mpsc::Receiver<Result<Batch, StoreError>>) -> Self {
+        Self { batches }
+    }
+
     pub(super) fn start(
         history: Arc<dyn History>,
         head: watch::Receiver<u64>,

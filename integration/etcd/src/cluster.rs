@@ -150,6 +150,7 @@ impl Place {
             name: self.name.clone(),
             url: self.client.clone(),
             arguments,
+            data,
             metrics: self.metrics,
             log: directory.join(format!("{}.log", self.name)),
             process: None,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -26,6 +26,7 @@ pub struct Member {
     pub(crate) name: String,
     pub(crate) url: String,
     pub(crate) arguments: Vec<String>,
+    pub(crate) data: PathBuf,
     pub(crate) metrics: SocketAddr,
     pub(crate) log: PathBuf,
     pub(crate) process: Option<Child>,
@@ -95,9 +96,31 @@ impl Member {
         until(&what, STOP, || Ok((!self.is_running()?).then_some(())))
     }
 
+    /// Forgets all data of a member that does not run.
+    pub fn wipe(&mut self) -> Result<()> {
+        ensure!(!self.is_running()?, "member {} runs", self.name);
+        Ok(fs::remove_dir_all(&self.data)?)
+    }
+
     /// SIGSTOP: the kernel goes on taking connections for it, and nothing is answered.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        // Its threads stop one by one, and go on answering until they do.
+        until(&format!("etcd member {} stands still", self.name), STOP, || {
+            Ok(self.is_frozen()?.then_some(()))
+        })
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        let child = self.process.as_ref().context("it does not run")?;
+        for thread in fs::read_dir(format!("/proc/{}/task", child.id()))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // The state comes after the name, which is in parentheses.
+            if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn thaw(&self) -> Result<()> {

@@ -1,112 +1,24 @@
-//! What every store must do, tried on each of them. The semantics are etcd's.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "tests fail this way")]
+//! The promises, each for any store.
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use weft_controller::{
     limits,
-    store::{
-        Batch, Compare, Embedded, Event, Memory, Operation, Range, Relation, Store, StoreError, Target,
-        Transaction, Watch,
-    },
+    store::{Compare, Operation, Range, Relation, Store, StoreError, Target, Transaction},
 };
 
-/// A store, and what must outlive it.
-struct Subject {
-    store: Arc<dyn Store>,
-    _directory: Option<tempfile::TempDir>,
-}
+use crate::{
+    Subject,
+    words::{changed, delete, keys, next, put, value, write},
+};
 
-async fn embedded() -> Subject {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(directory.path().join("weft.redb")).await.unwrap());
-    Subject { store, _directory: Some(directory) }
-}
-
-async fn memory() -> Subject {
-    Subject { store: Arc::new(Memory::default()), _directory: None }
-}
-
-/// Makes a module for each store, with a test for each promise.
-macro_rules! conformance {
-    ($($promise:ident),+ $(,)?) => {
-        conformance!(@store embedded, $($promise),+);
-        conformance!(@store memory, $($promise),+);
-    };
-    (@store $store:ident, $($promise:ident),+) => {
-        mod $store {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $promise() {
-                    let subject = super::$store().await;
-                    super::$promise(subject.store.as_ref(), &subject).await;
-                }
-            )+
-        }
-    };
-}
-
-conformance!(
-    an_empty_store_is_at_revision_one,
-    a_put_is_read_back_with_its_revisions,
-    a_compare_that_does_not_hold_takes_the_other_branch,
-    every_target_and_relation_compares,
-    a_transaction_is_one_revision_or_nothing,
-    a_transaction_that_changes_nothing_makes_no_revision,
-    what_etcd_would_refuse_is_refused,
-    of_many_who_race_for_a_key_one_wins,
-    pages_show_one_revision_whatever_is_written_between_them,
-    a_watch_tells_every_change_in_order_and_whole_revisions,
-    a_watch_starts_behind_an_old_revision,
-    a_watch_below_a_compacted_revision_says_so,
-    a_watch_waits_for_a_consumer_that_is_slow,
-    compaction_keeps_what_is_read_now_and_later,
-    a_revision_that_is_not_there_yet_cannot_be_read,
-    twenty_thousand_objects_are_listed_whole,
-);
-
-fn put(key: &str, value: &str) -> Transaction {
-    Transaction { then: vec![Operation::put(key, value.to_owned())], ..Transaction::default() }
-}
-
-fn delete(key: &str) -> Transaction {
-    Transaction { then: vec![Operation::delete(key)], ..Transaction::default() }
-}
-
-async fn write(store: &dyn Store, transaction: Transaction) -> u64 {
-    let outcome = store.transact(transaction).await.unwrap();
-    assert!(outcome.succeeded);
-    outcome.revision
-}
-
-async fn value(store: &dyn Store, key: &str) -> Option<String> {
-    let (item, _) = store.get(key).await.unwrap();
-    item.map(|item| String::from_utf8(item.value.to_vec()).unwrap())
-}
-
-async fn keys(store: &dyn Store, prefix: &str, revision: Option<u64>) -> Result<Vec<String>, StoreError> {
-    let range = Range { prefix: prefix.to_owned(), limit: 1000, revision, after: None };
-    Ok(store.range(range).await?.items.into_iter().map(|item| item.key).collect())
-}
-
-async fn next(watch: &mut Watch) -> Result<Batch, StoreError> {
-    let deadline = std::time::Duration::from_secs(20);
-    tokio::time::timeout(deadline, watch.next()).await.expect("no change came").expect("the watch ended")
-}
-
-fn changed(batch: &Batch) -> Vec<(&str, bool)> {
-    batch.events.iter().map(|Event { key, value }| (key.as_str(), value.is_some())).collect()
-}
-
-// ---- The promises ----
-
-async fn an_empty_store_is_at_revision_one(store: &dyn Store, _: &Subject) {
+pub(crate) async fn an_empty_store_is_at_revision_one(store: &dyn Store, _: &Subject) {
     assert_eq!(store.revision().await.unwrap(), 1);
     assert_eq!(store.get("a").await.unwrap(), (None, 1));
     assert_eq!(keys(store, "", None).await.unwrap(), Vec::<String>::new());
 }
 
-async fn a_put_is_read_back_with_its_revisions(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_put_is_read_back_with_its_revisions(store: &dyn Store, _: &Subject) {
     let created = write(store, put("a", "1")).await;
     let changed = write(store, put("a", "2")).await;
     assert_eq!((created, changed), (2, 3));
@@ -122,7 +34,7 @@ async fn a_put_is_read_back_with_its_revisions(store: &dyn Store, _: &Subject) {
     assert_eq!((item.create_revision, item.version), (created_again, 1));
 }
 
-async fn a_compare_that_does_not_hold_takes_the_other_branch(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_compare_that_does_not_hold_takes_the_other_branch(store: &dyn Store, _: &Subject) {
     let read_at = write(store, put("a", "1")).await;
     write(store, put("a", "2")).await;
     let transaction = Transaction {
@@ -136,7 +48,7 @@ async fn a_compare_that_does_not_hold_takes_the_other_branch(store: &dyn Store, 
     assert_eq!(value(store, "b").await.as_deref(), Some("otherwise"));
 }
 
-async fn every_target_and_relation_compares(store: &dyn Store, _: &Subject) {
+pub(crate) async fn every_target_and_relation_compares(store: &dyn Store, _: &Subject) {
     write(store, put("a", "1")).await;
     write(store, put("a", "2")).await;
     let targets = [(Target::CreateRevision, 2), (Target::ModRevision, 3), (Target::Version, 2)];
@@ -160,7 +72,7 @@ async fn every_target_and_relation_compares(store: &dyn Store, _: &Subject) {
     }
 }
 
-async fn a_transaction_is_one_revision_or_nothing(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_transaction_is_one_revision_or_nothing(store: &dyn Store, _: &Subject) {
     write(store, put("taken", "1")).await;
     let both = |compare| Transaction {
         compares: vec![Compare::absent("new"), compare],
@@ -179,12 +91,12 @@ async fn a_transaction_is_one_revision_or_nothing(store: &dyn Store, _: &Subject
     }
 }
 
-async fn a_transaction_that_changes_nothing_makes_no_revision(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_transaction_that_changes_nothing_makes_no_revision(store: &dyn Store, _: &Subject) {
     assert_eq!(write(store, delete("absent")).await, 1);
     assert_eq!(write(store, Transaction::default()).await, 1);
 }
 
-async fn what_etcd_would_refuse_is_refused(store: &dyn Store, _: &Subject) {
+pub(crate) async fn what_etcd_would_refuse_is_refused(store: &dyn Store, _: &Subject) {
     let many = limits::TRANSACTION_MAX_OPERATIONS + 1;
     let then = (0..many).map(|number| Operation::put(format!("k{number}"), "")).collect();
     let refused = store.transact(Transaction { then, ..Transaction::default() }).await;
@@ -195,7 +107,7 @@ async fn what_etcd_would_refuse_is_refused(store: &dyn Store, _: &Subject) {
     assert_eq!(store.revision().await.unwrap(), 1);
 }
 
-async fn of_many_who_race_for_a_key_one_wins(_: &dyn Store, subject: &Subject) {
+pub(crate) async fn of_many_who_race_for_a_key_one_wins(_: &dyn Store, subject: &Subject) {
     let mut racers = JoinSet::new();
     for racer in 0..32 {
         let store = Arc::clone(&subject.store);
@@ -211,7 +123,7 @@ async fn of_many_who_race_for_a_key_one_wins(_: &dyn Store, subject: &Subject) {
     assert_eq!(value(subject.store.as_ref(), "prize").await, Some(winners[0].to_string()));
 }
 
-async fn pages_show_one_revision_whatever_is_written_between_them(store: &dyn Store, _: &Subject) {
+pub(crate) async fn pages_show_one_revision_whatever_is_written_between_them(store: &dyn Store, _: &Subject) {
     for number in 0..10 {
         write(store, put(&format!("a/{number}"), "old")).await;
     }
@@ -235,7 +147,7 @@ async fn pages_show_one_revision_whatever_is_written_between_them(store: &dyn St
     assert_eq!(found, expected);
 }
 
-async fn a_watch_tells_every_change_in_order_and_whole_revisions(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_watch_tells_every_change_in_order_and_whole_revisions(store: &dyn Store, _: &Subject) {
     write(store, put("a/before", "")).await;
     let mut watch = store.watch("a/", store.revision().await.unwrap()).await.unwrap();
     write(store, put("a/1", "")).await;
@@ -251,7 +163,7 @@ async fn a_watch_tells_every_change_in_order_and_whole_revisions(store: &dyn Sto
     assert_eq!((second.revision, events), (5, vec![("a/1", false), ("a/2", true)]));
 }
 
-async fn a_watch_starts_behind_an_old_revision(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_watch_starts_behind_an_old_revision(store: &dyn Store, _: &Subject) {
     for number in 0..600 {
         write(store, put("a", &number.to_string())).await;
     }
@@ -264,18 +176,19 @@ async fn a_watch_starts_behind_an_old_revision(store: &dyn Store, _: &Subject) {
     }
 }
 
-async fn a_watch_below_a_compacted_revision_says_so(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_watch_below_a_compacted_revision_says_so(store: &dyn Store, _: &Subject) {
     for number in 0..10 {
         write(store, put("a", &number.to_string())).await;
     }
     store.compact(6).await.unwrap();
     let mut late = store.watch("", 5).await.unwrap();
-    assert!(matches!(next(&mut late).await, Err(StoreError::Compacted { requested: 5, oldest: 6 })));
+    let late = next(&mut late).await;
+    assert!(matches!(late, Err(StoreError::Compacted { requested: 5, oldest: 6 })), "{late:?}");
     let mut in_time = store.watch("", 6).await.unwrap();
     assert_eq!(next(&mut in_time).await.unwrap().revision, 7);
 }
 
-async fn a_watch_waits_for_a_consumer_that_is_slow(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_watch_waits_for_a_consumer_that_is_slow(store: &dyn Store, _: &Subject) {
     let mut watch = store.watch("", 1).await.unwrap();
     for number in 0..1_000 {
         write(store, put(&format!("k{}", number % 7), &number.to_string())).await;
@@ -285,7 +198,7 @@ async fn a_watch_waits_for_a_consumer_that_is_slow(store: &dyn Store, _: &Subjec
     }
 }
 
-async fn compaction_keeps_what_is_read_now_and_later(store: &dyn Store, _: &Subject) {
+pub(crate) async fn compaction_keeps_what_is_read_now_and_later(store: &dyn Store, _: &Subject) {
     write(store, put("stays", "1")).await;
     write(store, put("changes", "1")).await;
     write(store, put("goes", "1")).await;
@@ -307,12 +220,12 @@ async fn compaction_keeps_what_is_read_now_and_later(store: &dyn Store, _: &Subj
     assert_eq!(store.get("goes").await.unwrap().0.unwrap().version, 1);
 }
 
-async fn a_revision_that_is_not_there_yet_cannot_be_read(store: &dyn Store, _: &Subject) {
+pub(crate) async fn a_revision_that_is_not_there_yet_cannot_be_read(store: &dyn Store, _: &Subject) {
     assert!(matches!(keys(store, "", Some(2)).await, Err(StoreError::Future { requested: 2, current: 1 })));
     assert!(matches!(store.compact(2).await, Err(StoreError::Future { .. })));
 }
 
-async fn twenty_thousand_objects_are_listed_whole(store: &dyn Store, _: &Subject) {
+pub(crate) async fn twenty_thousand_objects_are_listed_whole(store: &dyn Store, _: &Subject) {
     let names: Vec<String> = (0..20_000).map(|number| format!("object/{number:05}")).collect();
     for chunk in names.chunks(limits::TRANSACTION_MAX_OPERATIONS) {
         let then = chunk.iter().map(|name| Operation::put(name, name.clone())).collect();
@@ -330,67 +243,4 @@ async fn twenty_thousand_objects_are_listed_whole(store: &dyn Store, _: &Subject
         range.revision = Some(page.revision);
     }
     assert_eq!(found, names);
-}
-
-// ---- The embedded store's own promises ----
-
-#[tokio::test]
-async fn an_embedded_store_that_is_opened_again_holds_what_was_written() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("weft.redb");
-    let store = Embedded::open(&path).await.unwrap();
-    write(&store, put("a", "1")).await;
-    let revision = write(&store, put("a", "2")).await;
-    drop(store);
-
-    let store = Embedded::open(&path).await.unwrap();
-    assert_eq!(store.revision().await.unwrap(), revision);
-    assert_eq!(value(&store, "a").await.as_deref(), Some("2"));
-    let mut watch = store.watch("", 1).await.unwrap();
-    assert_eq!(next(&mut watch).await.unwrap().revision, 2, "the history is still there");
-}
-
-#[tokio::test]
-async fn a_second_opening_of_an_embedded_store_is_refused_with_the_reason() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("weft.redb");
-    let _store = Embedded::open(&path).await.unwrap();
-    let error = Embedded::open(&path).await.unwrap_err();
-    assert!(matches!(error, StoreError::InUse { .. }));
-    assert!(error.to_string().contains("weft.redb is in use by another process"), "{error}");
-}
-
-#[tokio::test]
-async fn a_file_that_is_no_store_is_refused_and_left_as_it_is() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("weft.redb");
-    let garbage = vec![7; 8192];
-    std::fs::write(&path, &garbage).unwrap();
-    let error = Embedded::open(&path).await.unwrap_err();
-    assert!(error.to_string().contains("weft.redb"), "{error}");
-    assert_eq!(std::fs::read(&path).unwrap(), garbage);
-}
-
-#[tokio::test]
-async fn the_history_of_an_embedded_store_is_bounded() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(directory.path().join("weft.redb")).await.unwrap());
-    let writes = limits::STORE_HISTORY_REVISIONS + 2 * limits::STORE_COMPACTION_SLACK_REVISIONS;
-    let mut tasks = JoinSet::new();
-    for _ in 0..64 {
-        let store = Arc::clone(&store);
-        tasks.spawn(async move {
-            for number in 0..=writes / 64 {
-                write(store.as_ref(), put("a", &number.to_string())).await;
-            }
-        });
-    }
-    tasks.join_all().await;
-    let mut watch = store.watch("", 1).await.unwrap();
-    let Err(StoreError::Compacted { oldest, .. }) = next(&mut watch).await else {
-        panic!("nothing was compacted")
-    };
-    let kept = store.revision().await.unwrap() - oldest;
-    assert!(kept <= limits::STORE_HISTORY_REVISIONS + 2 * limits::STORE_COMPACTION_SLACK_REVISIONS, "{kept}");
-    assert!(kept >= limits::STORE_HISTORY_REVISIONS);
 }

@@ -1,0 +1,259 @@
+//! etcd: one store for several controllers, on several machines. What other stores do in one place is asked of whichever
+//! member answers; calls are bounded in time, watches outlive the loss of members.
+mod assembler;
+mod config;
+mod convert;
+mod fault;
+mod members;
+mod settle;
+mod watch;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use etcd_client::{Client, GetOptions, GetResponse, ResponseHeader, Txn, TxnOpResponse, TxnResponse};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+
+pub use config::{EtcdConfig, EtcdTls, EtcdUser};
+use convert::Base;
+use fault::Fault;
+use members::{Members, to_error};
+
+use super::{KeyValue, Outcome, Page, Range, Store, StoreError, Transaction, Watch};
+use crate::{keys, limits};
+
+pub struct Etcd {
+    members: Arc<Members>,
+    base: Base,
+    /// The greatest revision of which an answer told.
+    seen: AtomicU64,
+    compactor: JoinHandle<()>,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Etcd")
+            .field("members", &self.members)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.compactor.abort();
+    }
+}
+
+impl Etcd {
+    /// Tries for [`limits::ETCD_START`]. Certainty that the members are those of one store, and which, is the caller's.
+    pub async fn connect(config: &EtcdConfig) -> Result<Self, StoreError> {
+        let members = Arc::new(Members::new(config));
+        let deadline = Instant::now() + limits::ETCD_START;
+        loop {
+            match read_base(&members).await {
+                Ok(base) => return Ok(Self::new(members, base)),
+                Err(StoreError::Unreachable { reason }) if Instant::now() < deadline => {
+                    tracing::warn!(reason, "the store cannot be reached yet, trying again");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn new(members: Arc<Members>, base: Base) -> Self {
+        let compactor = tokio::spawn(keep_history_bounded(Arc::clone(&members)));
+        Self { members, base, seen: AtomicU64::new(0), compactor }
+    }
+
+    fn saw(&self, header: Option<&ResponseHeader>) -> u64 {
+        let revision = self.base.ours(header.map_or(0, ResponseHeader::revision));
+        self.seen.fetch_max(revision, Ordering::Relaxed);
+        revision
+    }
+
+    async fn read(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Fault> {
+        read(&self.members, key, options).await
+    }
+
+    fn outcome(&self, answer: &TxnResponse) -> Outcome {
+        Outcome { succeeded: answer.succeeded(), revision: self.saw(answer.header()) }
+    }
+
+    /// The transaction was sent, its answer was lost. Returns what became of it where that can be told without doubt, else
+    /// [`StoreError::Uncertain`]; it is never applied twice.
+    async fn settle(&self, sent: &Transaction, sent_after: u64, lost: String) -> Result<Outcome, StoreError> {
+        let is_guarded = settle::is_guarded(sent);
+        let txn =
+            if is_guarded { convert::transaction_or_look(sent, self.base) } else { convert::look(sent) };
+        // Neither can do harm when it is done twice.
+        let asked = self.members.read(|client| transact(client, txn.clone())).await;
+        let answer = asked.map_err(|fault| StoreError::Uncertain { reason: format!("{lost}; {fault}") })?;
+        if is_guarded && answer.succeeded() {
+            return Ok(self.outcome(&answer));
+        }
+        self.saw(answer.header());
+        match settle::applied_at(sent, &found(&answer, self.base)?, sent_after) {
+            Some(revision) => Ok(Outcome { succeeded: true, revision }),
+            None => Err(StoreError::Uncertain { reason: lost }),
+        }
+    }
+
+    /// `Compacted` and `Future` with the revisions that etcd does not say.
+    async fn explain(&self, fault: Fault, requested: u64) -> StoreError {
+        match fault {
+            Fault::Compacted => match watch::oldest_kept(&self.members, self.base).await {
+                Ok(oldest) => StoreError::Compacted { requested, oldest },
+                Err(error) => error,
+            },
+            Fault::Future => match self.revision().await {
+                Ok(current) => StoreError::Future { requested, current },
+                Err(error) => error,
+            },
+            fault => to_error(fault),
+        }
+    }
+}
+
+async fn read(members: &Members, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Fault> {
+    let ask = |client: Client| {
+        let (key, options) = (key.clone(), options.clone());
+        async move {
+            let mut client = client.kv_client().max_decoding_message_size(limits::ETCD_ANSWER_MAX_BYTES);
+            client.get(key, Some(options)).await
+        }
+    };
+    members.read(ask).await
+}
+
+async fn transact(client: Client, txn: Txn) -> Result<TxnResponse, etcd_client::Error> {
+    client.kv_client().max_decoding_message_size(limits::ETCD_ANSWER_MAX_BYTES).txn(txn).await
+}
+
+async fn read_base(members: &Members) -> Result<Base, StoreError> {
+    let answer = read(members, keys::REVISION_BASE.into(), GetOptions::new()).await.map_err(to_error)?;
+    let Some(item) = answer.kvs().first() else { return Ok(Base::default()) };
+    let text = item.value_str().ok().and_then(|text| text.parse().ok());
+    text.map(Base).ok_or_else(|| StoreError::Corrupt { key: keys::REVISION_BASE.to_owned() })
+}
+
+fn found(answer: &TxnResponse, base: Base) -> Result<Vec<Option<KeyValue>>, StoreError> {
+    let mut found = Vec::new();
+    for response in answer.op_responses() {
+        let TxnOpResponse::Get(response) = response else { continue };
+        found.push(response.kvs().first().map(|item| convert::key_value(item, base)).transpose()?);
+    }
+    Ok(found)
+}
+
+/// etcd keeps all history until it is told otherwise. Several controllers may do this at once.
+async fn keep_history_bounded(members: Arc<Members>) {
+    let mut compacted_to = 0;
+    loop {
+        tokio::time::sleep(limits::ETCD_COMPACTION_INTERVAL).await;
+        let Ok(answer) = read(&members, keys::ROOT.into(), GetOptions::new()).await else { continue };
+        let head = answer.header().map_or(0, ResponseHeader::revision);
+        let keep_from = head.saturating_sub(limits::STORE_HISTORY_REVISIONS.cast_signed());
+        if keep_from < compacted_to + limits::STORE_COMPACTION_SLACK_REVISIONS.cast_signed() {
+            continue;
+        }
+        let compact = |mut client: Client| async move { client.compact(keep_from, None).await };
+        match members.read(compact).await {
+            Ok(_) | Err(Fault::Compacted) => compacted_to = keep_from,
+            Err(fault) => tracing::warn!(%fault, keep_from, "compaction of the store failed"),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Etcd {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    async fn revision(&self) -> Result<u64, StoreError> {
+        let answer = self.read(keys::ROOT.into(), GetOptions::new()).await.map_err(to_error)?;
+        Ok(self.saw(answer.header()))
+    }
+
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, u64), StoreError> {
+        let answer = self.read(key.into(), GetOptions::new()).await.map_err(to_error)?;
+        let item = answer.kvs().first().map(|item| convert::key_value(item, self.base)).transpose()?;
+        Ok((item, self.saw(answer.header())))
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        let at = match range.revision {
+            None => 0,
+            Some(revision) => self
+                .base
+                .theirs(revision)
+                .ok_or(StoreError::Compacted { requested: revision, oldest: self.base.0 + 1 })?,
+        };
+        let start = convert::start_of(&range.prefix, range.after.as_deref());
+        let mut limit = range.limit.max(1);
+        let answer = loop {
+            let options = GetOptions::new()
+                .with_range(convert::end_of(&range.prefix))
+                .with_limit(i64::try_from(limit).unwrap_or(i64::MAX))
+                .with_revision(at);
+            match self.read(start.clone(), options).await {
+                Ok(answer) => break answer,
+                Err(Fault::TooLarge) if limit > 1 => limit /= 2,
+                Err(fault) => return Err(self.explain(fault, range.revision.unwrap_or_default()).await),
+            }
+        };
+        let now = self.saw(answer.header());
+        let items = answer.kvs().iter().take(range.limit).map(|item| convert::key_value(item, self.base));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        let more = answer.more() || items.len() < answer.kvs().len();
+        Ok(Page { revision: range.revision.unwrap_or(now), items, more })
+    }
+
+    /// What was acknowledged was applied, once. An error of [`StoreError::is_retryable`] means that it was not applied. When
+    /// the member is lost after it got the transaction, it is found out what became of it: a transaction that can be applied
+    /// only once (see `settle::is_guarded`) is sent again, of others the keys are looked at. Where doubt remains, the error is
+    /// [`StoreError::Uncertain`]: read again, then decide.
+    async fn transact(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        transaction.check()?;
+        let txn = convert::transaction(&transaction, self.base);
+        let sent_after = self.seen.load(Ordering::Relaxed);
+        match self.members.write(|client| transact(client, txn.clone())).await {
+            Ok(answer) => Ok(self.outcome(&answer)),
+            Err(Fault::Unknown(reason)) => self.settle(&transaction, sent_after, reason).await,
+            Err(fault) => Err(to_error(fault)),
+        }
+    }
+
+    /// Nothing is asked before this returns: while etcd cannot be reached, the watch is silent, and then goes on.
+    async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
+        let (sender, batches) = mpsc::channel(limits::WATCH_QUEUE_BATCHES);
+        let members = Arc::clone(&self.members);
+        let follower = watch::Follower { members, base: self.base, prefix: prefix.to_owned(), sender };
+        tokio::spawn(follower.run(after));
+        Ok(Watch::receiving(batches))
+    }
+
+    async fn compact(&self, revision: u64) -> Result<(), StoreError> {
+        let at = self
+            .base
+            .theirs(revision)
+            .ok_or(StoreError::Compacted { requested: revision, oldest: self.base.0 + 1 })?;
+        let compact = |mut client: Client| async move { client.compact(at, None).await };
+        match self.members.read(compact).await {
+            Ok(_) => Ok(()),
+            Err(fault) => match self.explain(fault, revision).await {
+                // It was done before.
+                StoreError::Compacted { requested, oldest } if requested == oldest => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
