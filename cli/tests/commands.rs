@@ -275,6 +275,7 @@ fn summary(name: &str, connected: bool) -> v1::NodeSummary {
 async fn controller_with_nodes() -> Controller {
     let fleet = v1::FleetStatusResponse {
         revision: 42,
+        version: "0.0.9".to_owned(),
         nodes: vec![summary("n1", true), summary("n2", false)],
         ..Default::default()
     };
@@ -309,7 +310,7 @@ async fn node_show_tells_all_of_one_node() {
 name            n1
 connected       yes, to c1
 last seen       2026-11-22T23:45:14Z
-version         0.1.0
+version         0.1.0, newer than the controller: upgrade controllers first
 features        audit
 kernel          6.18.1 (BTF, TCX, no ESP)
 boot id         b7

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use prost::Message as _;
 use weft_proto::v1::{self, object::Kind as Of};
-use weft_shared::policy::{model::FleetConfig, parse};
+use weft_shared::{
+    policy::{model::FleetConfig, parse},
+    version::{Release, Skew, TooFarApart},
+};
 
 use crate::{
     claims::{self, ClaimError, Owner},
@@ -21,6 +24,8 @@ use crate::{
 pub enum NodeError {
     #[error("{0}")]
     Invalid(String),
+    #[error("hello.version: {0}")]
+    Version(#[from] TooFarApart),
     #[error("no {family} prefix of length {length} is left in pool {pool}")]
     PoolExhausted { pool: IpNet, length: u8, family: &'static str },
     #[error("if_revision {0} is stale: objects were changed after it")]
@@ -48,6 +53,7 @@ pub struct Greeting {
     pub labels: std::collections::BTreeMap<String, String>,
     pub addresses: Vec<IpAddr>,
     pub status: v1::NodeStatus,
+    pub skew: Skew,
 }
 
 /// Checks what can be checked without the store.
@@ -62,6 +68,7 @@ pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, Node
     if let Some(key) = hello.labels.keys().find(|key| *key == identity::NODE_MARK) {
         return Err(NodeError::Invalid(format!("hello.labels: {key} is reserved")));
     }
+    let skew = version_skew(&hello.version, env!("CARGO_PKG_VERSION"))?;
     if hello.addresses.is_empty() || hello.addresses.len() > limits::NODE_ADDRESSES_MAX {
         let (count, most) = (hello.addresses.len(), limits::NODE_ADDRESSES_MAX);
         return Err(NodeError::Invalid(format!(
@@ -88,7 +95,14 @@ pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, Node
         features: hello.features.clone(),
         ..v1::NodeStatus::default()
     };
-    Ok(Greeting { name: hello.node.clone(), labels: hello.labels.clone(), addresses, status })
+    Ok(Greeting { name: hello.node.clone(), labels: hello.labels.clone(), addresses, status, skew })
+}
+
+fn version_skew(node: &str, controller: &str) -> Result<Skew, NodeError> {
+    let release = |text: &str| text.parse::<Release>();
+    let node = release(node).map_err(|error| NodeError::Invalid(format!("hello.version: {error}")))?;
+    let controller = release(controller).map_err(|error| NodeError::Invalid(error.to_string()))?;
+    Ok(Skew::between(node, controller)?)
 }
 
 /// A registered node, and the revision from which the store shows it so.
@@ -252,6 +266,7 @@ mod tests {
             node: format!("node-{number}"),
             addresses: vec![format!("192.0.2.{number}")],
             labels: [("rack".to_owned(), number.to_string())].into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             ..v1::Hello::default()
         };
         parse_hello(&hello, "test").unwrap()
@@ -281,6 +296,21 @@ mod tests {
         let again = register(&registry, &greeting(1)).await.unwrap();
         assert_eq!(store.revision().await.unwrap(), first.revision);
         assert_eq!(again.node.endpoint_cidrs, first.node.endpoint_cidrs);
+    }
+
+    #[test]
+    fn a_node_too_many_versions_away_is_refused_with_the_side_to_upgrade() {
+        assert_eq!(version_skew("0.1.3", "0.2.0").unwrap(), Skew::NodeOlder);
+        let error = version_skew("0.1.3", "0.3.0").unwrap_err();
+        assert!(
+            error.to_string().starts_with("hello.version: the node is 0.1 and the controller 0.3"),
+            "{error}"
+        );
+        let error = version_skew("latest", "0.3.0").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "hello.version: \"latest\" is not a version, expected MAJOR.MINOR.PATCH"
+        );
     }
 
     #[test]

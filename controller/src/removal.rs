@@ -95,6 +95,7 @@ mod tests {
         let hello = v1::Hello {
             node: name.to_owned(),
             addresses: vec!["192.0.2.1".to_owned()],
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             ..v1::Hello::default()
         };
         nodes::register(&registry, &nodes::parse_hello(&hello, "test").unwrap()).await.unwrap();

@@ -7,3 +7,5 @@ pub mod layout;
 pub mod names;
 #[cfg(feature = "std")]
 pub mod policy;
+#[cfg(feature = "std")]
+pub mod version;

@@ -64,7 +64,9 @@ pub fn node(error: NodeError) -> Status {
             Status::resource_exhausted(error.to_string())
         }
         NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),
-        NodeError::Stale(_) | NodeError::Connected(_) => Status::failed_precondition(error.to_string()),
+        NodeError::Stale(_) | NodeError::Connected(_) | NodeError::Version(_) => {
+            Status::failed_precondition(error.to_string())
+        }
         NodeError::Contended(contention) => contended(&contention),
         NodeError::Endpoint(error) => Status::unavailable(error.to_string()),
         NodeError::Claim(ClaimError::Store(error))

@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use weft_proto::v1::{self, controller_message::Message, node_message, node_report::Report};
+use weft_shared::version::Skew;
 
 use super::{
     chunks::Chunks,
@@ -61,6 +62,14 @@ async fn serve(
         return Err(Status::unavailable("this controller does not keep up with its store"));
     }
     let session = context.hub.connect(&greeting.name);
+    if greeting.skew == Skew::NodeNewer {
+        tracing::warn!(
+            node = greeting.name,
+            version = hello.version,
+            own_version = env!("CARGO_PKG_VERSION"),
+            "the node is newer than this controller: controllers are upgraded first"
+        );
+    }
     tracing::info!(node = greeting.name, version = hello.version, boot_id = hello.boot_id, "node connected");
     let mut stream = Stream {
         context,

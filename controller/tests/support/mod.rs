@@ -112,6 +112,7 @@ pub(crate) fn hello(name: &str, address: &str) -> v1::Hello {
         node: name.to_owned(),
         addresses: vec![address.to_owned()],
         boot_id: "boot".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         ..v1::Hello::default()
     }
 }

@@ -3,6 +3,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use weft_proto::v1::{self, object::Kind as K};
+use weft_shared::version::Release;
 
 use crate::{
     manifest,
@@ -15,6 +16,8 @@ pub(super) struct View {
     summary: v1::NodeSummary,
     /// Revisions that it has not realised.
     behind: u64,
+    /// Than the controller that answers.
+    newer: bool,
 }
 
 impl View {
@@ -25,7 +28,8 @@ impl View {
         let summary = fleet.nodes.iter().find(|summary| summary.name == *name)?.clone();
         let status = node.status.clone().unwrap_or_default();
         let behind = fleet.revision.saturating_sub(summary.realised_revision);
-        Some(Self { node, status, summary, behind })
+        let newer = is_newer(&status.version, &fleet.version);
+        Some(Self { node, status, summary, behind, newer })
     }
 
     pub(super) fn value(&self) -> Value {
@@ -76,7 +80,8 @@ impl View {
         };
         line("connected", &connected);
         line("last seen", &self.last_seen());
-        line("version", &self.status.version);
+        let newer = if self.newer { ", newer than the controller: upgrade controllers first" } else { "" };
+        line("version", &format!("{}{newer}", self.status.version));
         line("features", &self.status.features.join(", "));
         line("kernel", &kernel(&capabilities));
         line("boot id", &self.status.boot_id);
@@ -102,6 +107,12 @@ impl View {
         }
         text
     }
+}
+
+/// What is not a version is not compared.
+fn is_newer(node: &str, controller: &str) -> bool {
+    let releases = node.parse::<Release>().ok().zip(controller.parse::<Release>().ok());
+    releases.is_some_and(|(node, controller)| node > controller)
 }
 
 fn kernel(capabilities: &v1::NodeCapabilities) -> String {
