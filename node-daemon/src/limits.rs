@@ -22,6 +22,10 @@ pub const COMMANDS_QUEUED_MAX: usize = 64;
 /// Reports that wait for the stream: after a reconnect all endpoints are reported at once, and reading must not wait for
 /// writing, or both ends might wait for each other.
 pub const REPORTS_QUEUED_MAX: usize = 4 * ENDPOINTS_MAX;
+/// Between looks whether programs are still on their interfaces: the kernel tells nobody when they are taken off.
+pub const DOORS_CHECK_SECONDS: u64 = 5;
+/// A burst of changes of the node's network is looked at once, after this.
+pub const NETWORK_SETTLES_MILLISECONDS: u64 = 100;
 /// Between comparisons of the kernel's state with the desired.
 pub const DRIFT_CHECK_SECONDS: u64 = 30;
 /// Between passes of the flow table's collection.

@@ -19,7 +19,7 @@ use weft_noded::{
     daemon::{Core, Ground, Loaded, Settings, VXLAN_DEVICE},
     desired::disk::{Content, Disk},
     kernel::{
-        netlink::{Netlink, watch_removals},
+        netlink::{self, Netlink, Watched},
         object::{self, Object, Options},
     },
     local,
@@ -182,9 +182,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     })?;
     let events = Events::default();
     publish(&mut object, events.clone())?;
-    let removals = watch_removals()?;
+    let watched = netlink::watch()?;
     let core = Core::start(settings, loaded, ground, object, links).await?;
-    serve(arguments, core, events, listener, removals).await
+    serve(arguments, core, events, listener, watched).await
 }
 
 /// Runs until a signal comes. The kernel is left as it is.
@@ -193,19 +193,13 @@ async fn serve(
     core: Core,
     events: Events,
     listener: tokio::net::UnixListener,
-    mut removals: tokio::sync::mpsc::Receiver<u32>,
+    watched: Watched,
 ) -> Result<()> {
     let cancel = CancellationToken::new();
     let controllers = arguments.controllers.iter().map(|text| url(text)).collect();
     let stream = tokio::spawn(client::run(core.clone(), controllers, cancel.clone()));
     let service = tokio::spawn(local::serve(core.clone(), events, listener, cancel.clone()));
-    tokio::spawn(async move {
-        while let Some(ifindex) = removals.recv().await {
-            if core.link_gone(ifindex).await.is_err() {
-                return;
-            }
-        }
-    });
+    follow(core, watched);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -222,6 +216,19 @@ async fn serve(
     // A stale socket would only make the next start look twice.
     drop(std::fs::remove_file(&arguments.socket));
     Ok(())
+}
+
+/// Hands the core what the kernel tells of the node's network.
+fn follow(core: Core, Watched { mut removals, changes }: Watched) {
+    let told = core.clone();
+    tokio::spawn(async move {
+        while let Some(ifindex) = removals.recv().await {
+            if core.link_gone(ifindex).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move { while told.network_changed(changes.next().await).await.is_ok() {} });
 }
 
 fn publish(object: &mut Object, events: Events) -> Result<()> {

@@ -256,6 +256,11 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.links.disconnect_endpoint(attachment.ifindex, &addresses).await
         };
         unlinked.map_err(|error| error.to_string())?;
+        if attachment.ours && self.links.find_at(attachment.ifindex).await.is_ok_and(|link| link.is_some()) {
+            // Somebody gave it another name; it must not stay up without programs.
+            let closed = self.links.disconnect_endpoint(attachment.ifindex, &addresses).await;
+            closed.map_err(|error| error.to_string())?;
+        }
         if !attachment.ours {
             let steps = diff::remove_endpoint(&self.actual, attachment.ifindex);
             self.write_steps(&steps).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use weft_proto::v1;
 
 use super::attach::{AttachError, AttachSpec};
-use crate::{desired::Batch, observe::names::Names};
+use crate::{desired::Batch, kernel::links::Changes, observe::names::Names};
 
 /// The core has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,8 @@ pub(super) enum Command {
     Status { reply: oneshot::Sender<v1::StatusResponse> },
     Dump { map: String, reply: oneshot::Sender<Result<Vec<v1::DumpMapResponse>, String>> },
     LinkGone { ifindex: u32 },
+    NetworkChanged { changes: Changes },
+    Check { reply: oneshot::Sender<()> },
 }
 
 /// Handle of the core; clones share it.
@@ -130,6 +132,16 @@ impl Core {
     /// An interface is no more.
     pub async fn link_gone(&self, ifindex: u32) -> Result<(), CoreGone> {
         self.tell(Command::LinkGone { ifindex }).await
+    }
+
+    /// Something in the node's network is not as it was.
+    pub async fn network_changed(&self, changes: Changes) -> Result<(), CoreGone> {
+        self.tell(Command::NetworkChanged { changes }).await
+    }
+
+    /// Compares the kernel with what is desired now, as is done periodically, and mends it.
+    pub async fn check(&self) -> Result<(), CoreGone> {
+        self.ask(|reply| Command::Check { reply }).await
     }
 
     /// Changes when something that a caller may wait for has changed.

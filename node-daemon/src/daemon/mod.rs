@@ -5,7 +5,10 @@
 mod attach;
 mod collect;
 mod command;
+mod drift;
+mod network;
 mod realise;
+mod repairs;
 mod report;
 mod run;
 mod start;
@@ -21,7 +24,8 @@ use weft_shared::policy::compile::IdentitySets;
 
 pub use attach::{AttachError, AttachSpec, Target};
 pub use command::{Core, CoreGone, EndpointState, Refusal};
-pub use start::{Ground, Loaded, StartError};
+pub use network::Ground;
+pub use start::{Loaded, StartError};
 
 use crate::{
     desired::{Desired, attachments::Attachments, disk::Disk},
@@ -77,6 +81,9 @@ struct State<D, L> {
     /// A controller has said to this daemon that all was sent.
     synced: bool,
     flows: collect::Flows,
+    repairs: repairs::Repairs,
+    /// What of the node's network is not as it should be.
+    network_problems: Vec<String>,
     /// The first such word of this daemon's life: devices are swept next.
     sweep_due: bool,
     connection: Option<Connection>,

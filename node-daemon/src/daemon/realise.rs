@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use weft_proto::v1::{self, ResourceType};
 
-use super::State;
+use super::{State, repairs::Repair};
 use crate::{
     desired::Batch,
     kernel::{Datapath, KernelError, links::Links},
@@ -141,6 +141,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         };
         if found != self.actual {
             warn!("somebody else changed the kernel's tables; they are mended");
+            self.repairs.note(Repair::Rows);
             self.actual = found;
         }
         let stored = if self.failure.is_some() { self.attachments.store(&self.disk) } else { Ok(()) };

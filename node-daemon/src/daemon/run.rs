@@ -11,7 +11,7 @@ use tracing::warn;
 use super::{Connection, EndpointState, StartError, State, command::Command};
 use crate::{
     kernel::{Datapath, KernelError, links::Links},
-    limits::{DRIFT_CHECK_SECONDS, RETRY_MILLISECONDS},
+    limits::{DOORS_CHECK_SECONDS, DRIFT_CHECK_SECONDS, RETRY_MILLISECONDS},
 };
 
 /// Runs the core on a thread of its own, until every handle is dropped.
@@ -30,7 +30,8 @@ impl<D: Datapath, L: Links> State<D, L> {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut drift = interval(Duration::from_secs(DRIFT_CHECK_SECONDS));
         let mut retry = interval(Duration::from_millis(RETRY_MILLISECONDS));
-        for ticker in [&mut drift, &mut retry] {
+        let mut doors = interval(Duration::from_secs(DOORS_CHECK_SECONDS));
+        for ticker in [&mut drift, &mut doors, &mut retry] {
             ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // The first tick is at once.
             ticker.tick().await;
@@ -44,10 +45,8 @@ impl<D: Datapath, L: Links> State<D, L> {
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
-                _ = drift.tick() => {
-                    self.mend();
-                    self.mend_links().await;
-                }
+                _ = drift.tick() => self.mend_all().await,
+                _ = doors.tick() => self.hold_doors().await,
                 () = sleep_until(collect) => collect = Instant::now() + self.collect_flows(),
                 _ = retry.tick(), if self.failure.is_some() => self.mend(),
             }
@@ -84,6 +83,12 @@ impl<D: Datapath, L: Links> State<D, L> {
             Command::Status { reply } => drop(reply.send(self.status())),
             Command::Dump { map, reply } => drop(reply.send(self.dump(&map))),
             Command::LinkGone { ifindex } => self.link_gone(ifindex).await,
+            Command::NetworkChanged { changes } => self.follow(changes).await,
+            Command::Check { reply } => {
+                self.mend_all().await;
+                // Who asked may be gone.
+                reply.send(()).unwrap_or_default();
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::{Core, Settings, State, command::Command};
+use super::{Core, Ground, Settings, State, command::Command};
 use crate::{
     desired::{
         Desired,
@@ -17,7 +17,7 @@ use crate::{
         Datapath, Hook, KernelError,
         links::{Link, Links},
     },
-    limits::{COMMANDS_QUEUED_MAX, MTU_BYTES_MIN, OVERLAY_BYTES_V4, OVERLAY_BYTES_V6},
+    limits::COMMANDS_QUEUED_MAX,
     observe::names::Names,
 };
 
@@ -50,54 +50,6 @@ impl Loaded {
         let attachments = Attachments::load(&disk)?;
         Ok(Self { disk, desired, attachments })
     }
-}
-
-/// What is known of the node's network before programs are loaded.
-#[derive(Clone, Debug)]
-pub struct Ground {
-    pub uplinks: Vec<Link>,
-    /// Of the underlay.
-    pub addresses: Vec<IpAddr>,
-    /// Of the host, whatever for.
-    pub host_addresses: Vec<IpAddr>,
-    pub endpoint_mtu_bytes: u32,
-    pub overlay_ifindex: u32,
-}
-
-impl Ground {
-    /// Finds uplinks and addresses, sets forwarding, makes the overlay's device.
-    pub async fn prepare(settings: &Settings, links: &impl Links) -> Result<Self, StartError> {
-        let uplinks = find_uplinks(settings, links).await?;
-        let mut addresses = settings.addresses.clone();
-        if addresses.is_empty() {
-            for uplink in &uplinks {
-                addresses.extend(links.addresses(uplink.ifindex).await?);
-            }
-        }
-        let Some(first) = addresses.iter().min_by_key(|address| address.is_ipv6()) else {
-            return Err(StartError::NoAddress);
-        };
-        let overhead = if first.is_ipv4() { OVERLAY_BYTES_V4 } else { OVERLAY_BYTES_V6 };
-        let uplink_mtu = uplinks.iter().map(|uplink| uplink.mtu_bytes).min().unwrap_or(1500);
-        let endpoint_mtu_bytes = uplink_mtu.saturating_sub(overhead).max(MTU_BYTES_MIN);
-        links.prepare_node(&uplinks).await?;
-        let overlay_ifindex =
-            links.ensure_overlay(&settings.vxlan_device, settings.vxlan_port, endpoint_mtu_bytes).await?;
-        let host_addresses = links.host_addresses().await?;
-        Ok(Self { uplinks, addresses, host_addresses, endpoint_mtu_bytes, overlay_ifindex })
-    }
-}
-
-async fn find_uplinks(settings: &Settings, links: &impl Links) -> Result<Vec<Link>, StartError> {
-    if settings.uplinks.is_empty() {
-        let found = links.default_uplinks().await?;
-        return if found.is_empty() { Err(StartError::NoDefaultRoute) } else { Ok(found) };
-    }
-    let mut found = Vec::new();
-    for name in &settings.uplinks {
-        found.push(links.find(name).await?.ok_or_else(|| StartError::NoUplink(name.clone()))?);
-    }
-    Ok(found)
 }
 
 impl Core {
@@ -153,6 +105,8 @@ impl Core {
             endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
             synced: false,
             flows: super::collect::Flows::default(),
+            repairs: super::repairs::Repairs::default(),
+            network_problems: Vec::new(),
             sweep_due: false,
             connection: None,
             problems: Vec::new(),
@@ -219,6 +173,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.datapath.attach(attachment.ifindex, Hook::Endpoint)?;
         }
         self.datapath.attach(overlay_ifindex, Hook::Overlay)?;
+        self.links.set_up(overlay_ifindex).await?;
         for uplink in uplinks {
             self.datapath.attach(uplink.ifindex, Hook::Uplink)?;
         }

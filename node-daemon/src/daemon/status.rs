@@ -52,7 +52,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             events_lost: self.datapath.events_lost().unwrap_or_default(),
             problems,
             flows: Some(self.flow_table()),
-            repairs: Vec::new(),
+            repairs: self.repairs.list(),
             enforced_after: None,
             maps: Vec::new(),
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
@@ -69,6 +69,7 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
+        problems.extend(self.network_problems.iter().cloned());
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
         let rejected = self.desired.rejected().chain(self.overflowed.iter().cloned());
         problems.extend(rejected.map(|rejected| {

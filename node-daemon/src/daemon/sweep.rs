@@ -1,12 +1,11 @@
-//! Devices, routes and programs: what is ours and nobody desires goes, what is desired and was lost comes back. The maps'
-//! part of this is the planner's.
+//! Devices and programs: what is ours and nobody desires goes. The maps' part of this is the planner's.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
 use super::State;
-use crate::kernel::{Datapath, KernelError, links::Links};
+use crate::kernel::{Datapath, Hook, KernelError, links::Links};
 
 impl<D: Datapath, L: Links> State<D, L> {
     /// Only after a controller has said that all was sent: what nobody desires is ours by its name or its pin.
@@ -27,32 +26,19 @@ impl<D: Datapath, L: Links> State<D, L> {
         let mut carriers = desired;
         carriers.insert(self.overlay_ifindex);
         carriers.extend(self.uplinks.iter().map(|uplink| uplink.ifindex));
-        for ifindex in self.datapath.attached()? {
-            if !carriers.contains(&ifindex) {
-                info!(ifindex, "nobody desires programs on this interface: they are detached");
-                self.datapath.detach(ifindex)?;
+        for (ifindex, hook) in self.datapath.attached()? {
+            if carriers.contains(&ifindex) {
+                continue;
             }
+            if hook == Hook::Endpoint {
+                // Of an attachment that nobody remembers, on an interface that somebody gave. Up and without programs, what
+                // is behind it would reach all that the host reaches.
+                warn!(ifindex, "nobody knows the endpoint on this interface any more: it is set down");
+                self.links.disconnect_endpoint(ifindex, &[]).await?;
+            }
+            info!(ifindex, "nobody desires programs on this interface: they are detached");
+            self.datapath.detach(ifindex)?;
         }
         Ok(())
-    }
-
-    /// Endpoints whose interfaces went unnoticed end; routes and neighbours of the others are set again.
-    pub(super) async fn mend_links(&mut self) {
-        let endpoints: Vec<_> = self.attachments.endpoints.values().cloned().collect();
-        for own in endpoints {
-            let found = self.links.find(&own.interface).await.map(|link| link.map(|link| link.ifindex));
-            match found {
-                Ok(Some(ifindex)) if ifindex == own.ifindex => {
-                    let addresses: Vec<IpAddr> = own.addresses().collect();
-                    if let Err(error) = self.links.connect_endpoint(own.ifindex, &addresses, own.mac).await {
-                        warn!(endpoint = %own.name, %error, "the endpoint's routes can't be set");
-                    }
-                }
-                Ok(_) => self.link_gone(own.ifindex).await,
-                Err(error) => {
-                    warn!(endpoint = %own.name, %error, "the endpoint's interface can't be asked for");
-                }
-            }
-        }
     }
 }

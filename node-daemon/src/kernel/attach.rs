@@ -13,7 +13,7 @@ use aya::programs::{
 };
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{Hook, KernelError};
+use super::{Attached, Hook, KernelError};
 
 /// Where filters of ours stand in clsact: recognisable without memory.
 const PRIORITY: u16 = 0x77ef;
@@ -39,7 +39,7 @@ pub(crate) fn attach(
     direction: TcAttachType,
     ifindex: u32,
     directory: &Path,
-) -> Result<(), KernelError> {
+) -> Result<Attached, KernelError> {
     fs::create_dir_all(directory)
         .map_err(|error| KernelError::new(format!("create {}", directory.display()), error))?;
     let pin = pin_path(directory, name, ifindex);
@@ -68,7 +68,7 @@ fn tcx(
     direction: TcAttachType,
     ifindex: u32,
     pin: &Path,
-) -> Result<(), BoxError> {
+) -> Result<Attached, BoxError> {
     match PinnedLink::from_pin(pin) {
         Ok(link) => {
             let link: SchedClassifierLink = FdLink::from(link).try_into()?;
@@ -76,7 +76,7 @@ fn tcx(
                 // The pin holds the link; ours may go.
                 Ok(id) => {
                     drop(program.take_link(id)?);
-                    return Ok(());
+                    return Ok(Attached::InPlace);
                 }
                 Err(error) if is_dead(&error) => fs::remove_file(pin)?,
                 // The program that is attached stays: without it, everything would pass.
@@ -91,7 +91,7 @@ fn tcx(
     let id = program.attach_with_options(&interface.to_string_lossy(), direction, order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(pin)?;
-    Ok(())
+    Ok(Attached::Anew)
 }
 
 /// The interface went, and another took its index.
@@ -107,7 +107,7 @@ fn clsact(
     direction: TcAttachType,
     ifindex: u32,
     pin: &Path,
-) -> Result<(), BoxError> {
+) -> Result<Attached, BoxError> {
     let interface = if_indextoname(ifindex)?.to_string_lossy().into_owned();
     match qdisc_add_clsact(&interface) {
         Err(error) if !exists(&error) => return Err(error.into()),
@@ -115,11 +115,12 @@ fn clsact(
     }
     // Replaces; where there is nothing to replace, it is made.
     let ours = SchedClassifierLink::attached(&interface, direction, PRIORITY, HANDLE, None)?;
-    let id = if let Ok(id) = program.attach_to_link(ours) {
-        id
+    let (id, found) = if let Ok(id) = program.attach_to_link(ours) {
+        (id, Attached::InPlace)
     } else {
         let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-        program.attach_with_options(&interface, direction, TcAttachOptions::Netlink(options))?
+        let options = TcAttachOptions::Netlink(options);
+        (program.attach_with_options(&interface, direction, options)?, Attached::Anew)
     };
     // Dropped, it would detach; the filter is to outlive us.
     std::mem::forget(program.take_link(id)?);
@@ -128,7 +129,7 @@ fn clsact(
         _ => {}
     }
     program.pin(pin)?;
-    Ok(())
+    Ok(found)
 }
 
 fn exists(error: &TcError) -> bool {
@@ -165,7 +166,7 @@ fn remove_filter(ifindex: u32, direction: TcAttachType) -> io::Result<()> {
 }
 
 /// Interfaces with programs of ours, gone ones among them.
-pub(crate) fn attached(directory: &Path) -> Result<Vec<u32>, KernelError> {
+pub(crate) fn attached(directory: &Path) -> Result<Vec<(u32, Hook)>, KernelError> {
     let failed = |error| KernelError::new(format!("list {}", directory.display()), error);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -175,13 +176,18 @@ pub(crate) fn attached(directory: &Path) -> Result<Vec<u32>, KernelError> {
     let mut interfaces = Vec::new();
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        if let Some(Ok(ifindex)) = name.to_string_lossy().rsplit_once('-').map(|(_, index)| index.parse()) {
-            interfaces.push(ifindex);
-        }
+        interfaces.extend(carrier(&name.to_string_lossy()));
     }
     interfaces.sort_unstable();
     interfaces.dedup();
     Ok(interfaces)
+}
+
+/// What the name of a pin says.
+fn carrier(pin: &str) -> Option<(u32, Hook)> {
+    let (program, ifindex) = pin.rsplit_once('-')?;
+    let of_program = |hook: &&Hook| programs(**hook).iter().any(|(name, _)| *name == program);
+    Some((ifindex.parse().ok()?, *HOOKS.iter().find(of_program)?))
 }
 
 #[cfg(test)]
@@ -227,7 +233,7 @@ mod tests {
         let second = filters();
         assert_eq!(second.len(), 1, "in place, not beside: {second:?}");
         assert_ne!(first, second);
-        assert_eq!(attached(directory.path()).unwrap(), [10]);
+        assert_eq!(attached(directory.path()).unwrap(), [(10, Hook::Endpoint)]);
         SchedClassifierLink::attached("t10", TcAttachType::Ingress, PRIORITY, HANDLE, None)
             .map(drop)
             .unwrap();

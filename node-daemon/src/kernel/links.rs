@@ -1,6 +1,6 @@
 //! The netlink half of the kernel as the daemon needs it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use async_trait::async_trait;
 
@@ -14,8 +14,26 @@ pub struct Link {
     pub name: String,
     pub mac: Option<Mac>,
     pub mtu_bytes: u32,
+    pub up: bool,
     /// A veth whose peer is in another network namespace.
     pub peer_elsewhere: bool,
+}
+
+/// What the kernel said has changed in the node's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Indices of interfaces that came or changed.
+    pub links: BTreeSet<u32>,
+    /// Addresses came or went, or the kernel does not say what changed.
+    pub others: bool,
+}
+
+/// What came of making sure of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    pub ifindex: u32,
+    /// It was not as it should be.
+    pub changed: bool,
 }
 
 /// An interface pair to make for an endpoint.
@@ -44,6 +62,8 @@ pub struct MadeEndpoint {
 pub trait Links: Send + Sync + 'static {
     async fn find(&self, name: &str) -> Result<Option<Link>, KernelError>;
 
+    async fn find_at(&self, ifindex: u32) -> Result<Option<Link>, KernelError>;
+
     /// The devices of the default routes.
     async fn default_uplinks(&self) -> Result<Vec<Link>, KernelError>;
 
@@ -53,11 +73,21 @@ pub trait Links: Send + Sync + 'static {
     /// Global addresses of all interfaces: whoever sends there reaches this host.
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError>;
 
-    /// Makes the VXLAN device where it is missing or of another kind; one that is right is left as it is.
-    async fn ensure_overlay(&self, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError>;
+    /// Makes the VXLAN device where it is missing or of another kind, down, and under the index if one is given; one that
+    /// is right is left as it is.
+    async fn ensure_overlay(
+        &self,
+        name: &str,
+        udp_port: u16,
+        mtu_bytes: u32,
+        ifindex: Option<u32>,
+    ) -> Result<Ensured, KernelError>;
 
-    /// Forwarding and what it needs on the uplinks.
-    async fn prepare_node(&self, uplinks: &[Link]) -> Result<(), KernelError>;
+    /// Whether it was down.
+    async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError>;
+
+    /// Forwarding and what it needs on the uplinks; whether anything was not set.
+    async fn prepare_node(&self, uplinks: &[Link]) -> Result<bool, KernelError>;
 
     /// Makes the pair and configures the workload's side; the host's side stays down, so that nothing passes before
     /// programs are attached.
@@ -66,9 +96,16 @@ pub trait Links: Send + Sync + 'static {
     /// MAC of the other end of a veth, where it can be found.
     async fn peer_mac(&self, name: &str) -> Result<Option<Mac>, KernelError>;
 
-    /// Host's side up, routes and neighbours of these addresses to it. Idempotent.
-    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], mac: Mac)
-    -> Result<(), KernelError>;
+    /// Host's side up, routes and neighbours of these addresses to it. Idempotent; whether something was missing.
+    async fn connect_endpoint(
+        &self,
+        ifindex: u32,
+        addresses: &[IpAddr],
+        mac: Mac,
+    ) -> Result<bool, KernelError>;
+
+    /// MTU of both sides of an interface that is ours; of the host's alone where the namespace is gone.
+    async fn set_endpoint_mtu(&self, ifindex: u32, netns: &str, mtu_bytes: u32) -> Result<(), KernelError>;
 
     /// Takes routes and neighbours of an interface that is not ours away and sets it down: up and without programs, what
     /// is behind it would reach all that the host reaches.

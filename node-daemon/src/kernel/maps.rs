@@ -88,11 +88,12 @@ impl Maps {
         Ok(maps)
     }
 
-    /// The tables that an earlier daemon left.
+    /// The tables that are in `policies`, whoever put them there. One without rows is what stands for none.
     fn find_tables(&self) -> Result<BTreeMap<u32, Table>, KernelError> {
         let mut tables = BTreeMap::new();
         for slot in 0..self.policies.len() {
             match self.policies.get(&slot, 0) {
+                Ok(table) if table.keys().next().is_none() => {}
                 Ok(table) => drop(tables.insert(slot, table)),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed(names::POLICIES)(error)),
@@ -101,7 +102,8 @@ impl Maps {
         Ok(tables)
     }
 
-    pub(crate) fn read(&self) -> Result<Tables, KernelError> {
+    pub(crate) fn read(&mut self) -> Result<Tables, KernelError> {
+        self.tables = self.find_tables()?;
         let mut tables = Tables {
             endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?
                 .map(|(ifindex, row)| (ifindex, row.0))
@@ -133,10 +135,7 @@ impl Maps {
         for (slot, table) in &self.tables {
             let rows: PolicyTable =
                 all(table.iter(), names::POLICIES)?.map(|(key, row)| (policy_key(&key), row.0)).collect();
-            // No rows is what a slot without a table holds.
-            if !rows.is_empty() {
-                tables.policies.insert(*slot, rows);
-            }
+            tables.policies.insert(*slot, rows);
         }
         Ok(tables)
     }

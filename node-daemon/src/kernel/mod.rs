@@ -48,6 +48,15 @@ pub enum Hook {
     Uplink,
 }
 
+/// How an interface was found by [`Datapath::attach`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// Programs of ours were there, and were replaced in place.
+    InPlace,
+    /// At least one was not.
+    Anew,
+}
+
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapUse {
@@ -76,13 +85,13 @@ pub trait Datapath: Send + 'static {
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError>;
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
-    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError>;
+    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;
 
     /// Takes our programs off the interface; no error where there are none or the interface is gone.
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError>;
 
-    /// Interfaces that carry programs of ours.
-    fn attached(&mut self) -> Result<Vec<u32>, KernelError>;
+    /// Interfaces that carry programs of ours, and which.
+    fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError>;
 
     /// Counters that are not zero.
     fn counters(&mut self) -> Result<Vec<(Point, Reason, Counter)>, KernelError>;

@@ -19,7 +19,7 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Collected, Datapath, Hook, KernelError, attach,
+    Attached, Collected, Datapath, Hook, KernelError, attach,
     events::Events,
     flows::Collector,
     maps::{Maps, memory_bytes},
@@ -163,19 +163,23 @@ impl Datapath for Object {
         steps.iter().try_for_each(|step| self.maps.write(step))
     }
 
-    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {
         let directory = self.directory()?.join("links");
+        let mut found = Attached::InPlace;
         for (name, direction) in attach::programs(hook) {
-            attach::attach(program(&mut self.ebpf, name)?, name, *direction, ifindex, &directory)?;
+            let program = program(&mut self.ebpf, name)?;
+            if attach::attach(program, name, *direction, ifindex, &directory)? == Attached::Anew {
+                found = Attached::Anew;
+            }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
         attach::detach(ifindex, &self.directory()?.join("links"))
     }
 
-    fn attached(&mut self) -> Result<Vec<u32>, KernelError> {
+    fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError> {
         attach::attached(&self.directory()?.join("links"))
     }
 
@@ -208,7 +212,7 @@ pub fn has_tcx() -> bool {
 /// Takes every program of ours off its interface and every pin out of the directory: forwarding ends.
 pub fn cleanup(directory: &Path) -> Result<(), KernelError> {
     let links = directory.join("links");
-    for ifindex in attach::attached(&links)? {
+    for (ifindex, _) in attach::attached(&links)? {
         attach::detach(ifindex, &links)?;
     }
     for directory in [links, directory.join("maps")] {

@@ -13,13 +13,14 @@ pub fn get(name: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
-/// Writes `net/…` where it differs, since `/proc/sys` may be read-only and right already.
-pub fn set(name: &str, value: &str) -> Result<(), KernelError> {
+/// Writes `net/…` where it differs, since `/proc/sys` may be read-only and right already. Whether it did.
+pub fn set(name: &str, value: &str) -> Result<bool, KernelError> {
     if get(name)?.as_deref() == Some(value) {
-        return Ok(());
+        return Ok(false);
     }
     fs::write(path(name), value)
-        .map_err(|error| KernelError::new(format!("set sysctl {name} to {value}"), error))
+        .map_err(|error| KernelError::new(format!("set sysctl {name} to {value}"), error))?;
+    Ok(true)
 }
 
 /// Whether the kernel has IPv6 at all.

@@ -13,8 +13,8 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Collected, Datapath, Hook, KernelError,
-    links::{Link, Links, MadeEndpoint, NewEndpoint},
+    Attached, Collected, Datapath, Hook, KernelError,
+    links::{Ensured, Link, Links, MadeEndpoint, NewEndpoint},
 };
 use crate::{
     desired::attachments::Mac,
@@ -38,6 +38,8 @@ pub struct TwinState {
     pub flows_alive: u64,
     /// Writes fail with this text while it is set.
     pub broken: Option<String>,
+    /// No program can be attached, with this text, while it is set.
+    pub refuses_programs: Option<String>,
 }
 
 /// Clones share one state, so a test keeps one and gives the daemon another.
@@ -83,9 +85,14 @@ impl Datapath for Twin {
         })
     }
 
-    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
-        self.with(|state| state.attached.insert(ifindex, hook));
-        Ok(())
+    fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {
+        self.with(|state| {
+            if let Some(why) = &state.refuses_programs {
+                return Err(KernelError::new("attach the twin's programs", why.as_str()));
+            }
+            let before = state.attached.insert(ifindex, hook);
+            Ok(if before == Some(hook) { Attached::InPlace } else { Attached::Anew })
+        })
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
@@ -93,8 +100,8 @@ impl Datapath for Twin {
         Ok(())
     }
 
-    fn attached(&mut self) -> Result<Vec<u32>, KernelError> {
-        Ok(self.with(|state| state.attached.keys().copied().collect()))
+    fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError> {
+        Ok(self.with(|state| state.attached.iter().map(|(ifindex, hook)| (*ifindex, *hook)).collect()))
     }
 
     fn counters(&mut self) -> Result<Vec<(Point, Reason, Counter)>, KernelError> {
@@ -132,7 +139,15 @@ pub struct TwinLinksState {
     /// Address → interface index it is routed to.
     pub routes: BTreeMap<IpAddr, u32>,
     pub up: BTreeSet<u32>,
+    /// Of the only uplink, instead of [`UPLINK_ADDRESS`].
+    pub addresses: Option<Vec<IpAddr>>,
     next_ifindex: u32,
+}
+
+impl TwinLinksState {
+    fn uplink_addresses(&self) -> Vec<IpAddr> {
+        self.addresses.clone().unwrap_or_else(|| vec![UPLINK_ADDRESS])
+    }
 }
 
 /// Clones share one state.
@@ -156,7 +171,8 @@ impl TwinLinks {
             let ifindex = state.next_ifindex;
             let [a, b, c, d] = ifindex.to_be_bytes();
             let mac = Some([0x02, 0x01, a, b, c, d]);
-            let link = Link { ifindex, name: name.to_owned(), mac, mtu_bytes: 1500, peer_elsewhere };
+            let link =
+                Link { ifindex, name: name.to_owned(), mac, mtu_bytes: 1500, up: false, peer_elsewhere };
             state.links.insert(name.to_owned(), link.clone());
             link
         })
@@ -169,26 +185,46 @@ impl Links for TwinLinks {
         Ok(self.with(|state| state.links.get(name).cloned()))
     }
 
+    async fn find_at(&self, ifindex: u32) -> Result<Option<Link>, KernelError> {
+        Ok(self.with(|state| state.links.values().find(|link| link.ifindex == ifindex).cloned()))
+    }
+
     async fn default_uplinks(&self) -> Result<Vec<Link>, KernelError> {
         let known = self.find("eth0").await?;
         Ok(vec![known.unwrap_or_else(|| self.add("eth0", false))])
     }
 
     async fn addresses(&self, _: u32) -> Result<Vec<IpAddr>, KernelError> {
-        Ok(vec![UPLINK_ADDRESS])
+        Ok(self.with(|state| state.uplink_addresses()))
     }
 
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError> {
-        Ok(vec![UPLINK_ADDRESS])
+        Ok(self.with(|state| state.uplink_addresses()))
     }
 
-    async fn ensure_overlay(&self, name: &str, _: u16, _: u32) -> Result<u32, KernelError> {
+    async fn ensure_overlay(
+        &self,
+        name: &str,
+        _: u16,
+        mtu_bytes: u32,
+        ifindex: Option<u32>,
+    ) -> Result<Ensured, KernelError> {
         let known = self.find(name).await?;
-        Ok(known.unwrap_or_else(|| self.add(name, false)).ifindex)
+        let changed = known.as_ref().is_none_or(|link| link.mtu_bytes != mtu_bytes);
+        let mut link = known.unwrap_or_else(|| self.add(name, false));
+        link.mtu_bytes = mtu_bytes;
+        link.ifindex = ifindex.unwrap_or(link.ifindex);
+        let ifindex = link.ifindex;
+        self.with(|state| state.links.insert(name.to_owned(), link));
+        Ok(Ensured { ifindex, changed })
     }
 
-    async fn prepare_node(&self, _: &[Link]) -> Result<(), KernelError> {
-        Ok(())
+    async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.up.insert(ifindex)))
+    }
+
+    async fn prepare_node(&self, _: &[Link]) -> Result<bool, KernelError> {
+        Ok(false)
     }
 
     async fn make_endpoint(&self, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError> {
@@ -205,16 +241,35 @@ impl Links for TwinLinks {
         Ok(None)
     }
 
-    async fn connect_endpoint(&self, ifindex: u32, addresses: &[IpAddr], _: Mac) -> Result<(), KernelError> {
+    async fn connect_endpoint(
+        &self,
+        ifindex: u32,
+        addresses: &[IpAddr],
+        _: Mac,
+    ) -> Result<bool, KernelError> {
+        Ok(self.with(|state| {
+            let mut missed = state.up.insert(ifindex);
+            for address in addresses {
+                missed |= state.routes.insert(*address, ifindex) != Some(ifindex);
+            }
+            missed
+        }))
+    }
+
+    async fn set_endpoint_mtu(&self, ifindex: u32, _: &str, mtu_bytes: u32) -> Result<(), KernelError> {
         self.with(|state| {
-            state.up.insert(ifindex);
-            state.routes.extend(addresses.iter().map(|address| (*address, ifindex)));
+            for link in state.links.values_mut().filter(|link| link.ifindex == ifindex) {
+                link.mtu_bytes = mtu_bytes;
+            }
         });
         Ok(())
     }
 
     async fn disconnect_endpoint(&self, ifindex: u32, _: &[IpAddr]) -> Result<(), KernelError> {
-        self.with(|state| state.routes.retain(|_, to| *to != ifindex));
+        self.with(|state| {
+            state.routes.retain(|_, to| *to != ifindex);
+            state.up.remove(&ifindex);
+        });
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use prost::Message;
 use tempfile::TempDir;
 use weft_noded::{
     daemon::{EndpointState, StartError},
+    desired::{attachments::Attachments, disk::Disk},
     kernel::{Hook, links::Link},
     plan::tables::Step,
 };
@@ -305,6 +306,7 @@ async fn interfaces_of_ours_that_nobody_desires_go_after_the_first_sync() {
         name: "weft01234567".to_owned(),
         mac: None,
         mtu_bytes: 1500,
+        up: true,
         peer_elsewhere: true,
     };
     kernel.links.with(|state| state.links.insert(leftover.name.clone(), leftover.clone()));
@@ -470,4 +472,49 @@ async fn flows_that_are_over_are_collected_in_slices_and_counted() {
     let flows = node.status_until(|status| status.flows.is_some_and(|flows| flows.entries == 5)).await.flows;
 
     assert_eq!(flows.map(|flows| flows.collected), Some(20_000));
+}
+
+#[tokio::test]
+async fn endpoints_end_with_the_boot_of_their_node() {
+    let (state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", true, "", 6).await;
+    stream.report(|report| matches!(report, Report::Endpoint(_)).then_some(())).await;
+    drop(stream);
+    node.kill();
+    let disk = Disk::open(state.path()).unwrap();
+    let mut attachments = Attachments::load(&disk).unwrap();
+    assert_eq!(attachments.boot_id, "boot-1");
+    attachments.boot_id = "boot-0".to_owned();
+    attachments.store(&disk).unwrap();
+
+    // An interface of the same name and index is there, but it is not the same.
+    let node = Node::start(&kernel, state.path(), &[]).await;
+
+    assert_eq!(node.core.endpoint("web".to_owned()).await, Ok(EndpointState::Gone));
+    assert!(kernel.maps.with(|state| state.tables.endpoints.is_empty()));
+    assert_eq!(Attachments::load(&disk).unwrap().boot_id, "boot-1");
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_programs_cannot_be_put_back_is_down_until_they_can() {
+    let (_state, kernel, _fake, node, _stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    let ifindex = kernel.maps.with(|twin| *twin.tables.endpoints.keys().next().unwrap());
+    let is_up = || kernel.links.with(|links| links.up.contains(&ifindex));
+    assert!(is_up());
+    kernel.maps.with(|twin| {
+        twin.attached.remove(&ifindex);
+        twin.refuses_programs = Some("no memory".to_owned());
+    });
+
+    node.core.check().await.unwrap();
+    assert!(!is_up(), "an interface without programs is an open door");
+    kernel.maps.with(|twin| twin.refuses_programs = None);
+    node.core.check().await.unwrap();
+
+    assert!(is_up());
+    assert_eq!(kernel.maps.with(|twin| twin.attached.get(&ifindex).copied()), Some(Hook::Endpoint));
+    let repairs = node.status().await.repairs;
+    assert!(repairs.iter().any(|repair| repair.what == "programs" && repair.last.is_some()), "{repairs:?}");
 }

@@ -10,9 +10,11 @@
 
 mod collect;
 mod conntrack;
+mod drift;
 mod fragments;
 mod garbage;
 mod harness;
+mod live;
 mod neighbours;
 mod oracle;
 mod overlay;

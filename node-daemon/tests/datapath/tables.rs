@@ -8,7 +8,7 @@ use std::{
 use nix::mount::{MntFlags, umount2};
 use weft_noded::{
     kernel::{
-        Datapath as _, Hook,
+        Attached, Datapath as _, Hook,
         object::{self, Object, Options},
     },
     plan::tables::{Step, Tables},
@@ -271,7 +271,10 @@ fn programs_stay_attached_and_are_replaced_in_place() {
     for (ifindex, hook) in [(WEB, Hook::Endpoint), (OVERLAY, Hook::Overlay), (UPLINK, Hook::Uplink)] {
         first.attach(ifindex, hook).unwrap();
     }
-    assert_eq!(first.attached().unwrap(), [WEB, OVERLAY, UPLINK]);
+    assert_eq!(
+        first.attached().unwrap(),
+        [(WEB, Hook::Endpoint), (OVERLAY, Hook::Overlay), (UPLINK, Hook::Uplink)]
+    );
     let before = programs_on(WEB);
     assert_eq!((before.len(), programs_on(OVERLAY).len(), programs_on(UPLINK).len()), (2, 1, 2));
     let links = pinned_links(&pins);
@@ -279,7 +282,7 @@ fn programs_stay_attached_and_are_replaced_in_place() {
     assert_eq!(programs_on(WEB), before, "the programs outlive the daemon");
 
     let mut second = pins.load();
-    second.attach(WEB, Hook::Endpoint).unwrap();
+    assert_eq!(second.attach(WEB, Hook::Endpoint).unwrap(), Attached::InPlace);
     let after = programs_on(WEB);
     assert_eq!(after.len(), 2, "in place, not beside");
     assert!(after.iter().all(|id| !before.contains(id)));
@@ -288,7 +291,7 @@ fn programs_stay_attached_and_are_replaced_in_place() {
     second.detach(WEB).unwrap();
     wait_until_nothing_is_on(WEB);
     second.detach(WEB).unwrap();
-    assert_eq!(second.attached().unwrap(), [OVERLAY, UPLINK]);
+    assert_eq!(second.attached().unwrap(), [(OVERLAY, Hook::Overlay), (UPLINK, Hook::Uplink)]);
     drop(second);
     object::cleanup(pins.path()).unwrap();
     wait_until_nothing_is_on(UPLINK);
@@ -305,12 +308,12 @@ fn an_interface_that_took_the_index_of_one_that_went_gets_the_programs() {
         assert!(status.success(), "ip {arguments}");
     };
     ip(&format!("link del t{WEB}"));
-    assert_eq!(object.attached().unwrap(), [WEB], "what is to be swept is listed");
+    assert_eq!(object.attached().unwrap(), [(WEB, Hook::Endpoint)], "what is to be swept is listed");
     ip(&format!("link add t{WEB} index {WEB} type veth peer name p{WEB}"));
     assert_eq!(programs_on(WEB), [0; 0]);
-    object.attach(WEB, Hook::Endpoint).unwrap();
+    assert_eq!(object.attach(WEB, Hook::Endpoint).unwrap(), Attached::Anew);
     assert_eq!(programs_on(WEB).len(), 2);
     ip(&format!("link del t{WEB}"));
     object.detach(WEB).unwrap();
-    assert_eq!(object.attached().unwrap(), [0; 0]);
+    assert_eq!(object.attached().unwrap(), []);
 }

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
+    path::Path,
 };
 
 use rtnetlink::{
@@ -102,6 +103,28 @@ async fn configure(handle: &Handle, new: &NewEndpoint) -> Result<Mac, KernelErro
         route.map_err(|error| failed("add the default route", error))?;
     }
     Ok(mac)
+}
+
+/// Both sides; the workload's where its namespace is still there.
+pub(super) async fn set_mtu(
+    handle: &Handle,
+    ifindex: u32,
+    netns: &str,
+    mtu_bytes: u32,
+) -> Result<(), KernelError> {
+    async fn set(handle: &Handle, ifindex: u32, mtu_bytes: u32) -> Result<(), KernelError> {
+        let mtu = LinkUnspec::new_with_index(ifindex).mtu(mtu_bytes).build();
+        let set = handle.link().set(mtu).execute().await;
+        set.map_err(|error| KernelError::new(format!("set the MTU of interface {ifindex}"), error))
+    }
+    let message = read::message_at(handle, ifindex).await?;
+    if let Some(peer) = message.as_ref().and_then(read::other_end)
+        && Path::new(netns).exists()
+    {
+        netns::inside(netns.to_owned(), move |inside| async move { set(&inside, peer, mtu_bytes).await })
+            .await?;
+    }
+    set(handle, ifindex, mtu_bytes).await
 }
 
 /// A host address, usable at once: nobody else can have it, so nothing need be detected.

@@ -10,18 +10,14 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{
-        RouteNetlinkMessage,
-        route::{RouteMessage, RouteProtocol, RouteScope},
-    },
+    packet_route::route::{RouteMessage, RouteProtocol, RouteScope},
 };
 
-pub use watch::watch_removals;
+pub use watch::{Watched, watch};
 
 use super::{
     KernelError,
-    links::{Link, Links, MadeEndpoint, NewEndpoint},
+    links::{Ensured, Link, Links, MadeEndpoint, NewEndpoint},
     sysctl,
 };
 use crate::{desired::attachments::Mac, endpoint::interface};
@@ -78,6 +74,10 @@ impl Links for Netlink {
         read::find(&self.handle, name).await
     }
 
+    async fn find_at(&self, ifindex: u32) -> Result<Option<Link>, KernelError> {
+        Ok(read::message_at(&self.handle, ifindex).await?.as_ref().map(read::link))
+    }
+
     async fn default_uplinks(&self) -> Result<Vec<Link>, KernelError> {
         read::default_uplinks(&self.handle).await
     }
@@ -90,23 +90,39 @@ impl Links for Netlink {
         read::addresses(&self.handle, None).await
     }
 
-    async fn ensure_overlay(&self, name: &str, udp_port: u16, mtu_bytes: u32) -> Result<u32, KernelError> {
-        overlay::ensure(&self.handle, name, udp_port, mtu_bytes).await
+    async fn ensure_overlay(
+        &self,
+        name: &str,
+        udp_port: u16,
+        mtu_bytes: u32,
+        ifindex: Option<u32>,
+    ) -> Result<Ensured, KernelError> {
+        overlay::ensure(&self.handle, name, udp_port, mtu_bytes, ifindex).await
     }
 
-    async fn prepare_node(&self, uplinks: &[Link]) -> Result<(), KernelError> {
-        sysctl::set("net/ipv4/ip_forward", "1")?;
+    async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {
+        if self.find_at(ifindex).await?.is_some_and(|link| link.up) {
+            return Ok(false);
+        }
+        let up = self.handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await;
+        up.map_err(|error| KernelError::new(format!("set interface {ifindex} up"), error))?;
+        Ok(true)
+    }
+
+    async fn prepare_node(&self, uplinks: &[Link]) -> Result<bool, KernelError> {
+        let mut changed = sysctl::set("net/ipv4/ip_forward", "1")?;
         if !sysctl::has_ipv6() {
-            return Ok(());
+            return Ok(changed);
         }
         for uplink in uplinks {
             let accept_ra = format!("net/ipv6/conf/{}/accept_ra", uplink.name);
             // A forwarding host stops listening to its routers unless it is told to go on (2).
             if sysctl::get(&accept_ra)?.as_deref() == Some("1") {
-                sysctl::set(&accept_ra, "2")?;
+                changed |= sysctl::set(&accept_ra, "2")?;
             }
         }
-        sysctl::set("net/ipv6/conf/all/forwarding", "1")
+        changed |= sysctl::set("net/ipv6/conf/all/forwarding", "1")?;
+        Ok(changed)
     }
 
     async fn make_endpoint(&self, new: &NewEndpoint) -> Result<MadeEndpoint, KernelError> {
@@ -122,21 +138,28 @@ impl Links for Netlink {
         ifindex: u32,
         addresses: &[IpAddr],
         mac: Mac,
-    ) -> Result<(), KernelError> {
-        let up = LinkUnspec::new_with_index(ifindex).up().build();
-        let up = self.handle.link().set(up).execute().await;
-        up.map_err(|error| KernelError::new(format!("set interface {ifindex} up"), error))?;
+    ) -> Result<bool, KernelError> {
+        let mut missed = self.set_up(ifindex).await?;
         for address in addresses {
-            let added = self.handle.route().add(host_route(*address, ifindex)).replace().execute().await;
-            added.map_err(|error| {
-                KernelError::new(format!("route {address} to interface {ifindex}"), error)
-            })?;
-            let neighbour =
-                self.handle.neighbours().add(ifindex, *address).link_layer_address(&mac).replace();
-            let added = neighbour.execute().await;
-            added.map_err(|error| KernelError::new(format!("set the neighbour {address}"), error))?;
+            // First as something new, which tells whether it was there; then in the place of what is there.
+            let what = format!("route {address} to interface {ifindex}");
+            let route = || self.handle.route().add(host_route(*address, ifindex));
+            missed |= match route().execute().await {
+                Err(error) if is_there(&error) => replaced(route().replace().execute().await, &what)?,
+                added => added.map(|()| true).map_err(|error| KernelError::new(what, error))?,
+            };
+            let what = format!("set the neighbour {address}");
+            let neighbour = || self.handle.neighbours().add(ifindex, *address).link_layer_address(&mac);
+            missed |= match neighbour().execute().await {
+                Err(error) if is_there(&error) => replaced(neighbour().replace().execute().await, &what)?,
+                added => added.map(|()| true).map_err(|error| KernelError::new(what, error))?,
+            };
         }
-        Ok(())
+        Ok(missed)
+    }
+
+    async fn set_endpoint_mtu(&self, ifindex: u32, netns: &str, mtu_bytes: u32) -> Result<(), KernelError> {
+        endpoint::set_mtu(&self.handle, ifindex, netns, mtu_bytes).await
     }
 
     async fn disconnect_endpoint(&self, ifindex: u32, addresses: &[IpAddr]) -> Result<(), KernelError> {
@@ -184,6 +207,16 @@ fn host_route(address: IpAddr, ifindex: u32) -> RouteMessage {
     }
 }
 
+fn is_there(error: &rtnetlink::Error) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else { return false };
+    message.code.is_some_and(|code| code.get() == -libc::EEXIST)
+}
+
+/// Something was there before.
+fn replaced(result: Result<(), rtnetlink::Error>, what: &str) -> Result<bool, KernelError> {
+    result.map(|()| false).map_err(|error| KernelError::new(what, error))
+}
+
 /// What is gone already need not be removed.
 fn ignore_missing(result: Result<(), rtnetlink::Error>, what: &str) -> Result<(), KernelError> {
     match result {
@@ -196,12 +229,4 @@ fn is_missing(error: &rtnetlink::Error) -> bool {
     let rtnetlink::Error::NetlinkError(message) = error else { return false };
     let missing = [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::ENXIO];
     message.code.is_some_and(|code| missing.contains(&-code.get()))
-}
-
-/// The kernel's word that a link is no more.
-fn removed_link(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => Some(link.header.index),
-        _ => None,
-    }
 }

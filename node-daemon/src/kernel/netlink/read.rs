@@ -10,7 +10,7 @@ use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAttribute, RouteMessage},
     },
 };
@@ -51,6 +51,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
         name: String::new(),
         mac: None,
         mtu_bytes: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
         peer_elsewhere: kind(message) == Some(InfoKind::Veth) && is_elsewhere(message),
     };
     for attribute in &message.attributes {
