@@ -10,6 +10,7 @@ pub mod identity;
 pub mod keys;
 pub mod limits;
 pub mod nodes;
+pub mod opening;
 pub mod plan;
 pub mod removal;
 pub mod resource;
@@ -17,4 +18,5 @@ pub mod serve;
 pub mod store;
 pub mod stream;
 
+pub use opening::StoreConfig;
 pub use serve::{Config, Controller, ServeError, Services};

@@ -1,4 +1,6 @@
 //! `weft-controller`: flags and wiring.
+mod flags;
+
 use std::{
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -9,29 +11,37 @@ use std::{
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use weft_controller::{Config, Controller, ServeError};
+use weft_controller::{Config, Controller, ServeError, StoreConfig};
+
+use flags::EtcdFlags;
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 64;
 
-/// Serves operators and nodes of a Weft fleet. All state is in the store: an embedded one, in the data directory.
+/// Serves operators and nodes of a Weft fleet. All state is in the store: an embedded one in the data directory, for one
+/// controller, or etcd, for several.
 #[derive(Debug, Parser)]
 #[command(
     name = "weft-controller",
     version,
-    after_help = "Exit status: 0 stopped by a signal, 1 failed, 64 bad usage."
+    after_help = "Exit status: 0 stopped by a signal, 1 failed (the store could not be reached for 30 s, for one), 64 bad \
+                  usage. A store that is lost later does not end the controller: calls answer UNAVAILABLE until it is \
+                  back, and nodes keep what they have."
 )]
 struct Arguments {
     /// Address and port to serve gRPC on
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
 
-    /// Where the embedded store is kept (weft.redb); made if it is not there
+    /// Where the embedded store is kept (weft.redb); made if it is not there. Not used with --etcd
     #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
     data_dir: PathBuf,
 
-    /// Serve on an address that is not loopback, without encryption and authentication: whoever reaches it controls
-    /// the fleet
+    #[command(flatten)]
+    etcd: EtcdFlags,
+
+    /// Serve on an address that is not loopback, or use etcd on one without TLS: without encryption and authentication
+    /// whoever reaches it controls the fleet
     #[arg(long, env = "WEFT_INSECURE")]
     insecure: bool,
 
@@ -77,13 +87,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds nobody.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut controller = Controller::start(Config {
-        listen: arguments.listen,
-        data_directory: arguments.data_dir,
-        name: arguments.name,
-        insecure: arguments.insecure,
-    })
-    .await?;
+    let store = match arguments.etcd.config()? {
+        Some(etcd) => StoreConfig::Etcd(etcd),
+        None => StoreConfig::Embedded { directory: arguments.data_dir },
+    };
+    let config = Config { listen: arguments.listen, name: arguments.name, insecure: arguments.insecure };
+    let starting = Controller::start(config, &store);
+    let mut controller = tokio::select! {
+        controller = starting => controller?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     tokio::select! {
         error = controller.failed() => return Err(error.into()),
         _ = terminate.recv() => {}

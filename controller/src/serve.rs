@@ -1,5 +1,5 @@
 //! Puts the parts together: the store, the fleet that follows it, the services, the listener.
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -12,18 +12,15 @@ use crate::{
     api::Operator,
     fleet::EventError,
     fleet_config, guard, limits,
+    opening::{self, OpenError, StoreConfig},
     plan::Registry,
-    store::{Embedded, Store, StoreError},
+    store::{EtcdConfigError, Store, StoreError},
     stream::{self, Context, Hub, NodeStreams},
 };
-
-/// The embedded store's file in the data directory.
-const STORE_FILE: &str = "weft.redb";
 
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
-    pub data_directory: PathBuf,
     /// What this controller calls itself.
     pub name: String,
     /// Anybody who can reach the listener is trusted: needed where it is not loopback.
@@ -38,10 +35,12 @@ pub enum ServeError {
          trusted"
     )]
     NotLoopback(SocketAddr),
-    #[error("cannot make the data directory {}: {source}", path.display())]
-    DataDirectory { path: PathBuf, source: io::Error },
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Etcd(#[from] EtcdConfigError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot serve what the store holds: {0}")]
@@ -55,7 +54,7 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the configuration itself is refused.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NotLoopback(_))
+        matches!(self, Self::NotLoopback(_) | Self::Etcd(_))
     }
 }
 
@@ -115,13 +114,14 @@ impl fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// Serves with the embedded store, until [`Controller::stop`]. Once this returns, connections are accepted.
-    pub async fn start(config: Config) -> Result<Self, ServeError> {
+    /// Serves until [`Controller::stop`]. Once this returns, connections are accepted.
+    pub async fn start(config: Config, store: &StoreConfig) -> Result<Self, ServeError> {
         refuse_open_listener(&config)?;
-        std::fs::create_dir_all(&config.data_directory)
-            .map_err(|source| ServeError::DataDirectory { path: config.data_directory.clone(), source })?;
-        let store = Embedded::open(config.data_directory.join(STORE_FILE)).await?;
-        Self::start_with(config, Arc::new(store)).await
+        if let StoreConfig::Etcd(etcd) = store {
+            etcd.check(config.insecure)?;
+        }
+        let store = opening::open(store).await?;
+        Self::start_with(config, store).await
     }
 
     /// Serves with this store.

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
-pub use etcd::{Etcd, EtcdConfig, EtcdTls, EtcdUser};
+pub use etcd::{Etcd, EtcdConfig, EtcdConfigError, EtcdTls, EtcdUser};
 pub use memory::Memory;
 pub use watch::Watch;
 

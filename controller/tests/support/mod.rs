@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
-use weft_controller::{Config, Controller};
+use weft_controller::{Config, Controller, StoreConfig};
 use weft_proto::v1::{
     self, controller_message::Message, node_stream_service_client::NodeStreamServiceClient,
     object::Kind as Of, operator_service_client::OperatorServiceClient,
@@ -38,13 +38,10 @@ pub(crate) async fn fleet() -> Fleet {
 }
 
 pub(crate) async fn fleet_in(directory: tempfile::TempDir) -> Fleet {
-    let config = Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        data_directory: directory.path().to_owned(),
-        name: "controller-1".to_owned(),
-        insecure: false,
-    };
-    let controller = Controller::start(config).await.unwrap();
+    let config =
+        Config { listen: "127.0.0.1:0".parse().unwrap(), name: "controller-1".to_owned(), insecure: false };
+    let store = StoreConfig::Embedded { directory: directory.path().to_owned() };
+    let controller = Controller::start(config, &store).await.unwrap();
     let address = format!("http://{}", controller.address());
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     let operator = OperatorServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);

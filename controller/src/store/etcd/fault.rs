@@ -41,7 +41,7 @@ impl From<Error> for Fault {
             Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => {
                 Self::Refused(error.to_string())
             }
-            Error::TransportError(error) => Self::Refused(chain(&error)),
+            Error::TransportError(error) => Self::Refused(chain(&error, &error.to_string())),
             other => Self::Unknown(other.to_string()),
         }
     }
@@ -51,7 +51,7 @@ impl From<Error> for Fault {
 fn of_status(status: &Status) -> Fault {
     let text = status.message();
     if never_connected(status) {
-        return Fault::NotDone(chain(status));
+        return Fault::NotDone(chain(status, text));
     }
     let says = |part: &str| text.contains(part);
     match status.code() {
@@ -69,7 +69,7 @@ fn of_status(status: &Status) -> Fault {
         | Code::FailedPrecondition
         | Code::ResourceExhausted
         | Code::Unimplemented => Fault::Refused(text.to_owned()),
-        _ => Fault::Unknown(chain(status)),
+        _ => Fault::Unknown(chain(status, text)),
     }
 }
 
@@ -84,16 +84,54 @@ fn never_connected(status: &Status) -> bool {
     false
 }
 
-/// A gRPC status says "transport error"; what happened is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
+/// What it says, and what is at the bottom of it: in between there are only layers that it passed.
+fn chain(error: &dyn std::error::Error, says: &str) -> String {
+    let mut bottom = error.source();
+    while let Some(deeper) = bottom.and_then(std::error::Error::source) {
+        bottom = Some(deeper);
     }
-    text
+    match bottom.map(ToString::to_string) {
+        Some(bottom) if !says.contains(&bottom) => format!("{says}: {bottom}"),
+        _ => says.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_before_it_does_anything_was_not_done() {
+        for (code, text) in [
+            (Code::Unavailable, "etcdserver: no leader"),
+            (Code::ResourceExhausted, "etcdserver: too many requests"),
+        ] {
+            let fault = of_status(&Status::new(code, text));
+            assert_eq!(fault, Fault::NotDone(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_never_called_not_done() {
+        for (code, text) in [
+            (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure"),
+            (Code::Unavailable, "etcdserver: leader changed"),
+            (Code::Unavailable, "transport error"),
+            (Code::Unknown, "h2 protocol error"),
+            (Code::DeadlineExceeded, "context deadline exceeded"),
+            (Code::Internal, "stream terminated"),
+            (Code::Cancelled, "operation was cancelled"),
+        ] {
+            let fault = of_status(&Status::new(code, text));
+            assert_eq!(fault, Fault::Unknown(text.to_owned()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_refused_did_nothing_and_says_why() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = Status::from_error(Box::new(tonic::ConnectError(Box::new(refused))));
+        let Fault::NotDone(text) = of_status(&status) else { panic!("it was called done") };
+        assert!(text.contains("connection refused") && !text.contains("ConnectError"), "{text}");
+    }
 }

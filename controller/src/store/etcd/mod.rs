@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, GetResponse, ResponseHeader, Txn, TxnOpResponse, TxnResponse};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
-pub use config::{EtcdConfig, EtcdTls, EtcdUser};
+pub use config::{EtcdConfig, EtcdConfigError, EtcdTls, EtcdUser};
 use convert::Base;
 use fault::Fault;
 use members::{Members, to_error};
@@ -53,7 +53,7 @@ impl Drop for Etcd {
 }
 
 impl Etcd {
-    /// Tries for [`limits::ETCD_START`]. Certainty that the members are those of one store, and which, is the caller's.
+    /// Tries for [`limits::ETCD_START`], saying so in the log.
     pub async fn connect(config: &EtcdConfig) -> Result<Self, StoreError> {
         let members = Arc::new(Members::new(config));
         let deadline = Instant::now() + limits::ETCD_START;
@@ -71,6 +71,12 @@ impl Etcd {
     fn new(members: Arc<Members>, base: Base) -> Self {
         let compactor = tokio::spawn(keep_history_bounded(Arc::clone(&members)));
         Self { members, base, seen: AtomicU64::new(0), compactor }
+    }
+
+    /// Whether the revisions are still counted the way they were when this was connected. They change when data is moved
+    /// into an empty store, and never once a controller has initialised it.
+    pub async fn is_current(&self) -> Result<bool, StoreError> {
+        Ok(read_base(&self.members).await? == self.base)
     }
 
     fn saw(&self, header: Option<&ResponseHeader>) -> u64 {
