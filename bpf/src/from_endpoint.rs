@@ -44,7 +44,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
-    let (ends, receiver) = judge(packet, endpoint, ifindex, epoch, trace)?;
+    let (ends, receiver) = judge(ctx, packet, endpoint, ifindex, epoch, trace)?;
     fragment::remember(packet)?;
     send(ctx, packet, endpoint, &ends.destination, receiver)
 }
@@ -52,6 +52,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
 /// Who is at both ends, after the flow was allowed; with the receiving endpoint where it was looked up on the way.
 #[inline(always)]
 fn judge(
+    ctx: &TcContext,
     packet: &Packet,
     endpoint: &'static Endpoint,
     ifindex: u32,
@@ -81,7 +82,7 @@ fn judge(
         source: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
         destination: maps::peer_of(&packet.destination),
     };
-    verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)?;
     Ok((ends, None))
 }
 

@@ -45,7 +45,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
     let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
-    let (receiver, ifindex) = judge(packet, &sender, runtime.epoch, trace)?;
+    let (receiver, ifindex) = judge(ctx, packet, &sender, runtime.epoch, trace)?;
     fragment::remember(packet)?;
     deliver::to_endpoint(ctx, receiver, ifindex)
 }
@@ -79,6 +79,7 @@ fn tunnel(ctx: &TcContext) -> Result<(u32, Address), Reason> {
 
 #[inline(always)]
 fn judge(
+    ctx: &TcContext,
     packet: &Packet,
     sender: &Peer,
     epoch: u64,
@@ -104,7 +105,7 @@ fn judge(
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
     let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
     refuse_foreign_source(packet, sender)?;
-    verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)?;
     Ok((receiver, ends.destination.ifindex))
 }
 

@@ -1,5 +1,5 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
-//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `deliver` (on
+//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `deliver` (on
 //! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Every error is a drop with its reason; nothing passes because something could not be found out.
@@ -18,6 +18,7 @@ mod from_overlay;
 mod maps;
 mod neighbour;
 mod parse;
+mod related;
 mod to_endpoint;
 mod uplink;
 mod verdict;

@@ -57,6 +57,18 @@ pub enum Echo {
 }
 
 impl Echo {
+    /// By type and code.
+    #[inline(always)]
+    pub const fn of(icmp: u16, v6: bool) -> Self {
+        match icmp {
+            ECHO_REQUEST_V4 if !v6 => Self::Request,
+            ECHO_REQUEST_V6 if v6 => Self::Request,
+            ECHO_REPLY_V4 if !v6 => Self::Reply,
+            ECHO_REPLY_V6 if v6 => Self::Reply,
+            _ => Self::No,
+        }
+    }
+
     #[inline(always)]
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -273,13 +285,13 @@ fn ipv6(ctx: &TcContext, frame: &Frame) -> Result<Network, Reason> {
     Ok(network)
 }
 
-const HOP_BY_HOP: u8 = 0;
+pub const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
+pub const FRAGMENT: u8 = 44;
+pub const DESTINATION: u8 = 60;
 
 #[inline(always)]
-fn is_extension(next: u8) -> bool {
+pub fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }
 
@@ -363,13 +375,7 @@ fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet
         protocol::ICMP | protocol::ICMPV6 => {
             let [kind, code]: [u8; 2] = field(ctx, frame, network, 0, 8)?;
             packet.icmp = u16::from_be_bytes([kind, code]);
-            packet.echo = match packet.icmp {
-                ECHO_REQUEST_V4 if !network.v6 => Echo::Request,
-                ECHO_REQUEST_V6 if network.v6 => Echo::Request,
-                ECHO_REPLY_V4 if !network.v6 => Echo::Reply,
-                ECHO_REPLY_V6 if network.v6 => Echo::Reply,
-                _ => Echo::No,
-            };
+            packet.echo = Echo::of(packet.icmp, network.v6);
             if packet.echo != Echo::No {
                 let identifier = field::<u16>(ctx, frame, network, 4, 8)?;
                 packet.source_port = identifier;

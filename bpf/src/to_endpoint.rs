@@ -85,7 +85,7 @@ fn judge(
     if !came_by_its_way(ctx, &ends.source) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
-    verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)
 }
 
 /// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address

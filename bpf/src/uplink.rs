@@ -33,7 +33,7 @@ pub fn receive(
     let network = parse::network(ctx, &frame, ethertype)?;
     let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
-    judge(packet, receiver, &to, epoch, trace)?;
+    judge(ctx, packet, receiver, &to, epoch, trace)?;
     fragment::remember(packet)?;
     deliver::hop(ctx, packet.v6)?;
     deliver::to_endpoint(ctx, receiver, to.ifindex)
@@ -41,6 +41,7 @@ pub fn receive(
 
 #[inline(always)]
 fn judge(
+    ctx: &TcContext,
     packet: &Packet,
     receiver: &Endpoint,
     to: &Peer,
@@ -72,7 +73,7 @@ fn judge(
     if !may_come_by_uplink(&ends.source) {
         return Err(Reason::Spoofed);
     }
-    verdict::decide(packet, entry, &ends, Moment { epoch, now }, trace)
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! What the policy says: both local subjects of a flow are asked, each for its own direction, by exact identity and by
 //! class. Whatever is missing denies.
 
+use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
     Action, Address, Class, Direction, Endpoint, Peer, PolicyKey, PolicyRow, Reason, endpoint_flags,
 };
@@ -10,12 +11,13 @@ use crate::{
     events::Trace,
     maps::{self, POLICIES, SUBJECTS, policy_row},
     parse::{Echo, Packet},
+    related,
 };
 
 /// Which flow is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-enum Way {
+pub enum Way {
     /// The packet's own direction.
     Forth = 0,
     /// The flow whose reply the packet is.
@@ -69,6 +71,7 @@ pub fn own_endpoint(peer: &Peer, address: &Address) -> Result<&'static Endpoint,
 /// where there is an entry; else in the packet's own, and for TCP in the midst of a connection also as a reply.
 #[inline(always)]
 pub fn decide(
+    ctx: &TcContext,
     packet: &Packet,
     entry: Option<Entry>,
     ends: &Ends,
@@ -79,6 +82,9 @@ pub fn decide(
     trace.destination_identity = ends.destination.identity;
     // An endpoint may always reach itself.
     if same(&packet.source, &packet.destination) {
+        return Ok(());
+    }
+    if related::passes(ctx, packet, ends) {
         return Ok(());
     }
     let (key, high) = conntrack::key(packet);
@@ -106,7 +112,7 @@ pub fn decide(
 
 /// The verdict of both subjects.
 #[inline(always)]
-fn judge(packet: &Packet, ends: &Ends, way: Way, trace: &mut Trace) -> Result<(), Reason> {
+pub fn judge(packet: &Packet, ends: &Ends, way: Way, trace: &mut Trace) -> Result<(), Reason> {
     match judge_number(packet, ends, way as u32, trace) {
         ALLOWED => Ok(()),
         number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),

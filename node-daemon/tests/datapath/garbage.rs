@@ -47,7 +47,9 @@ fn seeds() -> Vec<Vec<u8>> {
 
 fn of_every_kind(way: &Way) -> Vec<Vec<u8>> {
     let pieces = way.cut(&way.datagram(1000, 80, 40), &[16, 32], 7);
+    let error = way.back().error((3, 3), &way.datagram(1000, 80, 8), 100);
     let whole = [
+        error,
         way.tcp(1000, 80, SYN),
         way.tcp(1000, 80, crate::packets::ACK),
         way.udp(1000, 8472),

@@ -11,6 +11,7 @@
 mod collect;
 mod conntrack;
 mod drift;
+mod errors;
 mod fragments;
 mod garbage;
 mod harness;

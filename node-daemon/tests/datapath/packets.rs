@@ -131,6 +131,21 @@ impl Way {
         packet
     }
 
+    /// An ICMP error of this family about a packet, of which it quotes that many bytes behind the frame's header.
+    pub(crate) fn error(&self, (kind, code): (u8, u8), about: &[u8], bytes: usize) -> Vec<u8> {
+        let quoted = &about[14..about.len().min(14 + bytes)];
+        let mut packet = Vec::new();
+        match self.from {
+            IpAddr::V4(_) => {
+                self.builder().icmpv4_raw(kind, code, [0; 4]).write(&mut packet, quoted).unwrap();
+            }
+            IpAddr::V6(_) => {
+                self.builder().icmpv6_raw(kind, code, [0; 4]).write(&mut packet, quoted).unwrap();
+            }
+        }
+        packet
+    }
+
     /// Any protocol, or for IPv6 an extension header, which etherparse would not write as it is given.
     pub(crate) fn protocol(&self, number: u8, payload: &[u8]) -> Vec<u8> {
         const NEXT_HEADER: usize = 20;

@@ -1,0 +1,201 @@
+//! ICMP errors about flows that are known: no port, no way, too big, no hop left, a bad header. They pass by the verdict on
+//! the flow whose packet they quote, so that a closed policy does not cut path MTU discovery or "connection refused".
+//!
+//! The flow is judged anew and nothing is remembered: errors are few, and must keep no flow alive. What quotes no known
+//! flow, or quotes it wrongly, is judged by its own type and code like any packet.
+
+use aya_ebpf::programs::TcContext;
+use weft_shared::layout::{Address, Class, Reason};
+
+use crate::{
+    conntrack::{self, Ends},
+    events::Trace,
+    fragment::Part,
+    frame::{ETHERNET, IPV4, IPV6, load},
+    maps::{self, QUOTED},
+    parse::{self, Echo, Packet, protocol},
+    verdict::{self, Way, in_pools, same},
+};
+
+/// What an error quotes, and what is asked about it: aside, because the stack has no room for it.
+#[derive(Clone, Copy)]
+pub struct Quoted {
+    packet: Packet,
+    ends: Ends,
+    trace: Trace,
+}
+
+/// Of the ICMP header, before the quoted packet.
+const ICMP: u32 = 8;
+/// Of the quoted transport header, that every error has at least (RFC 792).
+const TRANSPORT: u32 = 8;
+/// IPv6 extension headers in the quoted packet.
+const EXTENSIONS_MAX: usize = 3;
+
+/// Whether the packet is an error about a flow that is allowed, by someone who may tell of it.
+#[inline(always)]
+pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
+    if !is_error(packet) {
+        return false;
+    }
+    let Some(quoted) = QUOTED.get_ptr_mut(0) else { return false };
+    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
+    let quoted = unsafe { &mut *quoted };
+    if !quote(ctx, packet.v6, &mut quoted.packet) {
+        return false;
+    }
+    let way = match way_in_flow(packet, ends, quoted) {
+        FORTH => Way::Forth,
+        BACK => Way::Back,
+        _ => return false,
+    };
+    verdict::judge(&quoted.packet, &quoted.ends, way, &mut quoted.trace).is_ok()
+}
+
+const NONE: u32 = 0;
+const FORTH: u32 = 1;
+const BACK: u32 = 2;
+
+#[inline(always)]
+fn is_error(packet: &Packet) -> bool {
+    let kind = packet.icmp >> 8;
+    packet.part == Part::Whole
+        && match packet.protocol {
+            // Unreachable, time exceeded, parameter problem.
+            protocol::ICMP => kind == 3 || kind == 11 || kind == 12,
+            // Unreachable, too big, time exceeded, parameter problem.
+            protocol::ICMPV6 => kind >= 1 && kind <= 4,
+            _ => false,
+        }
+}
+
+/// Which way the quoted packet went in its flow, and who is at its ends; [`NONE`] where there is no such flow, or it is not
+/// the sender's to tell of. One after the other with what else is asked, and not one in the other, for the stack's sake.
+#[inline(never)]
+fn way_in_flow(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> u32 {
+    if !name_ends(error, ends, quoted) {
+        return NONE;
+    }
+    let (key, high) = conntrack::key(&quoted.packet);
+    match conntrack::find(&quoted.packet, &key, high, conntrack::now()) {
+        Some(entry) if entry.original => FORTH,
+        Some(_) => BACK,
+        None => NONE,
+    }
+}
+
+/// Who is at the ends of the quoted packet, where the sender of the error may tell of it. Only who sent the packet is told
+/// of its fate. A router anywhere may tell; a workload is none, and tells of what it was sent itself, as who it is here;
+/// and no router but this node sees what endpoints send each other.
+#[inline(always)]
+fn name_ends(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> bool {
+    if !same(&quoted.packet.source, &error.destination) {
+        return false;
+    }
+    quoted.ends.source = ends.destination;
+    if in_pools(&ends.source) {
+        quoted.ends.destination = ends.source;
+        return same(&quoted.packet.destination, &error.source);
+    }
+    quoted.ends.destination = maps::peer_of(&quoted.packet.destination);
+    ends.source.class == Class::Host as u32 || !in_pools(&quoted.ends.destination)
+}
+
+/// The quoted packet's addresses and ports. What is behind extension headers is found for the usual ones; not an error
+/// that has extension headers itself, nor what is about a later fragment.
+#[inline(never)]
+fn quote(ctx: &TcContext, v6: bool, quoted: &mut Packet) -> bool {
+    let found = if v6 { quote_v6(ctx, quoted) } else { quote_v4(ctx, quoted) };
+    found.is_ok_and(|(transport, end)| ports(ctx, quoted, transport, end).is_ok())
+}
+
+/// Gives the offset of the quoted transport header, and that behind the error's last byte.
+#[inline(always)]
+fn quote_v4(ctx: &TcContext, quoted: &mut Packet) -> Result<(u32, u32), Reason> {
+    const OFFSET: u16 = 0x1fff;
+    let [version_and_length, _, high, low]: [u8; 4] = load(ctx, ETHERNET as u32)?;
+    let end = ETHERNET as u32 + u32::from(u16::from_be_bytes([high, low]));
+    let start = ETHERNET as u32 + u32::from(version_and_length & 0x0f) * 4 + ICMP;
+    let header: [u32; 5] = load(ctx, start)?;
+    let [version_and_length, ..] = header[0].to_ne_bytes();
+    let [_, _, high, low] = header[1].to_ne_bytes();
+    let [_, protocol, ..] = header[2].to_ne_bytes();
+    let length = u32::from(version_and_length & 0x0f) * 4;
+    if version_and_length >> 4 != 4 || length < IPV4 as u32 || u16::from_be_bytes([high, low]) & OFFSET != 0 {
+        return Err(Reason::Malformed);
+    }
+    fill(quoted, Address::from_v4(header[3]), Address::from_v4(header[4]), protocol, false);
+    Ok((start + length, end))
+}
+
+#[inline(always)]
+fn quote_v6(ctx: &TcContext, quoted: &mut Packet) -> Result<(u32, u32), Reason> {
+    const LATER: u16 = 0xfff8;
+    const START: u32 = (ETHERNET + IPV6) as u32 + ICMP;
+    let [high, low, outer_next]: [u8; 3] = load(ctx, ETHERNET as u32 + 4)?;
+    let end = (ETHERNET + IPV6) as u32 + u32::from(u16::from_be_bytes([high, low]));
+    let version: u8 = load(ctx, START)?;
+    if outer_next != protocol::ICMPV6 || version >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let source = Address { words: load(ctx, START + 8)? };
+    let destination = Address { words: load(ctx, START + 24)? };
+    let mut next: u8 = load(ctx, START + 6)?;
+    let mut transport = START + IPV6 as u32;
+    for _ in 0..EXTENSIONS_MAX {
+        let [following, length, high, low]: [u8; 4] = load(ctx, transport)?;
+        match next {
+            parse::HOP_BY_HOP | parse::DESTINATION => transport += (u32::from(length) + 1) * 8,
+            parse::FRAGMENT if u16::from_be_bytes([high, low]) & LATER == 0 => transport += 8,
+            _ => break,
+        }
+        next = following;
+    }
+    if parse::is_extension(next) {
+        return Err(Reason::Malformed);
+    }
+    fill(quoted, source, destination, next, true);
+    Ok((transport, end))
+}
+
+#[inline(always)]
+fn fill(quoted: &mut Packet, source: Address, destination: Address, protocol: u8, v6: bool) {
+    *quoted = Packet {
+        source,
+        destination,
+        source_port: 0,
+        destination_port: 0,
+        icmp: 0,
+        protocol,
+        tcp_flags: 0,
+        v6,
+        echo: Echo::No,
+        part: Part::Whole,
+    };
+}
+
+#[inline(always)]
+fn ports(ctx: &TcContext, quoted: &mut Packet, transport: u32, end: u32) -> Result<(), Reason> {
+    let header: [u16; 4] = load(ctx, transport)?;
+    if transport + TRANSPORT > end {
+        return Err(Reason::Malformed);
+    }
+    match quoted.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            quoted.source_port = header[0];
+            quoted.destination_port = header[1];
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            quoted.icmp = u16::from_be(header[0]);
+            quoted.echo = Echo::of(quoted.icmp, quoted.v6);
+            quoted.source_port = header[2];
+            quoted.destination_port = header[2];
+            // Other ICMP has no flow.
+            if quoted.echo == Echo::No || quoted.v6 != (quoted.protocol == protocol::ICMPV6) {
+                return Err(Reason::Malformed);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
