@@ -168,7 +168,7 @@ impl Datapath {
 }
 
 /// `struct __sk_buff` with the two fields that the kernel takes from there.
-fn context(place: Place) -> [u8; 192] {
+pub(crate) fn context(place: Place) -> [u8; 192] {
     const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     let mut context = [0; 192];

@@ -22,6 +22,7 @@ mod overlay;
 mod packets;
 mod policy;
 mod refusals;
+mod revisions;
 mod tables;
 mod uplink;
 mod verifier;
