@@ -11,6 +11,9 @@ pub(crate) struct Options {
     /// End when everything was shown; non-zero if anything observed differs from what was expected
     #[arg(long)]
     once: bool,
+    /// Keep the controller's state in etcd, which is started for the demo
+    #[arg(long)]
+    etcd: bool,
     /// Write what was observed and measured
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -31,6 +34,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Infallible
     demo.arg("--binaries").arg(&binaries).arg("--policies").arg(workspace.root.join("deploy/examples"));
     if options.once {
         demo.arg("--once");
+    }
+    if options.etcd {
+        demo.arg("--etcd");
     }
     for (flag, path) in [("--json", &options.json), ("--keep-logs", &options.keep_logs)] {
         if let Some(path) = path {

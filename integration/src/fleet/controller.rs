@@ -1,14 +1,24 @@
 //! The controller of a fleet, on a host of its own.
+use std::process::ExitStatus;
+
 use anyhow::{Context, Result};
 
-use super::{Answer, Binaries, Home, Host, Place, Process};
+use super::{Answer, Binaries, Etcd, Home, Host, Place, Process};
 
 const PORT: u16 = 7443;
+
+/// Where the controller keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Embedded,
+    Etcd { members: usize },
+}
 
 /// A host with a controller process.
 #[derive(Debug)]
 pub struct Controller {
     process: Option<Process>,
+    etcd: Option<Etcd>,
     binaries: Binaries,
     log: std::path::PathBuf,
     // After its process: what it runs in ends last.
@@ -16,9 +26,13 @@ pub struct Controller {
 }
 
 impl Controller {
-    pub fn start(home: &Home, host: Host, binaries: &Binaries) -> Result<Self> {
+    pub fn start(home: &Home, host: Host, binaries: &Binaries, store: Store) -> Result<Self> {
         let log = home.log("controller");
-        let mut controller = Self { process: None, binaries: binaries.clone(), log, host };
+        let etcd = match store {
+            Store::Embedded => None,
+            Store::Etcd { members } => Some(Etcd::start(home, &host, members)?),
+        };
+        let mut controller = Self { process: None, etcd, binaries: binaries.clone(), log, host };
         controller.run()?;
         Ok(controller)
     }
@@ -27,6 +41,9 @@ impl Controller {
     pub fn run(&mut self) -> Result<()> {
         let mut command = self.host.command(self.binaries.controller());
         command.args(["--listen", &format!("{}:{PORT}", Place::CONTROLLER.v4()), "--insecure"]);
+        if let Some(etcd) = &self.etcd {
+            command.args(["--etcd", &etcd.urls()?]);
+        }
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
     }
@@ -34,6 +51,16 @@ impl Controller {
     /// SIGKILL, and gone when this returns.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("the controller is not running")?.kill()
+    }
+
+    /// SIGTERM, and gone when this returns; how it ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.take().context("the controller is not running")?.terminate()
+    }
+
+    /// Where its state is, if it is not embedded.
+    pub fn etcd(&mut self) -> Result<&mut Etcd> {
+        self.etcd.as_mut().context("this fleet has no etcd")
     }
 
     pub fn process(&self) -> Result<&Process> {

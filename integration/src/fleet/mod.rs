@@ -2,6 +2,7 @@
 mod binaries;
 mod cli;
 mod controller;
+mod etcd;
 mod home;
 mod host;
 mod node;
@@ -13,11 +14,12 @@ mod workload;
 
 pub use binaries::Binaries;
 pub use cli::Answer;
-pub use controller::Controller;
+pub use controller::{Controller, Store};
+pub use etcd::Etcd;
 pub use home::{Home, namespaces, sweep};
 pub use host::Host;
 pub use node::Node;
 pub use process::Process;
 pub use topology::{Fabric, Place, UPLINK};
-pub use whole::{Fleet, scenario};
+pub use whole::{Fleet, scenario, scenario_on};
 pub use workload::Party;

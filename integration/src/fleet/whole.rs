@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    Answer, Binaries, Controller, Fabric, Home, Host, Node, Party, Place, system::ip_batch, topology::UPLINK,
-    workload,
+    Answer, Binaries, Controller, Fabric, Home, Host, Node, Party, Place, Store, system::ip_batch,
+    topology::UPLINK, workload,
 };
 use crate::{limits::READY, traffic::Namespace, wait};
 
@@ -23,7 +23,17 @@ pub struct Fleet {
 
 /// Runs a test in a fleet of its own; when it fails, prints the logs and how to look around.
 pub fn scenario(test: &str, nodes: u8, run: impl FnOnce(&mut Fleet) -> Result<()>) -> Result<()> {
-    let mut fleet = Fleet::start(test, nodes, &Binaries::find()?)?;
+    scenario_on(Store::Embedded, test, nodes, run)
+}
+
+/// As [`scenario`], with the controller's state in this store.
+pub fn scenario_on(
+    store: Store,
+    test: &str,
+    nodes: u8,
+    run: impl FnOnce(&mut Fleet) -> Result<()>,
+) -> Result<()> {
+    let mut fleet = Fleet::start(test, nodes, &Binaries::find()?, store)?;
     let result = run(&mut fleet);
     if result.is_err() {
         eprintln!("{}", fleet.picture());
@@ -32,13 +42,13 @@ pub fn scenario(test: &str, nodes: u8, run: impl FnOnce(&mut Fleet) -> Result<()
 }
 
 impl Fleet {
-    /// A controller on the embedded store, a host of the world, and nodes `n1`, `n2`, …, all connected.
-    pub fn start(test: &str, nodes: u8, binaries: &Binaries) -> Result<Self> {
+    /// A controller with its store, a host of the world, and nodes `n1`, `n2`, …, all connected.
+    pub fn start(test: &str, nodes: u8, binaries: &Binaries, store: Store) -> Result<Self> {
         let home = Home::create(test)?;
         let fabric = Fabric::create(&home)?;
         let world = fabric.plug(&home, "world", Place::WORLD)?;
         let controller = fabric.plug(&home, "ctl", Place::CONTROLLER)?;
-        let controller = Controller::start(&home, controller, binaries)?;
+        let controller = Controller::start(&home, controller, binaries, store)?;
         let mut fleet = Self { controller, nodes: Vec::new(), world, parties: BTreeMap::new(), home };
         let brought_up = fleet.bring_up(&fabric, nodes, binaries);
         brought_up.with_context(|| fleet.picture())?;

@@ -4,7 +4,7 @@
 
 mod cast;
 mod flows;
-mod kill;
+mod outage;
 mod report;
 mod revocation;
 
@@ -20,11 +20,15 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tokio::time::Instant;
 use weft_integration::{
-    fleet::{Binaries, Controller, Fleet},
+    fleet::{Binaries, Controller, Fleet, Store},
     wait,
 };
 
-use crate::{cast::Cast, report::Report};
+use crate::{
+    cast::Cast,
+    outage::Part,
+    report::{Outages, Report},
+};
 
 const NODES: u8 = 3;
 /// How long the demo stays up at most when nobody ends it.
@@ -36,6 +40,9 @@ struct Arguments {
     /// End when everything was shown; exit 1 if anything observed differs from what was expected
     #[arg(long)]
     once: bool,
+    /// Keep the controller's state in etcd, which is started for the demo
+    #[arg(long)]
+    etcd: bool,
     /// Write what was observed and measured
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -77,8 +84,13 @@ fn run(arguments: &mut Arguments) -> Result<bool> {
     }
     let binaries = Binaries::in_folder(&arguments.binaries)?;
     let start = Instant::now();
-    say("a controller on the embedded store and three nodes, each a network namespace with a real daemon");
-    let mut fleet = Fleet::start("demo", NODES, &binaries)?;
+    let (store, named) = if arguments.etcd {
+        (Store::Etcd { members: 1 }, "etcd")
+    } else {
+        (Store::Embedded, "the embedded store")
+    };
+    say(&format!("a controller on {named} and three nodes, each a network namespace with a real daemon"));
+    let mut fleet = Fleet::start("demo", NODES, &binaries, store)?;
     let shown = show(&mut fleet, arguments, start);
     if let Some(folder) = &arguments.keep_logs {
         keep_logs(&fleet, folder)?;
@@ -108,8 +120,12 @@ fn show(fleet: &mut Fleet, arguments: &Arguments, start: Instant) -> Result<bool
     let flows = flows::observe(fleet)?;
     println!("{}", report::table(&flows));
     let revocation = revocation::show(fleet, &arguments.policies)?;
-    let daemon_kill = kill::show(fleet)?;
-    let report = Report::gather(fleet, &flows, realised, &revocation, daemon_kill)?;
+    let outages = Outages {
+        daemon_kill: outage::show(fleet, Part::Daemon)?,
+        controller_stop: outage::show(fleet, Part::Controller)?,
+        etcd_kill: if arguments.etcd { Some(outage::show(fleet, Part::Etcd)?) } else { None },
+    };
+    let report = Report::gather(fleet, &flows, realised, &revocation, outages)?;
     drop(cast);
     if let Some(path) = &arguments.json {
         report.write(path)?;

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use weft_integration::{fleet::Fleet, traffic::Protocol};
 
-use crate::{flows::Tried, kill::DaemonKill, revocation::Revocation};
+use crate::{flows::Tried, outage::Outage, revocation::Revocation};
 
 const MIB: f64 = 1_048_576.0;
 
@@ -20,11 +20,29 @@ pub(crate) struct Report {
     apply_to_realised_ms: f64,
     /// See [`Revocation::milliseconds`].
     revocation_ms: f64,
-    daemon_kill: DaemonKill,
+    #[serde(flatten)]
+    outages: Outages,
     daemon_rss_mib: Vec<f64>,
     /// Of the daemons' BPF maps in the kernel.
     daemon_map_mib: Vec<f64>,
     controller_rss_mib: f64,
+}
+
+/// What became of traffic while parts of Weft were gone.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outages {
+    pub(crate) daemon_kill: Outage,
+    pub(crate) controller_stop: Outage,
+    /// Where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd_kill: Option<Outage>,
+}
+
+impl Outages {
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Outage)> {
+        let always = [("daemon killed", &self.daemon_kill), ("controller stopped", &self.controller_stop)];
+        always.into_iter().chain(self.etcd_kill.as_ref().map(|etcd| ("etcd killed", etcd)))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -45,7 +63,7 @@ impl Report {
         flows: &[Tried],
         apply_to_realised_ms: f64,
         revocation: &Revocation,
-        daemon_kill: DaemonKill,
+        outages: Outages,
     ) -> Result<Self> {
         let status = fleet.weft(&["fleet", "status", "--output", "json"])?.success()?.json()?;
         let nodes = fleet.nodes();
@@ -60,7 +78,7 @@ impl Report {
             flows: flows.iter().map(row).collect(),
             apply_to_realised_ms,
             revocation_ms: revocation.milliseconds,
-            daemon_kill,
+            outages,
             daemon_rss_mib: resident.collect::<Result<_>>()?,
             daemon_map_mib: maps.collect::<Result<_>>()?,
             controller_rss_mib: fleet.controller().process()?.resident_mib()?,
@@ -68,11 +86,8 @@ impl Report {
     }
 
     pub(crate) fn as_expected(&self) -> bool {
-        let kill = &self.daemon_kill;
         self.flows.iter().all(|flow| flow.expected == flow.observed)
-            && kill.established_survived
-            && kill.packets_lost == 0
-            && kill.denied_stayed_denied
+            && self.outages.named().all(|(_, outage)| outage.as_expected())
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -83,7 +98,6 @@ impl Report {
     pub(crate) fn summary(&self) -> String {
         let right = self.flows.iter().filter(|flow| flow.expected == flow.observed).count();
         let mib = |all: &[f64]| all.iter().map(|one| format!("{one:.1}")).collect::<Vec<_>>().join(", ");
-        let kill = &self.daemon_kill;
         let mut table = new_table(["", ""]);
         let mut row = |name: &str, value: String| {
             table.add_row([name.to_owned(), value]);
@@ -94,9 +108,11 @@ impl Report {
             "established connection revoked",
             format!("{:.1} ms after apply was started", self.revocation_ms),
         );
-        row("daemon killed: connection survived", kill.established_survived.to_string());
-        row("daemon killed: packets lost", kill.packets_lost.to_string());
-        row("daemon killed: denied stayed denied", kill.denied_stayed_denied.to_string());
+        for (what, outage) in self.outages.named() {
+            row(&format!("{what}: connections survived"), outage.established_survived.to_string());
+            row(&format!("{what}: packets lost"), outage.packets_lost.to_string());
+            row(&format!("{what}: denied stayed denied"), outage.denied_stayed_denied.to_string());
+        }
         row("daemons, resident MiB", mib(&self.daemon_rss_mib));
         row("daemons, maps MiB", mib(&self.daemon_map_mib));
         row("controller, resident MiB", mib(&[self.controller_rss_mib]));
