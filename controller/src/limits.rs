@@ -83,6 +83,10 @@ pub const UNACKNOWLEDGED_DELTAS_MAX: usize = 4;
 pub const DELTA_CHUNK_BYTES: usize = 768 * 1024;
 /// A node without other news is told of new identities at most this often.
 pub const IDENTITIES_THROUGH_INTERVAL: Duration = Duration::from_millis(100);
+/// Resources that a node may name in a resume; one that holds more of the types that differ is sent everything.
+pub const RESUME_ITEMS_MAX: usize = 500_000;
+/// How long a node may take to answer what it holds.
+pub const RESUME_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream that has not sent its Hello by then is ended.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 keepalive on streams.

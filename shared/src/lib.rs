@@ -2,6 +2,8 @@
 //! too, so it is `no_std`), the newtypes of the field's words, and the pure policy model.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(feature = "std")]
+pub mod digest;
 pub mod layout;
 #[cfg(feature = "std")]
 pub mod names;

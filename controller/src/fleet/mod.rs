@@ -5,6 +5,7 @@ mod event;
 mod gate;
 mod index;
 mod resources;
+mod resume;
 mod scope;
 mod selected;
 mod sets;
@@ -19,11 +20,12 @@ use std::{
     time::Duration,
 };
 
-use weft_proto::v1::ResourceType;
+use weft_proto::v1::{self, ResourceType};
 use weft_shared::policy::model::{Labels, Policy};
 
 pub use event::{Change, EndpointFacts, EventError, NodeFacts};
 pub use resources::{Key, Resource};
+pub use resume::Have;
 pub use view::{Delta, Rejected};
 
 use gate::Gates;
@@ -36,6 +38,8 @@ const VARIANTS: u32 = 2;
 #[derive(Debug, Default)]
 pub struct Fleet {
     revision: u64,
+    /// When contents changed that are taken in now; 0 for the first listing, which does not say.
+    contents_revision: u64,
     index: Index,
     /// Of each node that was ever connected and still exists.
     views: BTreeMap<String, View>,
@@ -54,6 +58,7 @@ struct Aftermath {
 impl Fleet {
     /// Takes all changes of one revision, in any order.
     pub fn apply(&mut self, revision: u64, now: Duration, changes: Vec<Change>) {
+        self.contents_revision = if self.revision == 0 { 0 } else { revision };
         self.revision = revision;
         let mut aftermath = Aftermath::default();
         let (deletions, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_deletion);
@@ -70,11 +75,36 @@ impl Fleet {
         self.open_what_may(Some(now));
     }
 
-    /// The node starts anew: its next delta holds everything. It must exist.
-    pub fn connect(&mut self, node: &str) {
+    /// The node starts anew, with what it says that it holds of this store. It must exist. Returns what to ask it; while
+    /// it has not answered, it is sent nothing.
+    pub fn connect(&mut self, node: &str, have: Option<&Have>) -> Vec<v1::WantBuckets> {
+        let revision = self.revision;
+        let known = self.realised(node).min(have.map_or(0, |have| have.revision));
         let view = self.views.entry(node.to_owned()).or_default();
-        view.connect(&mut self.index.resources);
+        view.connect(&mut self.index.resources, known.min(revision) + 1);
         self.rescope(node);
+        let view = self.views.get_mut(node);
+        let asked = view.zip(have).map(|(view, have)| view.resume(&mut self.index.resources, have));
+        asked.unwrap_or_default()
+    }
+
+    /// The node's answer to what it was asked first. Returns what to ask it next.
+    pub fn take_buckets(&mut self, node: &str, report: &v1::DigestBuckets) -> Option<v1::WantItems> {
+        self.views.get_mut(node)?.take_buckets(&mut self.index.resources, report)
+    }
+
+    /// The node's answer to what it was asked next.
+    pub fn take_items(&mut self, node: &str, report: &v1::DigestItems) {
+        if let Some(view) = self.views.get_mut(node) {
+            view.take_items(&mut self.index.resources, report);
+        }
+    }
+
+    /// The node does not answer: it is sent everything.
+    pub fn give_up_resume(&mut self, node: &str) {
+        if let Some(view) = self.views.get_mut(node) {
+            view.give_up_resume(&mut self.index.resources);
+        }
     }
 
     pub fn disconnect(&mut self, node: &str) {
@@ -103,7 +133,9 @@ impl Fleet {
         nonce: u64,
         rejected: Vec<(ResourceType, String, String)>,
     ) -> bool {
-        let known = self.views.get_mut(node).is_some_and(|view| view.acknowledge(nonce, rejected));
+        let resources = &self.index.resources;
+        let view = self.views.get_mut(node);
+        let known = view.is_some_and(|view| view.acknowledge(resources, nonce, rejected));
         self.open_what_may(None);
         known
     }

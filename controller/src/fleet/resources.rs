@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use weft_proto::v1::ResourceType;
+use weft_shared::digest::{self, Digest};
 
 pub(super) type Id = u32;
 
@@ -20,6 +21,11 @@ pub struct Key {
 pub struct Resource {
     pub key: Key,
     pub bytes: Bytes,
+    pub(super) digest: Digest,
+    /// Of its name ([`digest::place`]).
+    pub(super) place: u32,
+    /// When it got this content; 0: earlier than is known.
+    pub(super) changed: u64,
 }
 
 #[derive(Debug)]
@@ -47,9 +53,17 @@ impl Key {
     }
 }
 
+impl Resource {
+    pub fn new(key: Key, bytes: Bytes, changed: u64) -> Self {
+        let digest = Digest::of(key.kind.into(), &key.name, &[], &bytes);
+        let place = digest::place(&key.name);
+        Self { key, bytes, digest, place, changed }
+    }
+}
+
 impl Resources {
     /// Sets the content. Returns the id, and whether who holds it must be told.
-    pub(super) fn put(&mut self, key: Key, bytes: Bytes) -> (Id, bool) {
+    pub(super) fn put(&mut self, key: Key, bytes: Bytes, changed: u64) -> (Id, bool) {
         let id = match self.ids.get(&key) {
             Some(id) => *id,
             None => self.insert(key.clone()),
@@ -58,7 +72,7 @@ impl Resources {
         if slot.resource.as_ref().is_some_and(|resource| resource.bytes == bytes) {
             return (id, false);
         }
-        slot.resource = Some(Arc::new(Resource { key, bytes }));
+        slot.resource = Some(Arc::new(Resource::new(key, bytes, changed)));
         (id, slot.holders > 0)
     }
 
@@ -92,6 +106,12 @@ impl Resources {
     pub(super) fn versions(&self, key: &Key) -> impl Iterator<Item = Id> + use<'_> {
         let key = key.clone();
         (0..super::VARIANTS).filter_map(move |variant| self.find(&key.clone().variant(variant)))
+    }
+
+    /// When it last changed, in any version; 0: not known.
+    pub(super) fn changed(&self, kind: ResourceType, name: &str) -> u64 {
+        let versions = self.versions(&Key::new(kind, name));
+        versions.filter_map(|id| self.get(id)).map(|resource| resource.changed).max().unwrap_or_default()
     }
 
     /// No node is to want it any more.

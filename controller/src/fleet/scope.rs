@@ -69,7 +69,7 @@ impl Fleet {
     // ---- Resources ----
 
     pub(super) fn put(&mut self, key: Key, bytes: impl Into<Bytes>) -> Id {
-        let (id, changed) = self.index.resources.put(key, bytes.into());
+        let (id, changed) = self.index.resources.put(key, bytes.into(), self.contents_revision);
         if changed {
             for view in self.views.values_mut() {
                 view.content_changed(id, self.revision);

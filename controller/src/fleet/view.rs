@@ -6,9 +6,12 @@ use std::{
 };
 
 use roaring::RoaringBitmap;
-use weft_proto::v1::ResourceType;
+use weft_proto::v1::{self, ResourceType};
 
-use super::resources::{Id, Key, Resource, Resources};
+use super::{
+    resources::{Id, Key, Resource, Resources},
+    resume::{self, Have, Resume},
+};
 use crate::limits;
 
 #[derive(Debug, Default)]
@@ -35,12 +38,19 @@ pub(super) struct View {
     news: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 enum Link {
     #[default]
     Down,
     /// Nothing was sent on this connection yet: the next delta holds everything.
     Fresh,
+    /// It is being found out what the node holds.
+    Resuming(Resume),
+    /// What the node holds is known, nothing was sent yet: the next delta holds what differs.
+    Resumed {
+        /// See `Delta` of the protocol.
+        gone: Vec<u32>,
+    },
     Synced,
 }
 
@@ -49,7 +59,6 @@ struct Sent {
     nonce: u64,
     /// The first revision that is not realised until this is acknowledged.
     since: u64,
-    revision: u64,
 }
 
 /// A resource that the node could not realise.
@@ -58,12 +67,12 @@ pub struct Rejected {
     pub kind: ResourceType,
     pub name: String,
     pub reason: String,
-    /// Of the delta that carried it.
+    /// The first one that is not realised because of it.
     pub revision: u64,
 }
 
 /// The content of one delta. Resources are shared between the nodes they go to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Delta {
     pub nonce: u64,
     pub from_revision: u64,
@@ -71,8 +80,14 @@ pub struct Delta {
     pub identities_through: u32,
     pub upserts: Vec<Arc<Resource>>,
     pub removes: Vec<Key>,
+    /// The first of a connection: with it the node holds all there is.
+    pub in_sync: bool,
     /// It holds everything.
     pub full: bool,
+    /// Places of what is gone in the node's listing.
+    pub gone: Vec<u32>,
+    /// Digests of what the node is to hold with it, at the end of a resume.
+    pub expected: Vec<v1::TypeDigest>,
 }
 
 impl View {
@@ -113,18 +128,88 @@ impl View {
         std::mem::take(&mut self.news)
     }
 
-    /// Everything is to be sent, whatever was sent before.
-    pub(super) fn connect(&mut self, resources: &mut Resources) {
-        for id in std::mem::take(&mut self.held) {
-            resources.release(id);
-        }
+    /// Everything is to be sent, whatever was sent before. `since`: the first revision that is not known to be realised.
+    pub(super) fn connect(&mut self, resources: &mut Resources, since: u64) {
+        self.hold_nothing(resources);
         self.changed.clear();
         self.in_flight.clear();
         self.rejections.clear();
         (self.link, self.news) = (Link::Fresh, true);
         (self.sent_revision, self.sent_through) = (0, 0);
-        self.pending_since = Some(1);
+        self.pending_since = Some(since);
     }
+
+    fn hold_nothing(&mut self, resources: &mut Resources) {
+        for id in std::mem::take(&mut self.held) {
+            resources.release(id);
+        }
+    }
+
+    // ---- Resume: right after `connect` ----
+
+    /// Compares with what the node holds. Returns what to ask it.
+    pub(super) fn resume(&mut self, resources: &mut Resources, have: &Have) -> Vec<v1::WantBuckets> {
+        match Resume::begin(resources, &self.wanted, have) {
+            None => Vec::new(),
+            Some(resume::Begun { same, asked: None }) => {
+                self.resumed(resources, same, Vec::new());
+                Vec::new()
+            }
+            Some(resume::Begun { same, asked: Some(resume) }) => {
+                self.hold(resources, same);
+                let questions = resume.buckets_wanted();
+                self.link = Link::Resuming(resume);
+                questions
+            }
+        }
+    }
+
+    /// Takes digests of buckets. `None`: there is nothing to ask.
+    pub(super) fn take_buckets(
+        &mut self,
+        resources: &mut Resources,
+        report: &v1::DigestBuckets,
+    ) -> Option<v1::WantItems> {
+        let Link::Resuming(resume) = &mut self.link else { return None };
+        if let Some((same, question)) = resume.take_buckets(resources, &self.wanted, report) {
+            self.hold(resources, same);
+            return Some(question);
+        }
+        self.give_up_resume(resources);
+        None
+    }
+
+    pub(super) fn take_items(&mut self, resources: &mut Resources, report: &v1::DigestItems) {
+        let Link::Resuming(resume) = &self.link else { return };
+        match resume.take_items(resources, &self.wanted, report) {
+            Some(found) => self.resumed(resources, found.same, found.gone),
+            None => self.give_up_resume(resources),
+        }
+    }
+
+    /// All is sent, if it is not known yet what the node holds.
+    pub(super) fn give_up_resume(&mut self, resources: &mut Resources) {
+        if matches!(self.link, Link::Resuming(_)) {
+            self.hold_nothing(resources);
+            self.changed.clear();
+            (self.link, self.news) = (Link::Fresh, true);
+        }
+    }
+
+    fn resumed(&mut self, resources: &mut Resources, same: RoaringBitmap, gone: Vec<u32>) {
+        self.hold(resources, same);
+        (self.link, self.news) = (Link::Resumed { gone }, true);
+    }
+
+    fn hold(&mut self, resources: &mut Resources, ids: RoaringBitmap) {
+        for id in ids {
+            if self.held.insert(id) {
+                resources.hold(id);
+            }
+        }
+    }
+
+    // ---- Deltas ----
 
     /// What was not acknowledged counts as not sent.
     pub(super) fn disconnect(&mut self) {
@@ -144,7 +229,8 @@ impl View {
 
     /// What is pending as one delta; `None`: nothing is, or too much is unacknowledged.
     pub(super) fn drain(&mut self, resources: &mut Resources, revision: u64, through: u32) -> Option<Delta> {
-        if !self.is_connected() || self.in_flight.len() >= limits::UNACKNOWLEDGED_DELTAS_MAX {
+        let ready = matches!(self.link, Link::Fresh | Link::Resumed { .. } | Link::Synced);
+        if !ready || self.in_flight.len() >= limits::UNACKNOWLEDGED_DELTAS_MAX {
             return None;
         }
         let since = self.pending_since.take()?;
@@ -168,25 +254,33 @@ impl View {
         self.held.clone_from(&self.wanted);
         self.changed.clear();
 
-        let full = std::mem::replace(&mut self.link, Link::Synced) == Link::Fresh;
-        if upserts.is_empty() && removes.is_empty() && !full {
+        let content = match std::mem::replace(&mut self.link, Link::Synced) {
+            Link::Resumed { gone } => {
+                let expected = resume::expected(resources, &self.wanted);
+                Delta { in_sync: true, full: expected.is_empty(), gone, expected, ..Delta::default() }
+            }
+            Link::Fresh => Delta { in_sync: true, full: true, ..Delta::default() },
+            _ => Delta::default(),
+        };
+        if upserts.is_empty() && removes.is_empty() && !content.in_sync {
             // What was pending has cancelled itself out.
             return None;
         }
         for key in upserts.iter().map(|resource| &resource.key).chain(&removes) {
             self.rejections.remove(&(key.kind, key.name.to_string()));
         }
-        Some(self.send(since, revision, through, Delta { upserts, removes, full, ..Delta::empty() }))
+        Some(self.send(since, revision, through, Delta { upserts, removes, ..content }))
     }
 
     /// A delta that only says which identities are classified; `None`: the node knows.
     pub(super) fn drain_through(&mut self, revision: u64, through: u32) -> Option<Delta> {
-        let idle = self.link == Link::Synced && self.in_flight.len() < limits::UNACKNOWLEDGED_DELTAS_MAX;
+        let idle =
+            matches!(self.link, Link::Synced) && self.in_flight.len() < limits::UNACKNOWLEDGED_DELTAS_MAX;
         // What is pending might be the classification itself: then the number travels with it.
         if !idle || self.pending_since.is_some() || self.sent_through >= through {
             return None;
         }
-        Some(self.send(revision + 1, revision, through, Delta::empty()))
+        Some(self.send(revision + 1, revision, through, Delta::default()))
     }
 
     fn send(&mut self, since: u64, revision: u64, through: u32, content: Delta) -> Delta {
@@ -194,21 +288,34 @@ impl View {
         let nonce = self.next_nonce;
         let from_revision = std::mem::replace(&mut self.sent_revision, revision);
         self.sent_through = through;
-        self.in_flight.push_back(Sent { nonce, since, revision });
+        self.in_flight.push_back(Sent { nonce, since });
         Delta { nonce, from_revision, revision, identities_through: through, ..content }
     }
 
-    /// Acknowledges this delta and those before it. `false`: no such delta is in flight.
-    pub(super) fn acknowledge(&mut self, nonce: u64, rejected: Vec<(ResourceType, String, String)>) -> bool {
+    /// Acknowledges this delta and those before it; `rejected` is all that the node rejects now. `false`: no such delta is
+    /// in flight.
+    pub(super) fn acknowledge(
+        &mut self,
+        resources: &Resources,
+        nonce: u64,
+        rejected: Vec<(ResourceType, String, String)>,
+    ) -> bool {
         let Some(place) = self.in_flight.iter().position(|sent| sent.nonce == nonce) else { return false };
-        let revision = self.in_flight[place].revision;
-        self.in_flight.drain(..=place);
-        for (kind, name, reason) in rejected {
-            if self.rejections.len() < limits::REJECTIONS_KEPT {
-                let rejection = Rejected { kind, name: name.clone(), reason, revision };
-                self.rejections.insert((kind, name), rejection);
-            }
-        }
+        let since = self.in_flight.drain(..=place).map(|sent| sent.since).min().unwrap_or_default();
+        let former = std::mem::take(&mut self.rejections);
+        let mut rejections: Vec<Rejected> = rejected
+            .into_iter()
+            .map(|(kind, name, reason)| {
+                let known = former.get(&(kind, name.clone())).map(|former| former.revision);
+                let revision = known.unwrap_or_else(|| resources.changed(kind, &name).max(since));
+                Rejected { kind, name, reason, revision }
+            })
+            .collect();
+        // Of too many, those are kept that say how far the node is.
+        rejections.sort_by_key(|rejected| rejected.revision);
+        rejections.truncate(limits::REJECTIONS_KEPT);
+        let named = rejections.into_iter().map(|rejected| ((rejected.kind, rejected.name.clone()), rejected));
+        self.rejections = named.collect();
         self.news = true;
         true
     }
@@ -231,20 +338,6 @@ impl View {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.link != Link::Down
-    }
-}
-
-impl Delta {
-    fn empty() -> Self {
-        Self {
-            nonce: 0,
-            from_revision: 0,
-            revision: 0,
-            identities_through: 0,
-            upserts: Vec::new(),
-            removes: Vec::new(),
-            full: false,
-        }
+        !matches!(self.link, Link::Down)
     }
 }

@@ -11,28 +11,40 @@ use crate::{
 
 /// What an item costs beside its name and bytes.
 const ITEM_OVERHEAD_BYTES: usize = 16;
+/// What a place costs at most.
+const GONE_BYTES: usize = 5;
 
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub struct Chunks {
     head: v1::Delta,
     upserts: vec::IntoIter<Arc<Resource>>,
     removes: vec::IntoIter<Key>,
+    gone: vec::IntoIter<u32>,
+    /// For the last message.
+    expected: Vec<v1::TypeDigest>,
     done: bool,
 }
 
 impl Chunks {
-    pub(super) fn new(delta: Delta, committed_at: Option<SystemTime>) -> Self {
+    pub fn new(delta: Delta, committed_at: Option<SystemTime>) -> Self {
         let head = v1::Delta {
             nonce: delta.nonce,
             from_revision: delta.from_revision,
             revision: delta.revision,
             identities_through: delta.identities_through,
             committed_at: committed_at.map(Into::into),
-            in_sync: delta.full,
+            in_sync: delta.in_sync,
             full: delta.full,
             ..v1::Delta::default()
         };
-        Self { head, upserts: delta.upserts.into_iter(), removes: delta.removes.into_iter(), done: false }
+        Self {
+            head,
+            upserts: delta.upserts.into_iter(),
+            removes: delta.removes.into_iter(),
+            gone: delta.gone.into_iter(),
+            expected: delta.expected,
+            done: false,
+        }
     }
 }
 
@@ -52,14 +64,19 @@ impl Iterator for Chunks {
             } else if let Some(key) = self.removes.next() {
                 bytes += key.name.len() + ITEM_OVERHEAD_BYTES;
                 message.removes.push(v1::Remove { r#type: key.kind.into(), name: key.name.to_string() });
+            } else if let Some(place) = self.gone.next() {
+                bytes += GONE_BYTES;
+                message.gone.push(place);
             } else {
                 break;
             }
         }
-        message.more = self.upserts.len() + self.removes.len() > 0;
+        message.more = self.upserts.len() + self.removes.len() + self.gone.len() > 0;
         if message.more {
             // Only the last message says what holds once all of them are applied.
             (message.in_sync, message.full) = (false, false);
+        } else {
+            message.expected = std::mem::take(&mut self.expected);
         }
         self.done = !message.more;
         Some(v1::ControllerMessage { message: Some(Message::Delta(message)) })
@@ -82,18 +99,18 @@ mod tests {
     fn delta(resources: usize, bytes_each: usize) -> Delta {
         let resource = |index: usize| {
             let key = Key::new(v1::ResourceType::Policy, format!("p{index}"));
-            Arc::new(Resource { key, bytes: vec![0; bytes_each].into() })
+            Arc::new(Resource::new(key, vec![0; bytes_each].into(), 7))
         };
         let upserts = (0..resources).map(resource).collect();
-        let removes = Vec::new();
+        let revision = 7;
         Delta {
             nonce: 1,
-            from_revision: 0,
-            revision: 7,
+            revision,
             identities_through: 300,
             upserts,
-            removes,
+            in_sync: true,
             full: true,
+            ..Delta::default()
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_proto::v1::{self, ResourceType};
 
-use crate::fleet::{Change, Delta, Fleet};
+use crate::fleet::{Change, Delta, Fleet, Have};
 
 /// Commit times that are remembered, for telling how long a revision took to be realised.
 const COMMITS_KEPT: usize = 1024;
@@ -186,8 +186,9 @@ impl Hub {
         self.lock().commits.iter().rev().find(|commit| commit.revision == revision).map(|commit| commit.wall)
     }
 
-    /// Starts the node anew; an older stream of it is told to end.
-    pub fn connect(self: &Arc<Self>, node: &str) -> Session {
+    /// Starts the node anew, with what it says that it holds; an older stream of it is told to end. Returns what to ask
+    /// the node.
+    pub fn connect(self: &Arc<Self>, node: &str, have: Option<&Have>) -> (Session, Vec<v1::WantBuckets>) {
         let mut state = self.lock();
         state.next_session += 1;
         let number = state.next_session;
@@ -197,10 +198,10 @@ impl Hub {
             older.replaced.cancel();
             state.fleet.disconnect(node);
         }
-        state.fleet.connect(node);
+        let questions = state.fleet.connect(node, have);
         state.seen.insert(node.to_owned(), Seen { at: SystemTime::now(), last_apply: None });
         self.wake(&mut state);
-        Session { hub: Arc::clone(self), node: node.to_owned(), number, news, replaced }
+        (Session { hub: Arc::clone(self), node: node.to_owned(), number, news, replaced }, questions)
     }
 }
 
@@ -210,6 +211,19 @@ impl Session {
         let mut state = self.hub.lock();
         let current = state.sessions.get(&self.node).is_some_and(|handle| handle.session == self.number);
         current.then(|| act(&mut state))
+    }
+
+    /// What to ask the node next.
+    pub fn take_buckets(&self, report: &v1::DigestBuckets) -> Option<v1::WantItems> {
+        self.with(|state| state.fleet.take_buckets(&self.node, report)).flatten()
+    }
+
+    pub fn take_items(&self, report: &v1::DigestItems) {
+        self.with(|state| state.fleet.take_items(&self.node, report));
+    }
+
+    pub fn give_up_resume(&self) {
+        self.with(|state| state.fleet.give_up_resume(&self.node));
     }
 
     pub fn drain(&self) -> Option<Delta> {

@@ -12,6 +12,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::v1::{self, node_stream_service_server::NodeStreamService};
 
+pub use chunks::Chunks;
 pub use follow::{follow, load};
 pub use hub::Hub;
 pub use session::Context;

@@ -13,7 +13,12 @@ use super::{
     hub::{Hub, Session},
     reports,
 };
-use crate::{api::errors, limits, nodes, plan::Registry};
+use crate::{
+    api::errors,
+    fleet::{Fleet, Have},
+    limits, nodes,
+    plan::Registry,
+};
 
 /// What a stream works with.
 #[derive(Clone)]
@@ -61,7 +66,8 @@ async fn serve(
     if tokio::time::timeout(limits::HELLO_TIMEOUT, known).await.is_err() {
         return Err(Status::unavailable("this controller does not keep up with its store"));
     }
-    let session = context.hub.connect(&greeting.name);
+    let have = have(&hello, context);
+    let (session, questions) = context.hub.connect(&greeting.name, have.as_ref());
     if greeting.skew == Skew::NodeNewer {
         tracing::warn!(
             node = greeting.name,
@@ -78,7 +84,8 @@ async fn serve(
         through: context.hub.identities_through(),
         session: &session,
         sending: None,
-        answers: VecDeque::from([welcome(context)]),
+        resume_until: (!questions.is_empty()).then(|| Instant::now() + limits::RESUME_TIMEOUT),
+        answers: VecDeque::from([welcome(context, questions)]),
         told_at: Instant::now(),
         through_due: false,
     };
@@ -97,13 +104,20 @@ async fn receive_hello(inbound: &mut Streaming<v1::NodeMessage>) -> Result<v1::H
     }
 }
 
-fn welcome(context: &Context) -> Message {
+/// What the node holds of this store.
+fn have(hello: &v1::Hello, context: &Context) -> Option<Have> {
+    let have = hello.have.as_ref()?;
+    let have = (have.store_id == context.store_id).then(|| Have::parse(have)).flatten();
+    have.filter(|have| have.revision <= context.hub.ask(Fleet::revision))
+}
+
+fn welcome(context: &Context, want_buckets: Vec<v1::WantBuckets>) -> Message {
     Message::Welcome(v1::Welcome {
         store_id: context.store_id.clone(),
-        revision: context.hub.ask(crate::fleet::Fleet::revision),
+        revision: context.hub.ask(Fleet::revision),
         controller: context.controller.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        want_buckets: Vec::new(),
+        want_buckets,
     })
 }
 
@@ -112,6 +126,8 @@ struct Stream<'a> {
     session: &'a Session,
     /// The delta whose messages are being sent.
     sending: Option<std::iter::Peekable<Chunks>>,
+    /// Until when the node may answer what it holds.
+    resume_until: Option<Instant>,
     answers: VecDeque<Message>,
     greeting: &'a nodes::Greeting,
     pools: tokio::sync::watch::Receiver<Vec<v1::Pool>>,
@@ -130,6 +146,7 @@ impl Stream<'_> {
         loop {
             self.prepare();
             let has_output = !self.answers.is_empty() || self.sending.is_some();
+            let resume_until = self.resume_until.unwrap_or(self.told_at);
             let tell_at = self.told_at + limits::IDENTITIES_THROUGH_INTERVAL;
             tokio::select! {
                 biased;
@@ -170,6 +187,11 @@ impl Stream<'_> {
                         let delta = self.session.drain_identities_through();
                         self.start_sending(delta);
                     }
+                }
+                () = tokio::time::sleep_until(resume_until), if self.resume_until.is_some() => {
+                    tracing::warn!(node = self.session.node, "the node does not say what it holds: it is sent everything");
+                    self.resume_until = None;
+                    self.session.give_up_resume();
                 }
                 () = outbound.closed() => return Ok(()),
             }
@@ -255,8 +277,16 @@ impl Stream<'_> {
             Some(Report::Inventory(inventory)) => {
                 reports::inventory(store, &self.context.hub, node, inventory).await?;
             }
-            // Digests are not asked for yet; of a map's fill nothing depends yet.
-            Some(Report::Buckets(_) | Report::Pressure(_)) | None => {}
+            Some(Report::Buckets(buckets)) => match self.session.take_buckets(&buckets) {
+                Some(question) => self.answers.push_back(Message::WantItems(question)),
+                None => self.resume_until = None,
+            },
+            Some(Report::Items(items)) => {
+                self.resume_until = None;
+                self.session.take_items(&items);
+            }
+            // Of a map's fill nothing depends yet.
+            Some(Report::Pressure(_)) | None => {}
         }
         Ok(())
     }

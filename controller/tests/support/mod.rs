@@ -158,6 +158,7 @@ impl Node {
         match message {
             Message::Welcome(_) => panic!("a second Welcome"),
             Message::EndpointAnswer(answer) => drop(self.answers.insert(answer.name.clone(), answer)),
+            Message::WantItems(_) => panic!("a question that no Welcome led to"),
             Message::Delta(delta) if delta.more => self.staged.push(delta),
             Message::Delta(delta) => self.realise(delta).await,
         }
@@ -174,23 +175,21 @@ impl Node {
             let names: BTreeSet<Name> = names.collect();
             self.held.retain(|name, _| names.contains(name));
         }
-        let mut rejected = Vec::new();
         for part in &parts {
             for upsert in &part.upserts {
-                let name = (upsert.r#type(), upsert.name.clone());
-                if let Some(reason) = self.rejects.get(&name) {
-                    rejected.push(v1::RejectedResource {
-                        r#type: upsert.r#type,
-                        name: upsert.name.clone(),
-                        reason: reason.clone(),
-                    });
-                }
-                self.held.insert(name, upsert.bytes.to_vec());
+                self.held.insert((upsert.r#type(), upsert.name.clone()), upsert.bytes.to_vec());
             }
             for remove in &part.removes {
                 self.held.remove(&(remove.r#type(), remove.name.clone()));
             }
         }
+        let rejects = self.rejects.iter().filter(|(name, _)| self.held.contains_key(*name));
+        let rejected = rejects.map(|((kind, name), reason)| v1::RejectedResource {
+            r#type: (*kind).into(),
+            name: name.clone(),
+            reason: reason.clone(),
+        });
+        let rejected = rejected.collect();
         let ack = v1::Ack { nonce: last.nonce, revision: last.revision, apply_micros: 1, rejected };
         send(&self.sender, v1::node_message::Message::Ack(ack)).await;
         self.deltas.push(last);

@@ -7,7 +7,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use weft_proto::v1;
 
 use super::attach::{AttachError, AttachSpec};
-use crate::{desired::Batch, kernel::links::Changes, observe::names::Names};
+use crate::{
+    desired::{
+        Batch,
+        digests::{Listing, QuestionError},
+    },
+    kernel::links::Changes,
+    observe::names::Names,
+};
 
 /// The core has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +43,8 @@ pub(super) enum Command {
     Connected { store_id: String, controller: String, reports: mpsc::Sender<v1::NodeReport> },
     Disconnected { why: String, guard: bool },
     Realise { batch: Batch, reply: oneshot::Sender<Result<v1::Ack, String>> },
+    Buckets { wanted: Vec<v1::WantBuckets>, reply: oneshot::Sender<Result<v1::DigestBuckets, QuestionError>> },
+    Items { wanted: v1::WantItems, reply: oneshot::Sender<Result<(v1::DigestItems, Listing), QuestionError>> },
     Answer(v1::EndpointAnswer),
     Attach { spec: AttachSpec, reply: oneshot::Sender<Result<v1::Endpoint, AttachError>> },
     Detach { name: String, reply: oneshot::Sender<Result<bool, String>> },
@@ -96,6 +105,22 @@ impl Core {
     /// Writes a batch to disk and kernel; the acknowledgement is for after that.
     pub async fn realise(&self, batch: Batch) -> Result<Result<v1::Ack, String>, CoreGone> {
         self.ask(|reply| Command::Realise { batch, reply }).await
+    }
+
+    /// Digests of what is held, in buckets.
+    pub async fn buckets(
+        &self,
+        wanted: Vec<v1::WantBuckets>,
+    ) -> Result<Result<v1::DigestBuckets, QuestionError>, CoreGone> {
+        self.ask(|reply| Command::Buckets { wanted, reply }).await
+    }
+
+    /// What is held in some of the buckets.
+    pub async fn items(
+        &self,
+        wanted: v1::WantItems,
+    ) -> Result<Result<(v1::DigestItems, Listing), QuestionError>, CoreGone> {
+        self.ask(|reply| Command::Items { wanted, reply }).await
     }
 
     pub async fn answer(&self, answer: v1::EndpointAnswer) -> Result<(), CoreGone> {

@@ -61,6 +61,14 @@ struct Connection {
     reports: mpsc::Sender<v1::NodeReport>,
 }
 
+/// What the next stream is to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    Differences,
+    /// A resume would have led elsewhere than the controller said.
+    Everything,
+}
+
 /// The state behind the queue.
 struct State<D, L> {
     settings: Settings,
@@ -84,6 +92,7 @@ struct State<D, L> {
     repairs: repairs::Repairs,
     /// What of the node's network is not as it should be.
     network_problems: Vec<String>,
+    wants: Wants,
     /// The first such word of this daemon's life: devices are swept next.
     sweep_due: bool,
     connection: Option<Connection>,

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use weft_proto::v1::{self, ResourceType};
 
-use super::{State, repairs::Repair};
+use super::{State, Wants, repairs::Repair};
 use crate::{
     desired::Batch,
     kernel::{Datapath, KernelError, links::Links},
@@ -21,6 +21,15 @@ impl<D: Datapath, L: Links> State<D, L> {
     /// there is nothing to acknowledge; the stream ends, and all is sent and tried again.
     pub(super) fn realise(&mut self, batch: Batch) -> Result<v1::Ack, String> {
         let began = Instant::now();
+        if !self.desired.agrees(&batch) {
+            self.wants = Wants::Everything;
+            return Err(
+                "what this node would hold is not what the controller says: all is sent anew".to_owned()
+            );
+        }
+        if batch.listed.is_some() {
+            self.wants = Wants::Differences;
+        }
         let (nonce, in_sync) = (batch.nonce, batch.in_sync);
         let only_progress = batch.is_only_progress() && self.failure.is_none();
         self.desired.apply(batch);

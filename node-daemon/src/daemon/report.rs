@@ -4,7 +4,7 @@ use tracing::{info, warn};
 use weft_proto::v1::{self, node_report::Report};
 use weft_shared::layout::endpoint_flags;
 
-use super::{Connection, Refusal, State};
+use super::{Connection, Refusal, State, Wants};
 use crate::{
     desired::{FEATURES, attachments::Attachment},
     endpoint::interface::mac_text,
@@ -24,7 +24,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             have: Some(v1::Have {
                 store_id: self.desired.store_id.clone(),
                 revision: self.desired.revision,
-                digests: Vec::new(),
+                digests: match self.wants {
+                    Wants::Differences => self.desired.digests(),
+                    Wants::Everything => Vec::new(),
+                },
             }),
             capabilities: Some(self.capabilities()),
         }

@@ -72,6 +72,8 @@ impl<D: Datapath, L: Links> State<D, L> {
                     self.sweep_links().await;
                 }
             }
+            Command::Buckets { wanted, reply } => drop(reply.send(self.desired.digest_buckets(&wanted))),
+            Command::Items { wanted, reply } => drop(reply.send(self.desired.digest_items(&wanted))),
             Command::Answer(answer) => self.answer(answer).await,
             Command::Attach { spec, reply } => drop(reply.send(self.attach(spec).await)),
             Command::Detach { name, reply } => drop(reply.send(self.detach(&name).await)),

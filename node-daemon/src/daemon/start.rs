@@ -107,6 +107,7 @@ impl Core {
             flows: super::collect::Flows::default(),
             repairs: super::repairs::Repairs::default(),
             network_problems: Vec::new(),
+            wants: super::Wants::Differences,
             sweep_due: false,
             connection: None,
             problems: Vec::new(),

@@ -2,6 +2,7 @@
 //! Applying a batch is pure; [`disk`] keeps the result, so that a restart without a controller enforces it.
 
 pub mod attachments;
+pub mod digests;
 pub mod disk;
 mod resource;
 
@@ -44,6 +45,8 @@ pub struct Batch {
     pub in_sync: bool,
     /// At the end of a full sync: all names that were sent in it; others are gone.
     pub listed: Option<BTreeSet<Key>>,
+    /// At the end of a resume: digests of what is to be held then ([`Desired::agrees`]).
+    pub expected: Vec<v1::TypeDigest>,
 }
 
 impl Batch {

@@ -15,7 +15,7 @@ use tonic::{
 };
 use tracing::{info, warn};
 use weft_proto::v1::{
-    ControllerMessage, NodeMessage, node_message::Message,
+    self, ControllerMessage, NodeMessage, node_message::Message, node_report::Report,
     node_stream_service_client::NodeStreamServiceClient,
 };
 
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     daemon::{Core, CoreGone},
+    desired::digests::QuestionError,
     limits::{
         CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, REPORTS_QUEUED_MAX,
         STREAM_MESSAGE_BYTES, STREAM_STABLE_SECONDS,
@@ -44,6 +45,8 @@ enum StreamError {
     Overrun,
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Question(#[from] QuestionError),
     #[error("what came could not be realised: {0}")]
     Realise(String),
     #[error(transparent)]
@@ -179,12 +182,21 @@ async fn exchange(
             .map_err(|source| StreamError::Status { url: url.to_owned(), source: Box::new(source) })?;
         match session.handle(message)? {
             None => {}
-            Some(Event::Welcomed { store_id, controller, version }) => {
+            Some(Event::Welcomed { store_id, controller, version, want_buckets }) => {
                 info!(controller = %url, %store_id, %version, "stream is up");
                 let controller = if controller.is_empty() { url.to_owned() } else { controller };
                 if let Some(reports) = reports.take() {
                     core.connected(store_id, controller, reports).await?;
                 }
+                if !want_buckets.is_empty() {
+                    let buckets = core.buckets(want_buckets).await??;
+                    send(&outgoing, report(Report::Buckets(buckets)), url).await?;
+                }
+            }
+            Some(Event::WantItems(wanted)) => {
+                let (items, listing) = core.items(wanted).await??;
+                session.listed_items(listing);
+                send(&outgoing, report(Report::Items(items)), url).await?;
             }
             Some(Event::Batch(batch)) => {
                 let ack = core.realise(batch).await?.map_err(StreamError::Realise)?;
@@ -193,6 +205,10 @@ async fn exchange(
             Some(Event::Answer(answer)) => core.answer(answer).await?,
         }
     }
+}
+
+fn report(report: Report) -> Message {
+    Message::Report(v1::NodeReport { report: Some(report) })
 }
 
 async fn send(outgoing: &mpsc::Sender<NodeMessage>, message: Message, url: &str) -> Result<(), StreamError> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, mem};
 use weft_proto::v1::{self, ControllerMessage, ResourceType, controller_message::Message};
 
 use crate::{
-    desired::{Batch, Key},
+    desired::{Batch, Key, digests::Listing},
     limits::STAGED_RESOURCES_MAX,
 };
 
@@ -17,7 +17,11 @@ pub enum Event {
         store_id: String,
         controller: String,
         version: String,
+        /// Types that differ: their buckets are to be reported.
+        want_buckets: Vec<v1::WantBuckets>,
     },
+    /// What is in these buckets is to be reported; [`Session::listed_items`] wants to know, too.
+    WantItems(v1::WantItems),
     /// A whole delta.
     Batch(Batch),
     Answer(v1::EndpointAnswer),
@@ -46,6 +50,8 @@ pub enum SessionError {
     Backwards { held: u64, offered: u64 },
     #[error("a delta of more than {STAGED_RESOURCES_MAX} resources")]
     TooLarge,
+    #[error("place {place} is gone, of {listed} that were listed")]
+    NotListed { place: u32, listed: usize },
 }
 
 impl SessionError {
@@ -65,6 +71,10 @@ pub struct Session {
     staged: Batch,
     /// Names sent so far; `None` once this stream was in sync.
     listed: Option<BTreeSet<Key>>,
+    /// What the controller was told is in differing buckets.
+    listing: Listing,
+    /// Places in it that are gone.
+    gone: Vec<u32>,
 }
 
 impl Session {
@@ -76,7 +86,14 @@ impl Session {
             welcomed: false,
             staged: Batch::default(),
             listed: Some(BTreeSet::new()),
+            listing: Vec::new(),
+            gone: Vec::new(),
         }
+    }
+
+    /// What was reported to be in the buckets that the controller asked for.
+    pub fn listed_items(&mut self, listing: Listing) {
+        self.listing = listing;
     }
 
     /// `None`: nothing to do yet.
@@ -85,6 +102,8 @@ impl Session {
             Message::Welcome(welcome) => self.welcome(welcome).map(Some),
             Message::Delta(_) if !self.welcomed => Err(SessionError::NotWelcomed("a delta")),
             Message::Delta(delta) => self.delta(delta),
+            Message::WantItems(_) if !self.welcomed => Err(SessionError::NotWelcomed("a question")),
+            Message::WantItems(wanted) => Ok(Some(Event::WantItems(wanted))),
             Message::EndpointAnswer(_) if !self.welcomed => Err(SessionError::NotWelcomed("an answer")),
             Message::EndpointAnswer(answer) => Ok(Some(Event::Answer(answer))),
         }
@@ -105,6 +124,7 @@ impl Session {
             store_id: welcome.store_id,
             controller: welcome.controller,
             version: welcome.version,
+            want_buckets: welcome.want_buckets,
         })
     }
 
@@ -117,7 +137,9 @@ impl Session {
         }
         self.staged.upserts.extend(delta.upserts);
         self.staged.removes.extend(delta.removes);
-        if self.staged.upserts.len() + self.staged.removes.len() > STAGED_RESOURCES_MAX {
+        self.gone.extend(delta.gone);
+        let staged = self.staged.upserts.len() + self.staged.removes.len() + self.gone.len();
+        if staged > STAGED_RESOURCES_MAX {
             return Err(SessionError::TooLarge);
         }
         if delta.more {
@@ -127,6 +149,7 @@ impl Session {
             return Err(SessionError::Backwards { held: self.revision, offered: delta.revision });
         }
         self.revision = delta.revision;
+        self.remove_gone()?;
         let listed = if delta.in_sync { self.listed.take() } else { None };
         Ok(Some(Event::Batch(Batch {
             nonce: delta.nonce,
@@ -134,8 +157,30 @@ impl Session {
             identities_through: delta.identities_through,
             in_sync: delta.in_sync,
             listed: listed.filter(|_| delta.full),
+            expected: delta.expected,
             ..mem::take(&mut self.staged)
         })))
+    }
+}
+
+impl Session {
+    /// Gives what is gone by its place its name. A name that comes in another form is not gone.
+    fn remove_gone(&mut self) -> Result<(), SessionError> {
+        let (gone, listing) = (mem::take(&mut self.gone), &self.listing);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let comes: BTreeSet<Key> =
+            self.staged.upserts.iter().map(|upsert| key(upsert.r#type, &upsert.name)).collect();
+        for place in gone {
+            let listed = listing.get(place as usize);
+            let key = listed.ok_or(SessionError::NotListed { place, listed: listing.len() })?;
+            if !comes.contains(key) {
+                self.staged.removes.push(v1::Remove { r#type: key.kind.into(), name: key.name.clone() });
+            }
+        }
+        self.listing = Vec::new();
+        Ok(())
     }
 }
 

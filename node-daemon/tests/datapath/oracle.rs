@@ -204,6 +204,7 @@ fn batch(policies: &[Policy], default_action: Action) -> Batch {
     let listed =
         upserts.iter().map(|upsert| Key { kind: upsert.r#type(), name: upsert.name.clone() }).collect();
     Batch {
+        expected: Vec::new(),
         nonce: 1,
         revision: 1,
         identities_through: 10_000,

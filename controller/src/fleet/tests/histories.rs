@@ -96,7 +96,7 @@ fn at_rest(fleet: &mut Fleet, holders: &mut BTreeMap<String, Holder>) -> BTreeMa
     let nodes: Vec<String> = fleet.nodes().map(|(name, _)| name.to_owned()).collect();
     for node in &nodes {
         if !fleet.is_connected(node) {
-            fleet.connect(node);
+            fleet.connect(node, None);
         }
         let holder = holders.entry(node.clone()).or_default();
         settle(fleet, node, holder);
@@ -127,7 +127,7 @@ fn walk(steps: &[Step]) -> (Fleet, BTreeMap<String, Holder>, Contents) {
             Step::Connect(number) => {
                 let node = format!("n{number}");
                 if fleet.node(&node).is_some() {
-                    fleet.connect(&node);
+                    fleet.connect(&node, None);
                     holders.entry(node).or_default().unacknowledged.clear();
                 }
             }

@@ -130,7 +130,7 @@ fn settle(fleet: &mut Fleet, node: &str, holder: &mut Holder) {
 
 fn connected(fleet: &mut Fleet, node: &str) -> Holder {
     let mut holder = Holder::default();
-    fleet.connect(node);
+    fleet.connect(node, None);
     settle(fleet, node, &mut holder);
     holder
 }
@@ -311,7 +311,7 @@ fn what_was_not_acknowledged_is_not_realised_after_the_connection_is_lost() {
     fleet.drain("n2").unwrap();
     fleet.disconnect("n2");
     assert_eq!(fleet.realised("n2"), before);
-    fleet.connect("n2");
+    fleet.connect("n2", None);
     assert!(fleet.realised("n2") <= before);
     assert!(fleet.drain("n2").unwrap().full);
 }
@@ -363,7 +363,7 @@ fn an_endpoint_does_not_wait_for_what_a_node_has_rejected() {
     let mut fleet = web_and_api();
     apply_each(&mut fleet, [api_from_web()]);
     let mut web = connected(&mut fleet, "n1");
-    fleet.connect("n2");
+    fleet.connect("n2", None);
     let first = fleet.drain("n2").unwrap();
     let rejected = vec![(ResourceType::Policy, "api-from-web".to_owned(), "too large".to_owned())];
     fleet.acknowledge("n2", first.nonce, rejected);
