@@ -9,6 +9,11 @@ use weft_controller::store::{EtcdConfig, EtcdTls, EtcdUser};
 
 const PASSWORD_VARIABLE: &str = "WEFT_ETCD_PASSWORD";
 
+/// The flags do not say what is needed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct EtcdFlags {
     /// Keep the state in etcd: members of one cluster, http://HOST:PORT or https://HOST:PORT

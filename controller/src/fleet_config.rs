@@ -46,6 +46,7 @@ pub async fn initialise(store: &dyn Store) -> Result<String, StoreError> {
     if id.is_none() {
         let mut plan = Plan::default();
         plan.expect(keys::STORE_ID, None);
+        plan.expect(keys::MOVING, None);
         plan.put(keys::STORE_ID, resource::new_uid());
         let config = resource::encode(resource::object(Of::FleetConfig(default())));
         plan.expect(&key(), None);
@@ -54,6 +55,6 @@ pub async fn initialise(store: &dyn Store) -> Result<String, StoreError> {
         plan.commit(store).await?;
     }
     let (id, _) = store.get(keys::STORE_ID).await?;
-    let id = id.ok_or(StoreError::Corrupt { key: keys::STORE_ID.to_owned() })?;
+    let id = id.ok_or_else(|| StoreError::Refused { reason: "data is being moved into it".to_owned() })?;
     String::from_utf8(id.value.to_vec()).map_err(|_| StoreError::Corrupt { key: keys::STORE_ID.to_owned() })
 }

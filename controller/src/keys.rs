@@ -14,8 +14,12 @@ pub const OPERATOR_CHANGE: &str = "/weft/v1/meta/operator-change";
 pub const ENDPOINT_CIDR_GIVEN: &str = "/weft/v1/meta/endpoint-cidr-given";
 /// The next identity number, in decimal.
 pub const NEXT_IDENTITY: &str = "/weft/v1/meta/next-identity";
+/// In a store that data is being moved into: the id of the store that it is moved from. No controller serves it.
+pub const MOVING: &str = "/weft/v1/meta/moving";
+/// In a store whose data was moved: where to. No controller serves it any more.
+pub const MOVED_TO: &str = "/weft/v1/meta/moved-to";
 /// In decimal: what the store's revisions are ahead of etcd's own, since its data was moved there from another store. Written
-/// before anything else is, and never again.
+/// when a move begins, and never once it is done.
 pub const REVISION_BASE: &str = "/weft/v1/meta/revision-base";
 /// Claims of endpoint CIDRs; the value is the node's name.
 pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";

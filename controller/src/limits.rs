@@ -71,6 +71,12 @@ pub const ETCD_WATCH_QUIET: Duration = Duration::from_secs(5);
 pub const ETCD_WATCH_ANSWER: Duration = Duration::from_secs(5);
 /// How often etcd's history is looked at, and cut to [`STORE_HISTORY_REVISIONS`].
 pub const ETCD_COMPACTION_INTERVAL: Duration = Duration::from_mins(1);
+/// When data is moved to another store: keys read at once, which is also the most of one transaction; ...
+pub const MOVE_PAGE_KEYS: usize = 100;
+/// ...bytes of one transaction, unless one key alone has more; ...
+pub const MOVE_GROUP_BYTES: usize = 512 * 1024;
+/// ...and how often a write is tried while the target cannot be reached.
+pub const MOVE_ATTEMPTS: usize = 10;
 
 /// First number of a global identity; below are the reserved classes.
 pub const IDENTITY_FIRST: u32 = 256;
@@ -106,3 +112,5 @@ pub const ANSWERS_WAITING_MAX: usize = 64;
 pub const REJECTIONS_KEPT: usize = 100;
 /// How long open calls may take to end once the controller was told to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(MOVE_PAGE_KEYS <= TRANSACTION_MAX_OPERATIONS);

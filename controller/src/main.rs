@@ -6,17 +6,26 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tracing_subscriber::EnvFilter;
-use weft_controller::{Config, Controller, ServeError, StoreConfig};
+use weft_controller::{
+    Config, Controller, ServeError, StoreConfig, opening, relocation::Step, store::EtcdConfigError,
+};
 
-use flags::EtcdFlags;
+use flags::{EtcdFlags, Usage};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 64;
+
+/// Between two lines about how far a move is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves operators and nodes of a Weft fleet. All state is in the store: an embedded one in the data directory, for one
 /// controller, or etcd, for several.
@@ -29,6 +38,9 @@ const EXIT_USAGE: u8 = 64;
                   back, and nodes keep what they have."
 )]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Address and port to serve gRPC on
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
@@ -54,6 +66,30 @@ struct Arguments {
     log_format: LogFormat,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Move the fleet's data from the embedded store to etcd, store id kept
+    ///
+    /// No controller may run meanwhile. The target must hold no fleet's data. Everything is compared before the target may be
+    /// served; a move that broke off is started over by running it again. The embedded store stays where it is, and is not
+    /// served any more.
+    Move(MoveArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct MoveArguments {
+    /// Where the embedded store is (weft.redb)
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
+    data_dir: PathBuf,
+
+    #[command(flatten)]
+    etcd: EtcdFlags,
+
+    /// Use etcd on an address that is not loopback without TLS
+    #[arg(long, env = "WEFT_INSECURE")]
+    insecure: bool,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -74,10 +110,16 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&format!("cannot start: {error}"), EXIT_FAILED),
     };
-    match runtime.block_on(run(arguments)) {
+    let ended = match arguments.command {
+        Some(Command::Move(arguments)) => runtime.block_on(move_to_etcd(arguments)),
+        None => runtime.block_on(run(arguments)),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let usage = error.downcast_ref::<ServeError>().is_some_and(ServeError::is_usage);
+            let usage = error.downcast_ref::<ServeError>().is_some_and(ServeError::is_usage)
+                || error.is::<EtcdConfigError>()
+                || error.is::<Usage>();
             report(&format!("{error:#}"), if usage { EXIT_USAGE } else { EXIT_FAILED })
         }
     }
@@ -105,6 +147,27 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     tracing::info!("stopping");
     Ok(controller.stop().await?)
+}
+
+async fn move_to_etcd(arguments: MoveArguments) -> anyhow::Result<()> {
+    let etcd = arguments.etcd.config()?.ok_or(Usage("where to? Say it with --etcd".to_owned()))?;
+    etcd.check(arguments.insecure)?;
+    let mut told_at = Instant::now();
+    let tell = |step: Step, keys: usize| {
+        if told_at.elapsed() >= PROGRESS_INTERVAL {
+            told_at = Instant::now();
+            tracing::info!(?step, keys, "moving");
+        }
+    };
+    let (moved, revision) = opening::move_to_etcd(&arguments.data_dir, &etcd, tell).await?;
+    let say = format!(
+        "moved store {}: {} keys, now at revision {revision}. Start controllers with --etcd; the embedded store in {} is not \
+         served any more.",
+        moved.store_id,
+        moved.keys,
+        arguments.data_dir.display()
+    );
+    Ok(writeln!(std::io::stdout(), "{say}")?)
 }
 
 fn start_logging(format: LogFormat) {

@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     fleet_config,
+    relocation::{self, Moved, RelocationError, Step},
     store::{Embedded, Etcd, EtcdConfig, Store, StoreError},
 };
 
@@ -25,6 +26,10 @@ pub enum StoreConfig {
 pub enum OpenError {
     #[error("cannot make the data directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error("there is no embedded store in {}", .0.display())]
+    NoStore(PathBuf),
+    #[error(transparent)]
+    Relocation(#[from] RelocationError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -39,16 +44,39 @@ pub(crate) async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, OpenErr
 async fn open_embedded(directory: &Path) -> Result<Embedded, OpenError> {
     std::fs::create_dir_all(directory)
         .map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
-    Ok(Embedded::open(directory.join(STORE_FILE)).await?)
+    let store = Embedded::open(directory.join(STORE_FILE)).await?;
+    relocation::refuse_unfinished(&store).await?;
+    Ok(store)
 }
 
-async fn open_etcd(config: &EtcdConfig) -> Result<Etcd, StoreError> {
+async fn open_etcd(config: &EtcdConfig) -> Result<Etcd, OpenError> {
     loop {
         let store = Etcd::connect(config).await?;
-        // Once it is initialised nobody moves data into it, and what was read of it before holds if it still does now.
+        relocation::refuse_unfinished(&store).await?;
         fleet_config::initialise(&store).await?;
+        // A store that has an id, and into which nobody is moving data now, will never be moved into again: what was read of
+        // it at first holds if it still does.
+        relocation::refuse_unfinished(&store).await?;
         if store.is_current().await? {
             return Ok(store);
         }
     }
+}
+
+/// Moves the embedded store's data in this directory to etcd. Returns the revision that it has there, too.
+pub async fn move_to_etcd(
+    directory: &Path,
+    config: &EtcdConfig,
+    progress: impl FnMut(Step, usize),
+) -> Result<(Moved, u64), OpenError> {
+    let path = directory.join(STORE_FILE);
+    if !path.exists() {
+        return Err(OpenError::NoStore(directory.to_owned()));
+    }
+    let source = Embedded::open(path).await?;
+    let target = Etcd::connect(config).await?;
+    let moved = relocation::relocate(&source, &target, &config.members.join(","), progress).await?;
+    // Anew, since its revisions are counted from another base now.
+    let revision = Etcd::connect(config).await?.revision().await?;
+    Ok((moved, revision))
 }

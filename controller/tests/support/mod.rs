@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
-use weft_controller::{Config, Controller, StoreConfig};
+use weft_controller::{Config, Controller, ServeError, StoreConfig};
 use weft_proto::v1::{
     self, controller_message::Message, node_stream_service_client::NodeStreamServiceClient,
     object::Kind as Of, operator_service_client::OperatorServiceClient,
@@ -30,7 +30,7 @@ pub(crate) struct Fleet {
     pub(crate) controller: Controller,
     pub(crate) operator: Operator,
     pub(crate) channel: Channel,
-    directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 pub(crate) async fn fleet() -> Fleet {
@@ -38,21 +38,30 @@ pub(crate) async fn fleet() -> Fleet {
 }
 
 pub(crate) async fn fleet_in(directory: tempfile::TempDir) -> Fleet {
+    let store = StoreConfig::Embedded { directory: directory.path().to_owned() };
+    fleet_on(&store, directory).await.unwrap()
+}
+
+pub(crate) async fn fleet_on(store: &StoreConfig, directory: tempfile::TempDir) -> Result<Fleet, ServeError> {
     let config =
         Config { listen: "127.0.0.1:0".parse().unwrap(), name: "controller-1".to_owned(), insecure: false };
-    let store = StoreConfig::Embedded { directory: directory.path().to_owned() };
-    let controller = Controller::start(config, &store).await.unwrap();
+    let controller = Controller::start(config, store).await?;
     let address = format!("http://{}", controller.address());
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     let operator = OperatorServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
-    Fleet { controller, operator, channel, directory }
+    Ok(Fleet { controller, operator, channel, directory })
 }
 
 impl Fleet {
     pub(crate) async fn restart(self) -> Self {
+        fleet_in(self.stop().await).await
+    }
+
+    /// Returns the data directory.
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
         drop((self.operator, self.channel));
         within(self.controller.stop()).await.unwrap();
-        fleet_in(self.directory).await
+        self.directory
     }
 
     pub(crate) async fn apply(&mut self, objects: Vec<v1::Object>) -> Result<v1::ApplyResponse, Status> {
