@@ -12,6 +12,7 @@ pub mod limits;
 pub mod nodes;
 pub mod opening;
 pub mod plan;
+pub mod presence;
 pub mod relocation;
 pub mod removal;
 pub mod resource;

@@ -4,6 +4,7 @@ use crate::{
     endpoints, keys, limits,
     nodes::{NodeError, parse_all},
     plan::{Contended, Plan},
+    presence::{self, Presence},
     resource,
     store::{Compare, Store},
     stream::Hub,
@@ -30,14 +31,25 @@ pub async fn remove(
             connected: fleet.is_connected(name),
             endpoints: fleet.endpoints_of(name).map(str::to_owned).collect(),
         });
-        if known.connected {
-            return Err(NodeError::Connected(name.to_owned()));
+        let controller = connected_elsewhere(store, hub, name).await?;
+        if known.connected || controller.is_some() {
+            return Err(NodeError::Connected { node: name.to_owned(), controller });
         }
         if let Some(revision) = try_remove(store, name, &known, if_revision).await? {
             return Ok(revision);
         }
     }
     Err(Contended.into())
+}
+
+/// The other controller that has its stream, as far as is known.
+async fn connected_elsewhere(store: &dyn Store, hub: &Hub, name: &str) -> Result<Option<String>, NodeError> {
+    let records = presence::read(store).await?;
+    let serving = |presence: &mut Presence, now| {
+        presence.take(records, now);
+        presence.serving(name, now).map(str::to_owned)
+    };
+    Ok(hub.presence(serving))
 }
 
 /// `None`: the node or what it has changed meanwhile.

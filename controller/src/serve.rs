@@ -14,6 +14,7 @@ use crate::{
     fleet_config, guard, limits,
     opening::{self, OpenError, StoreConfig},
     plan::Registry,
+    presence,
     store::{EtcdConfigError, Store, StoreError},
     stream::{self, Context, Hub, NodeStreams},
 };
@@ -65,6 +66,7 @@ pub struct Services {
     store_id: String,
     stop: CancellationToken,
     follower: JoinHandle<()>,
+    presence: JoinHandle<()>,
 }
 
 impl fmt::Debug for Services {
@@ -82,6 +84,8 @@ impl Services {
         let revision = stream::load(store.as_ref(), &hub).await?;
         let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
         let follower = tokio::spawn(following);
+        let presence =
+            tokio::spawn(presence::run(Arc::clone(&store), Arc::clone(&hub), name.clone(), stop.clone()));
         let context = Context {
             registry: Arc::new(Registry::new(Arc::clone(&store))),
             store_id: store_id.clone(),
@@ -90,7 +94,7 @@ impl Services {
             stop: stop.clone(),
         };
         let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
-        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower })
+        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, presence })
     }
 
     /// Ends streams and stops following. Calls in progress end by themselves.
@@ -105,6 +109,7 @@ pub struct Controller {
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     follower: JoinHandle<()>,
+    presence: JoinHandle<()>,
 }
 
 impl fmt::Debug for Controller {
@@ -131,11 +136,11 @@ impl Controller {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-        let Services { operator, nodes, store_id, stop, follower } =
+        let Services { operator, nodes, store_id, stop, follower, presence } =
             Services::start(config.name, store).await?;
         let server = tokio::spawn(serve(listener, operator, nodes, stop.clone()));
         tracing::info!(%address, store_id, "serving");
-        Ok(Self { address, stop, server, follower })
+        Ok(Self { address, stop, server, follower, presence })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -154,6 +159,7 @@ impl Controller {
             }
         }
         self.follower.await?;
+        self.presence.await?;
         Ok(())
     }
 

@@ -21,7 +21,8 @@ pub(crate) enum Node {
     ///
     /// JSON: {revision, items: [NODE…]}, NODE: {name, connected, controller, version, features, capabilities, bootId,
     /// addresses, endpointCidrs, identity, labels, endpoints, endpointsReady, realisedRevision, behind, lastSeen,
-    /// lastApplyMilliseconds, rejections}; behind: revisions that are not realised yet.
+    /// lastApplyMilliseconds, rejections, expiresInMilliseconds}; behind: revisions that are not realised yet;
+    /// expiresInMilliseconds: until a node that stays away is removed, where the fleet has nodeExpirySeconds.
     List,
     /// Show one node, with its endpoints and what it has rejected
     ///

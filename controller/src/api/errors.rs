@@ -64,7 +64,7 @@ pub fn node(error: NodeError) -> Status {
             Status::resource_exhausted(error.to_string())
         }
         NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),
-        NodeError::Stale(_) | NodeError::Connected(_) | NodeError::Version(_) => {
+        NodeError::Stale(_) | NodeError::Connected { .. } | NodeError::Version(_) => {
             Status::failed_precondition(error.to_string())
         }
         NodeError::Contended(contention) => contended(&contention),

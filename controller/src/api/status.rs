@@ -18,6 +18,8 @@ impl Operator {
         for node in &mut response.nodes {
             let seen = self.hub.seen(&node.name);
             node.last_seen = seen.map(|seen| seen.at.into());
+            let expires_in = self.hub.presence(|presence, now| presence.expires_in(&node.name, now));
+            node.expires_in = expires_in.and_then(|left| left.try_into().ok());
             node.last_apply = seen.and_then(|seen| seen.last_apply?.try_into().ok());
         }
         response.store_id.clone_from(&self.store_id);

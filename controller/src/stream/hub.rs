@@ -12,7 +12,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_proto::v1::{self, ResourceType};
 
-use crate::fleet::{Change, Delta, Fleet, Have};
+use crate::{
+    fleet::{Change, Delta, Fleet, Have},
+    presence::Presence,
+};
 
 /// Commit times that are remembered, for telling how long a revision took to be realised.
 const COMMITS_KEPT: usize = 1024;
@@ -27,6 +30,7 @@ pub struct Hub {
     pools: watch::Sender<Vec<v1::Pool>>,
     /// Counts what may have changed who has realised what.
     progress: watch::Sender<u64>,
+    presence: Mutex<Presence>,
     started: Instant,
 }
 
@@ -79,6 +83,7 @@ impl Default for Hub {
             identities_through: watch::Sender::new(0),
             pools: watch::Sender::default(),
             progress: watch::Sender::new(0),
+            presence: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -96,6 +101,11 @@ impl Hub {
     /// Asks the fleet something.
     pub fn ask<T>(&self, question: impl FnOnce(&Fleet) -> T) -> T {
         question(&self.lock().fleet)
+    }
+
+    /// Which nodes are absent, with the time that it counts in.
+    pub fn presence<T>(&self, act: impl FnOnce(&mut Presence, Duration) -> T) -> T {
+        act(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner), self.now())
     }
 
     pub fn apply(&self, revision: u64, changes: Vec<Change>) {

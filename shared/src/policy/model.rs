@@ -1,6 +1,6 @@
 //! What operators mean, as values that can only be right: everything here was checked by [`super::parse`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -150,6 +150,8 @@ pub struct FleetConfig {
     pub pools: Vec<Pool>,
     pub default_action: Action,
     pub identity_labels: IdentityLabels,
+    /// A node without a stream for longer is removed; `None`: never.
+    pub node_expiry: Option<Duration>,
 }
 
 impl FleetConfig {

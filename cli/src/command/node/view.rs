@@ -54,6 +54,10 @@ impl View {
         took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).unwrap_or_default()
     }
 
+    fn expires_in(&self) -> Option<std::time::Duration> {
+        self.summary.expires_in.and_then(|left| left.try_into().ok())
+    }
+
     fn last_seen(&self) -> String {
         self.summary.last_seen.map(time).unwrap_or_default()
     }
@@ -74,7 +78,10 @@ impl View {
         };
         line("name", &metadata.name);
         let connected = match (self.summary.connected, self.status.controller.as_str()) {
-            (false, _) => "no".to_owned(),
+            (false, _) => match self.expires_in() {
+                None => "no".to_owned(),
+                Some(left) => format!("no, is removed in {} s if it stays away", left.as_secs()),
+            },
             (true, "") => "yes".to_owned(),
             (true, controller) => format!("yes, to {controller}"),
         };

@@ -1,5 +1,7 @@
 //! The fleet's configuration.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use weft_proto::v1;
 
@@ -13,6 +15,8 @@ use super::{
 const NAME: &str = "fleet";
 /// A pool gives out at most this many bits of node prefixes: 2^16 nodes.
 const NODE_PREFIX_BITS_MAX: u8 = 16;
+/// A restart of a node takes less.
+const NODE_EXPIRY_MIN_SECONDS: u32 = 300;
 
 /// The fleet's configuration.
 pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldError>> {
@@ -31,7 +35,8 @@ pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldE
         }
     };
     let identity_labels = identity_labels(message.identity_labels.as_ref());
-    errors.finish(Some(FleetConfig { pools, default_action, identity_labels }))
+    let node_expiry = node_expiry(&mut errors, message.node_expiry_seconds);
+    errors.finish(Some(FleetConfig { pools, default_action, identity_labels, node_expiry }))
 }
 
 fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
@@ -47,12 +52,20 @@ fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
     if message.failsafe.is_some() {
         errors.add("failsafe", "this version has no host policies that failsafe entries could hold against");
     }
-    if message.node_expiry_seconds.is_some() {
-        errors.add("nodeExpirySeconds", "this version does not remove nodes by itself yet");
-    }
     if message.limits.is_some() {
         errors.add("limits", "this version does not support limits yet");
     }
+}
+
+fn node_expiry(errors: &mut Errors, seconds: Option<u32>) -> Option<Duration> {
+    let least = NODE_EXPIRY_MIN_SECONDS;
+    if let Some(seconds) = seconds.filter(|seconds| *seconds < least) {
+        let text = format!(
+            "{seconds} is too short: expected at least {least}, or nodes are removed that only restart"
+        );
+        errors.add("nodeExpirySeconds", text);
+    }
+    seconds.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 fn pools(errors: &mut Errors, messages: &[v1::Pool]) -> Vec<Pool> {

@@ -256,6 +256,10 @@ fn fleet_configurations_are_checked() {
             },
             "routingMode",
         ),
+        (
+            v1::FleetConfig { node_expiry_seconds: Some(299), ..config(&[("10.200.0.0/16", 24)]) },
+            "nodeExpirySeconds",
+        ),
     ];
     for (message, path) in cases {
         let errors = fleet_config(&message).expect_err(path);
