@@ -1,11 +1,14 @@
-//! Counts every outcome, and tells user space of drops.
+//! Counts every outcome, and tells user space of drops, and of new flows while somebody wants to know.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
-use weft_shared::layout::{Address, Event, Point, Reason, maps::counter_index};
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns, programs::TcContext};
+use weft_shared::layout::{
+    Address, Direction, Event, Point, Reason, Told, ToldKey, maps::counter_index, monitor_flags,
+};
 
 use crate::{
+    conntrack,
     frame::meta,
-    maps::{COUNTERS, EVENTS, EVENTS_LOST},
+    maps::{self, ALLOWED_BY, COUNTERS, EVENT, EVENTS, EVENTS_LOST, MONITOR, TOLD},
     parse::Packet,
 };
 
@@ -38,7 +41,7 @@ pub fn finish(
     ctx: &TcContext,
     point: Point,
     outcome: Result<Done, Reason>,
-    packet: Option<&Packet>,
+    packet: Option<&'static Packet>,
     trace: &Trace,
 ) -> i32 {
     match outcome {
@@ -48,7 +51,7 @@ pub fn finish(
         }
         Err(reason) => {
             count(ctx, point, reason);
-            tell(ctx, point, reason, packet, trace);
+            tell(ctx, point as u32, reason as u32, packet, trace);
             TC_ACT_SHOT
         }
     }
@@ -66,45 +69,154 @@ fn count(ctx: &TcContext, point: Point, reason: Reason) {
     }
 }
 
+/// The rows that let a packet pass, each 0 without a rule of its own.
+#[derive(Clone, Copy)]
+pub struct AllowedBy {
+    /// Bits of the directions in which there was a subject to ask.
+    judged: u32,
+    egress: u32,
+    ingress: u32,
+}
+
+/// Before a packet is judged.
 #[inline(always)]
-fn tell(ctx: &TcContext, point: Point, reason: Reason, packet: Option<&Packet>, trace: &Trace) {
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
-            // SAFETY: as in `count`.
-            unsafe { *lost += 1 };
+pub fn nobody_asked() {
+    if let Some(by) = ALLOWED_BY.get_ptr_mut(0) {
+        // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
+        unsafe { by.write(AllowedBy { judged: 0, egress: 0, ingress: 0 }) };
+    }
+}
+
+/// A subject's row allows the packet in hand.
+#[inline(always)]
+pub fn allowed_by(direction: Direction, rule: u32) {
+    if let Some(by) = ALLOWED_BY.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe {
+            (*by).judged |= 1 << direction as u32;
+            match direction {
+                Direction::Egress => (*by).egress = rule,
+                Direction::Ingress => (*by).ingress = rule,
+            }
         }
-        return;
-    };
-    let (source, destination, source_port, destination_port, protocol) = match packet {
-        Some(packet) if packet.is_icmp() => {
-            (packet.source, packet.destination, 0, packet.icmp, packet.protocol)
+    }
+}
+
+/// Tells of a new flow that was allowed, if somebody wants to know.
+#[inline(always)]
+pub fn allowed(ctx: &TcContext, point: Point, packet: &'static Packet, trace: &Trace) {
+    // SAFETY: a number of an array, which the daemon changes.
+    let wanted = MONITOR
+        .get_ptr(0)
+        .is_some_and(|flags| unsafe { flags.read_volatile() } & monitor_flags::ALLOWED != 0);
+    if wanted {
+        tell(ctx, point as u32, ALLOWED, Some(packet), trace);
+    }
+}
+
+/// In place of a reason.
+const ALLOWED: u32 = u32::MAX;
+
+/// Writes an event, unless one just like it was written a moment ago. A function of its own, for no packet that goes on comes
+/// here; and the event is made aside, because the stack has no room for it.
+#[inline(never)]
+fn tell(ctx: &TcContext, point: u32, reason: u32, packet: Option<&'static Packet>, trace: &Trace) {
+    let Some(event) = EVENT.get_ptr_mut(0) else { return };
+    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
+    let event = unsafe { &mut *event };
+    // SAFETY: no arguments.
+    event.at_nanoseconds = unsafe { bpf_ktime_get_ns() };
+    event.point = point;
+    event.ifindex = meta(ctx).ifindex;
+    event.length_bytes = ctx.len();
+    event.source_identity = trace.source_identity;
+    event.destination_identity = trace.destination_identity;
+    show(event, packet);
+    if reason == ALLOWED {
+        event.reason = 0;
+        event.direction = 0;
+        event.packets = 1;
+        say_who_allowed(event);
+    } else {
+        event.reason = reason;
+        event.direction = trace.direction;
+        event.rule = trace.rule;
+        event.allowed = 0;
+        event.judged = 0;
+        event.ingress_rule = 0;
+        event.packets = packets_alike(event);
+    }
+    if event.packets != 0
+        && EVENTS.output(&*event, 0).is_err()
+        && let Some(lost) = EVENTS_LOST.get_ptr_mut(0)
+    {
+        // SAFETY: as in `count`.
+        unsafe { *lost += 1 };
+    }
+}
+
+/// What is known of the packet, as far as it was looked into.
+#[inline(always)]
+fn show(event: &mut Event, packet: Option<&Packet>) {
+    event.source = Address::UNSPECIFIED;
+    event.destination = Address::UNSPECIFIED;
+    event.source_port = 0;
+    event.destination_port = 0;
+    event.protocol = 0;
+    if let Some(packet) = packet {
+        event.source = packet.source;
+        event.destination = packet.destination;
+        if !packet.is_icmp() {
+            event.source_port = u16::from_be(packet.source_port);
         }
-        Some(packet) => (
-            packet.source,
-            packet.destination,
-            u16::from_be(packet.source_port),
-            u16::from_be(packet.destination_port),
-            packet.protocol,
-        ),
-        None => (Address::UNSPECIFIED, Address::UNSPECIFIED, 0, 0, 0),
+        event.destination_port = packet.policy_port();
+        event.protocol = packet.protocol;
+    }
+}
+
+#[inline(always)]
+fn say_who_allowed(event: &mut Event) {
+    if let Some(by) = ALLOWED_BY.get_ptr(0) {
+        // SAFETY: as in `nobody_asked`.
+        let by = unsafe { *by };
+        event.allowed = 1;
+        event.judged = by.judged as u8;
+        event.rule = by.egress;
+        event.ingress_rule = by.ingress;
+    }
+}
+
+/// How many drops an event of this one stands for; 0: it is not to be told, but counted for the next.
+#[inline(always)]
+fn packets_alike(event: &Event) -> u64 {
+    let again = maps::config().tell_again_after;
+    if again == 0 {
+        return 1;
+    }
+    let key = ToldKey {
+        source: event.source,
+        destination: event.destination,
+        ifindex: event.ifindex,
+        destination_port: event.destination_port,
+        protocol: event.protocol,
+        reason: event.reason as u8,
+        point: event.point,
     };
-    entry.write(Event {
-        // SAFETY: no arguments.
-        at_nanoseconds: unsafe { bpf_ktime_get_ns() },
-        reason: reason as u32,
-        point: point as u32,
-        ifindex: meta(ctx).ifindex,
-        length_bytes: ctx.len(),
-        source,
-        destination,
-        source_identity: trace.source_identity,
-        destination_identity: trace.destination_identity,
-        rule: trace.rule,
-        source_port,
-        destination_port,
-        protocol,
-        direction: trace.direction,
-        reserved: [0; 6],
-    });
-    entry.submit(0);
+    let now = conntrack::now();
+    if let Some(told) = TOLD.get_ptr_mut(&key) {
+        // SAFETY: the kernel's element; other CPUs may count at the same time, which loses a packet of the sum (the
+        // counters have them all).
+        let told = unsafe { &mut *told };
+        if now.saturating_sub(told.at) < again {
+            told.packets += 1;
+            return 0;
+        }
+        let packets = told.packets + 1;
+        told.at = now;
+        told.packets = 0;
+        return packets;
+    }
+    // Where it can't be remembered, the next is told as well.
+    let _ = TOLD.insert(&key, &Told { at: now, packets: 0 }, BPF_ANY.into());
+    1
 }

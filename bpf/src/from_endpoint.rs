@@ -1,7 +1,7 @@
 //! What a workload sends.
 
 use aya_ebpf::programs::TcContext;
-use weft_shared::layout::{Class, Endpoint, Peer, Reason, endpoint_flags};
+use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
     conntrack::{self, Ends, Entry},
@@ -53,7 +53,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &'static Packet,
     endpoint: &'static Endpoint,
     ifindex: u32,
     epoch: u64,
@@ -82,7 +82,7 @@ fn judge(
         source: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
         destination: maps::peer_of(&packet.destination),
     };
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromEndpoint }, trace)?;
     Ok((ends, None))
 }
 

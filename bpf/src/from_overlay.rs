@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::bpf_skb_get_tunnel_key,
     programs::TcContext,
 };
-use weft_shared::layout::{Address, Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Reason};
+use weft_shared::layout::{Address, Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Point, Reason};
 
 use crate::{
     conntrack::{self, Ends},
@@ -80,7 +80,7 @@ fn tunnel(ctx: &TcContext) -> Result<(u32, Address), Reason> {
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &'static Packet,
     sender: &Peer,
     epoch: u64,
     trace: &mut Trace,
@@ -105,7 +105,7 @@ fn judge(
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
     let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
     refuse_foreign_source(packet, sender)?;
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromOverlay }, trace)?;
     Ok((receiver, ends.destination.ifindex))
 }
 

@@ -8,14 +8,14 @@ use aya_ebpf::{
 };
 use weft_shared::layout::{
     Address, Config, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PolicyKey, PolicyRow,
-    RuntimeState, Subject,
+    RuntimeState, Subject, Told, ToldKey,
     maps::{
         COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENTS_MAX, IPCACHE_MAX,
-        NODE_ADDRESSES_MAX, NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX,
+        NODE_ADDRESSES_MAX, NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
 };
 
-use crate::{fragment::Cut, parse::Packet, related::Quoted};
+use crate::{events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
@@ -52,6 +52,18 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, FRAGMENTS_MAX> = LruHash
 pub static COUNTERS: PerCpuArray<Counter, COUNTERS_MAX> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+/// Bits of `monitor_flags`.
+#[btf_map]
+pub static MONITOR: Array<u32, 1> = Array::new();
+/// Least-recently-used hash: drops that look alike → when they were told of.
+#[btf_map]
+pub static TOLD: LruHashMap<ToldKey, Told, TOLD_MAX> = LruHashMap::new();
+/// The rules by which the packet in hand is allowed: by the source's row for egress, and the destination's for ingress.
+#[btf_map]
+pub static ALLOWED_BY: PerCpuArray<AllowedBy, 1> = PerCpuArray::new();
+/// The event in hand.
+#[btf_map]
+pub static EVENT: PerCpuArray<Event, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 

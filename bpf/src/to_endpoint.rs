@@ -1,7 +1,7 @@
 //! What the node's stack, or a redirect to the host's side, has for a workload.
 
 use aya_ebpf::programs::TcContext;
-use weft_shared::layout::{Class, Endpoint, Peer, Reason, endpoint_flags};
+use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
     conntrack::{self, Ends, Entry},
@@ -56,7 +56,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &'static Packet,
     endpoint: &Endpoint,
     ifindex: u32,
     epoch: u64,
@@ -85,7 +85,7 @@ fn judge(
     if !came_by_its_way(ctx, &ends.source) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::ToEndpoint }, trace)
 }
 
 /// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address

@@ -1,7 +1,7 @@
 //! What crosses the node's uplinks: endpoints talk with the world and with other nodes here; the node's own traffic passes.
 
 use aya_ebpf::programs::TcContext;
-use weft_shared::layout::{Class, Endpoint, Peer, Reason};
+use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason};
 
 use crate::{
     conntrack::{self, Ends},
@@ -42,7 +42,7 @@ pub fn receive(
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &'static Packet,
     receiver: &Endpoint,
     to: &Peer,
     epoch: u64,
@@ -73,7 +73,7 @@ fn judge(
     if !may_come_by_uplink(&ends.source) {
         return Err(Reason::Spoofed);
     }
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now }, trace)
+    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromUplink }, trace)
 }
 
 #[inline(always)]

@@ -3,12 +3,12 @@
 
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
-    Action, Address, Class, Direction, Endpoint, Peer, PolicyKey, PolicyRow, Reason, endpoint_flags,
+    Action, Address, Class, Direction, Endpoint, Peer, Point, PolicyKey, PolicyRow, Reason, endpoint_flags,
 };
 
 use crate::{
     conntrack::{self, Ends, Entry},
-    events::Trace,
+    events::{self, Trace},
     maps::{self, POLICIES, SUBJECTS, policy_row},
     parse::{Echo, Packet},
     related,
@@ -29,6 +29,8 @@ pub enum Way {
 pub struct Moment {
     pub epoch: u64,
     pub now: u64,
+    /// Where it is judged.
+    pub point: Point,
 }
 
 /// Whether a class's addresses are inside the pools.
@@ -72,7 +74,7 @@ pub fn own_endpoint(peer: &Peer, address: &Address) -> Result<&'static Endpoint,
 #[inline(always)]
 pub fn decide(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &'static Packet,
     entry: Option<Entry>,
     ends: &Ends,
     moment: Moment,
@@ -95,6 +97,7 @@ pub fn decide(
         judge(packet, ends, way, trace)?;
         return conntrack::remember(packet, &key, high, entry.original, ends, entry.flags(), moment);
     }
+    events::nobody_asked();
     let mut original = true;
     if let Err(reason) = judge(packet, ends, Way::Forth, trace) {
         let mut second = Trace::EMPTY;
@@ -107,6 +110,7 @@ pub fn decide(
     if packet.has_flow() && packet.echo != Echo::Reply {
         conntrack::remember(packet, &key, high, original, ends, 0, moment)?;
     }
+    events::allowed(ctx, moment.point, packet, trace);
     Ok(())
 }
 
@@ -189,6 +193,7 @@ fn one(
         (None, None) => return Err(Reason::PolicyMissing),
     };
     if row.action == Action::Allow as u32 {
+        events::allowed_by(direction, row.rule);
         return Ok(());
     }
     trace.direction = direction as u8;

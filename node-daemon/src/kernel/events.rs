@@ -1,19 +1,44 @@
-//! Drops, as the kernel programs tell of them.
+//! Drops and new flows, as the kernel programs tell of them.
 
 use std::io;
 
 use aya::{
     Ebpf,
-    maps::{MapData, RingBuf},
+    maps::{Array, MapData, RingBuf},
 };
 use tokio::io::unix::AsyncFd;
-use weft_shared::layout::{Event, maps as names};
+use weft_shared::layout::{Event, maps as names, monitor_flags};
 
 use super::{
     KernelError,
     maps::take,
     trusted::{from_bytes, watch},
 };
+
+/// Tells the programs what somebody wants to know.
+pub struct Switch {
+    flags: Array<MapData, u32>,
+}
+
+impl std::fmt::Debug for Switch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Switch").finish_non_exhaustive()
+    }
+}
+
+impl Switch {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self { flags: take(ebpf, names::MapName { object: names::MONITOR, pin: names::MONITOR })? })
+    }
+
+    /// Whether new flows that are allowed are told of.
+    pub fn set_allowed(&mut self, wanted: bool) -> Result<(), KernelError> {
+        let flags = if wanted { monitor_flags::ALLOWED } else { 0 };
+        self.flags
+            .set(0, flags, 0)
+            .map_err(|error| KernelError::new(format!("map {}", names::MONITOR), error))
+    }
+}
 
 /// The ring buffer's reader. What nobody reads is lost in the kernel, and counted there.
 pub struct Events {

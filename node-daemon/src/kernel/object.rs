@@ -20,7 +20,7 @@ use weft_shared::layout::{
 
 use super::{
     Attached, Collected, Datapath, Hook, KernelError, attach,
-    events::Events,
+    events::{Events, Switch},
     flows::Collector,
     maps::{Maps, memory_bytes},
     trusted::Plain,
@@ -102,6 +102,11 @@ impl Object {
     /// The ring buffer's reader; there is one for the life of the object.
     pub fn events(&mut self) -> Result<Events, KernelError> {
         Events::take(&mut self.ebpf)
+    }
+
+    /// What is told beside drops; there is one switch for the life of the object.
+    pub fn switch(&mut self) -> Result<Switch, KernelError> {
+        Switch::take(&mut self.ebpf)
     }
 
     /// The flow table.

@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 use weft_noded::{
     kernel::{
         Datapath as _,
-        events::Events,
+        events::{Events, Switch},
         object::{Object, Options},
     },
     plan::tables::{Step, Tables},
@@ -35,7 +35,8 @@ pub(crate) struct Outcome {
 /// The loaded programs, and the tables that the tests gave them.
 pub(crate) struct Datapath {
     pub(crate) object: Object,
-    events: Events,
+    pub(crate) events: Events,
+    pub(crate) switch: Switch,
     tables: Tables,
 }
 
@@ -69,7 +70,7 @@ const FLOWS: u32 = 16 * 1024;
 impl Datapath {
     /// With the tables of [`world`], everything allowed.
     pub(crate) fn new() -> Self {
-        Self::with_config(Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT })
+        Self::with_config(Config { overlay_ifindex: world::OVERLAY, tell_again_after: 0, ..Config::DEFAULT })
     }
 
     pub(crate) fn with_config(config: Config) -> Self {
@@ -77,7 +78,8 @@ impl Datapath {
         let options = Options { directory: None, config, flows_max: Some(FLOWS) };
         let mut object = Object::load(&options).expect("the object loads (tests need root)");
         let events = object.events().unwrap();
-        let mut datapath = Self { object, events, tables: Tables::default() };
+        let switch = object.switch().unwrap();
+        let mut datapath = Self { object, events, switch, tables: Tables::default() };
         datapath.set_tables(world::tables());
         datapath
     }

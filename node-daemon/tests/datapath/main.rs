@@ -24,6 +24,7 @@ mod policy;
 mod refusals;
 mod revisions;
 mod tables;
+mod telling;
 mod uplink;
 mod verifier;
 mod world;

@@ -37,11 +37,14 @@ pub const FRAGMENTS: MapName = map("FRAGMENTS", "fragments_v1");
 /// Array for each CPU: `counter_index` → `Counter`.
 pub const COUNTERS: MapName = map("COUNTERS", "counters_v1");
 /// Ring buffer of `Event`.
-pub const EVENTS: MapName = map("EVENTS", "events_v1");
+pub const EVENTS: MapName = map("EVENTS", "events_v2");
 /// Array for each CPU, one u64: events that found the ring buffer full.
 pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
 
-/// All of them.
+/// Array of one u32: `monitor_flags`. Not pinned: what an earlier daemon's monitors wanted goes with its programs.
+pub const MONITOR: &str = "MONITOR";
+
+/// All that are pinned.
 pub const ALL: [MapName; 13] = [
     ENDPOINTS,
     IPCACHE,
@@ -70,6 +73,8 @@ pub const FLOWS_MAX: usize = 512 * 1024;
 /// Datagrams under way in fragments: at 10 Gbit/s of nothing else, those of 20 ms.
 pub const FRAGMENTS_MAX: usize = 16 * 1024;
 pub const COUNTERS_MAX: usize = (Reason::ROWS as usize) * POINTS_MAX;
+/// Drops that look alike, of which the next is not told at once: beyond them, the least recently seen are forgotten.
+pub const TOLD_MAX: usize = 4096;
 pub const EVENTS_BYTES: usize = 1024 * 1024;
 const POINTS_MAX: usize = 8;
 

@@ -16,7 +16,7 @@ mod reason;
 
 pub use address::{Address, PrefixKey};
 pub use endpoint::{Endpoint, endpoint_flags};
-pub use event::Event;
+pub use event::{Event, Told, ToldKey, monitor_flags};
 pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
 pub use fragment::{FRAGMENT_NANOSECONDS, Fragment, FragmentKey};
 pub use peer::{Node, Peer, RuntimeState, Subject};
@@ -65,6 +65,8 @@ pub struct Config {
     pub timeout_established: u64,
     pub timeout_closing: u64,
     pub timeout_other: u64,
+    /// Nanoseconds for which drops that look alike (see [`ToldKey`]) are only counted after one was told of; 0: each is told.
+    pub tell_again_after: u64,
 }
 
 impl Config {
@@ -76,6 +78,7 @@ impl Config {
         timeout_established: 8000 * SECOND,
         timeout_closing: 10 * SECOND,
         timeout_other: 60 * SECOND,
+        tell_again_after: SECOND,
     };
 }
 
