@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -19,6 +22,7 @@ use weft_noded::{
     daemon::{Core, Ground, Loaded, Settings, VXLAN_DEVICE},
     desired::disk::{Content, Disk},
     kernel::{
+        features,
         netlink::{self, Netlink, Watched},
         object::{self, Object, Options},
     },
@@ -122,6 +126,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 fn main() -> ExitCode {
+    let began = Instant::now();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -132,7 +137,7 @@ fn main() -> ExitCode {
     };
     start_logging(arguments.log_format);
     let ended = tokio::runtime::Runtime::new().context("start the runtime").and_then(|runtime| {
-        let ended = runtime.block_on(run(arguments));
+        let ended = runtime.block_on(run(arguments, began));
         // The core may be in the middle of a write: it ends with the process.
         runtime.shutdown_background();
         ended
@@ -155,7 +160,7 @@ fn start_logging(format: LogFormat) {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
+async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     if arguments.cleanup {
         return cleanup(&arguments).await;
     }
@@ -168,6 +173,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let loaded = Loaded::from(disk)?;
     // A second daemon must not get as far as the kernel.
     let listener = local::listen(&arguments.socket)?;
+    features::check(&features::Running, &settings.kernel_release)?;
     let links = Arc::new(Netlink::open()?);
     let ground = Ground::prepare(&settings, links.as_ref()).await?;
     object::ensure_bpffs(&arguments.bpffs)?;
@@ -184,6 +190,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     publish(&mut object, events.clone())?;
     let watched = netlink::watch()?;
     let core = Core::start(settings, loaded, ground, object, links).await?;
+    let enforced_after = began.elapsed();
+    info!(milliseconds = enforced_after.as_millis(), "enforcing");
+    core.enforced(enforced_after).await?;
     serve(arguments, core, events, listener, watched).await
 }
 

@@ -267,7 +267,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         self.datapath.detach(attachment.ifindex).map_err(|error| error.to_string())?;
         self.forget_attachment(name).map_err(|error| error.to_string())?;
-        self.attachments.store(&self.disk).map_err(|error| error.to_string())?;
+        if let Err(error) = self.attachments.store(&self.disk) {
+            // It is gone all the same: the file is written as soon as it can be, and at the next start there is no
+            // interface.
+            self.failed(&error);
+        }
         self.reported.remove(name);
         self.report(Report::EndpointGone(v1::EndpointGone { name: name.to_owned() }));
         info!(endpoint = %name, "detached");

@@ -1,6 +1,6 @@
 //! The queue in front of the core, and the handle that fills it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +54,7 @@ pub(super) enum Command {
     Dump { map: String, reply: oneshot::Sender<Result<Vec<v1::DumpMapResponse>, String>> },
     LinkGone { ifindex: u32 },
     NetworkChanged { changes: Changes },
+    Enforced { after: Duration },
     Check { reply: oneshot::Sender<()> },
 }
 
@@ -162,6 +163,11 @@ impl Core {
     /// Something in the node's network is not as it was.
     pub async fn network_changed(&self, changes: Changes) -> Result<(), CoreGone> {
         self.tell(Command::NetworkChanged { changes }).await
+    }
+
+    /// For status: how long after the start of the process the last known state was enforced.
+    pub async fn enforced(&self, after: Duration) -> Result<(), CoreGone> {
+        self.tell(Command::Enforced { after }).await
     }
 
     /// Compares the kernel with what is desired now, as is done periodically, and mends it.

@@ -15,7 +15,7 @@ mod start;
 mod status;
 mod sweep;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -69,6 +69,13 @@ enum Wants {
     Everything,
 }
 
+/// Whether the desired state's file has it. Nothing goes into the kernel before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saved {
+    Yes,
+    NotYet,
+}
+
 /// The state behind the queue.
 struct State<D, L> {
     settings: Settings,
@@ -90,6 +97,11 @@ struct State<D, L> {
     synced: bool,
     flows: collect::Flows,
     repairs: repairs::Repairs,
+    saved: Saved,
+    /// The last revision of the desired state that is in the kernel.
+    realised: u64,
+    /// From the start of the process until the last known state was enforced.
+    enforced_after: Option<Duration>,
     /// What of the node's network is not as it should be.
     network_problems: Vec<String>,
     wants: Wants,

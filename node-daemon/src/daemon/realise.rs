@@ -4,9 +4,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use weft_proto::v1::{self, ResourceType};
 
-use super::{State, Wants, repairs::Repair};
+use super::{Saved, State, Wants, repairs::Repair};
 use crate::{
-    desired::Batch,
+    desired::{Batch, disk::DiskError},
     kernel::{Datapath, KernelError, links::Links},
     observe::names::Names,
     plan::{
@@ -37,8 +37,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
             let written = self.write_progress();
             written.map_err(|error| self.failed(&error))?;
+            self.realised = self.desired.realised;
         } else {
-            let stored = self.disk.store_desired(&self.desired);
+            self.saved = Saved::NotYet;
+            let stored = self.save();
             stored.map_err(|error| self.failed(&error))?;
             self.sweep_due |= in_sync && !self.synced;
             self.synced |= in_sync;
@@ -49,6 +51,14 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.after_change();
         }
         Ok(self.ack(nonce, began))
+    }
+
+    fn save(&mut self) -> Result<(), DiskError> {
+        if self.saved == Saved::NotYet {
+            self.disk.store_desired(&self.desired)?;
+            self.saved = Saved::Yes;
+        }
+        Ok(())
     }
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
@@ -68,7 +78,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.write_steps(&[Step::IdentitiesThrough { identity }])
     }
 
-    fn failed(&mut self, error: &dyn std::error::Error) -> String {
+    pub(super) fn failed(&mut self, error: &dyn std::error::Error) -> String {
         error!(%error, "could not be written; tried again");
         self.failure = Some(error.to_string());
         error.to_string()
@@ -87,6 +97,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
+        self.realised = self.desired.realised;
         Ok(())
     }
 
@@ -153,7 +164,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.repairs.note(Repair::Rows);
             self.actual = found;
         }
-        let stored = if self.failure.is_some() { self.attachments.store(&self.disk) } else { Ok(()) };
+        let stored = self.save().and_then(|()| match self.failure {
+            Some(_) => self.attachments.store(&self.disk),
+            None => Ok(()),
+        });
         if let Err(error) = stored {
             return drop(self.failed(&error));
         }

@@ -25,8 +25,9 @@ impl<D: Datapath, L: Links> State<D, L> {
                 store_id: self.desired.store_id.clone(),
                 revision: self.desired.revision,
                 digests: match self.wants {
-                    Wants::Differences => self.desired.digests(),
-                    Wants::Everything => Vec::new(),
+                    // What is not in the kernel is not held.
+                    Wants::Differences if self.failure.is_none() => self.desired.digests(),
+                    _ => Vec::new(),
                 },
             }),
             capabilities: Some(self.capabilities()),

@@ -86,6 +86,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             Command::Dump { map, reply } => drop(reply.send(self.dump(&map))),
             Command::LinkGone { ifindex } => self.link_gone(ifindex).await,
             Command::NetworkChanged { changes } => self.follow(changes).await,
+            Command::Enforced { after } => self.enforced_after = Some(after),
             Command::Check { reply } => {
                 self.mend_all().await;
                 // Who asked may be gone.

@@ -108,6 +108,9 @@ impl Core {
             repairs: super::repairs::Repairs::default(),
             network_problems: Vec::new(),
             wants: super::Wants::Differences,
+            saved: super::Saved::Yes,
+            realised: 0,
+            enforced_after: None,
             sweep_due: false,
             connection: None,
             problems: Vec::new(),
@@ -123,6 +126,9 @@ impl Core {
         state.drop_ended_attachments().await?;
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
+        if let Err(error) = state.datapath.settle() {
+            warn!(%error, "what an earlier version left stays");
+        }
         info!(
             revision = state.desired.revision,
             endpoints = state.attachments.endpoints.len(),

@@ -44,7 +44,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             controller: self.connection.as_ref().map(|up| up.controller.clone()).unwrap_or_default(),
             connected: self.connection.is_some(),
-            realised_revision: self.desired.realised,
+            realised_revision: self.realised,
             identities_through: self.actual.identities_through,
             capabilities: Some(self.capabilities()),
             map_bytes: self.datapath.map_bytes().unwrap_or_default(),
@@ -53,7 +53,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             problems,
             flows: Some(self.flow_table()),
             repairs: self.repairs.list(),
-            enforced_after: None,
+            enforced_after: self.enforced_after.and_then(|after| after.try_into().ok()),
             maps: Vec::new(),
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
         }

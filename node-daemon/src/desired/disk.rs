@@ -100,7 +100,11 @@ impl Disk {
             fs::rename(&beside, &path)?;
             File::open(&self.directory)?.sync_all()
         };
-        write().map_err(|source| DiskError::Io { path: path.clone(), source })
+        write().map_err(|source| {
+            // Half a file would only take room on a disk that may have none left.
+            drop(fs::remove_file(&beside));
+            DiskError::Io { path: path.clone(), source }
+        })
     }
 
     /// Moves a file aside; `None`: there was none.

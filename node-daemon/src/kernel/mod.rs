@@ -5,12 +5,14 @@
 
 mod attach;
 pub mod events;
+pub mod features;
 mod flows;
 pub mod links;
 mod maps;
 pub mod netlink;
 pub mod netns;
 pub mod object;
+mod pins;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
@@ -89,6 +91,9 @@ pub trait Datapath: Send + 'static {
 
     /// Takes our programs off the interface; no error where there are none or the interface is gone.
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError>;
+
+    /// All programs that are attached are ours now: what only earlier ones used goes.
+    fn settle(&mut self) -> Result<(), KernelError>;
 
     /// Interfaces that carry programs of ours, and which.
     fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError>;

@@ -8,14 +8,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData, MapError, MapInfo, MapType},
+    maps::{Map, MapData, MapError},
     programs::{ProgramError, SchedClassifier},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
-    Address, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, Point, PrefixKey, Reason,
-    RuntimeState, Subject,
-    maps::{self as names, Counter, MapName},
+    Config, Flow, FlowKey, Point, Reason,
+    maps::{self as names, Counter},
 };
 
 use super::{
@@ -23,6 +22,7 @@ use super::{
     events::{Events, Switch},
     flows::Collector,
     maps::{Maps, memory_bytes},
+    pins,
     trusted::Plain,
 };
 use crate::plan::tables::{Step, Tables};
@@ -74,10 +74,9 @@ impl Object {
         if let Some(directory) = &options.directory {
             let directory = directory.join("maps");
             fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
+            pins::check(&directory)?;
             for map in names::ALL {
-                let path = directory.join(map.pin);
-                check_pin(&path, map)?;
-                loader.map_pin_path(map.object, path);
+                loader.map_pin_path(map.object, directory.join(map.pin));
             }
         }
         let mut ebpf =
@@ -184,6 +183,13 @@ impl Datapath for Object {
         attach::detach(ifindex, &self.directory()?.join("links"))
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        match &self.directory {
+            Some(directory) => pins::remove_former(&directory.join("maps")),
+            None => Ok(()),
+        }
+    }
+
     fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError> {
         attach::attached(&self.directory()?.join("links"))
     }
@@ -255,80 +261,4 @@ fn mount_bpffs(directory: &Path) -> Result<(), KernelError> {
 
 fn in_path(what: &str, path: &Path, error: io::Error) -> KernelError {
     KernelError::new(format!("{what} {}", path.display()), error)
-}
-
-/// What a map must be like to be used again.
-#[derive(Debug, PartialEq)]
-struct Shape {
-    kind: Option<MapType>,
-    key_bytes: usize,
-    value_bytes: usize,
-    /// `None`: any.
-    rows: Option<usize>,
-}
-
-fn shape(map: MapName) -> Shape {
-    fn of<K, V>(kind: MapType, rows: usize) -> Shape {
-        Shape { kind: Some(kind), key_bytes: size_of::<K>(), value_bytes: size_of::<V>(), rows: Some(rows) }
-    }
-    match map {
-        names::ENDPOINTS => of::<u32, Endpoint>(MapType::Hash, names::ENDPOINTS_MAX),
-        names::IPCACHE => of::<Address, Peer>(MapType::Hash, names::IPCACHE_MAX),
-        names::PREFIXES => of::<PrefixKey, Peer>(MapType::LpmTrie, names::PREFIXES_MAX),
-        names::NODES => of::<u32, Node>(MapType::Array, names::NODES_MAX),
-        names::NODE_ADDRESSES => of::<Address, u32>(MapType::Hash, names::NODE_ADDRESSES_MAX),
-        names::SUBJECTS => of::<u32, Subject>(MapType::Array, names::SUBJECTS_MAX),
-        names::POLICIES => of::<u32, u32>(MapType::ArrayOfMaps, names::SUBJECTS_MAX),
-        names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
-        names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
-        names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
-        names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
-        names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
-        _ => of::<u32, u64>(MapType::PerCpuArray, 1),
-    }
-}
-
-/// A pin of another layout under the same name would be read as what it is not: the kernel would only notice where sizes
-/// differ in the programs' disfavour.
-fn check_pin(path: &Path, map: MapName) -> Result<(), KernelError> {
-    if !path.try_exists().map_err(|error| in_path("look for", path, error))? {
-        return Ok(());
-    }
-    let info =
-        MapInfo::from_pin(path).map_err(|error| KernelError::new(path.display().to_string(), error))?;
-    let expected = shape(map);
-    let found = Shape {
-        kind: info.map_type().ok(),
-        key_bytes: info.key_size() as usize,
-        value_bytes: info.value_size() as usize,
-        rows: expected.rows.map(|_| info.max_entries() as usize),
-    };
-    if found == expected {
-        return Ok(());
-    }
-    Err(KernelError::new(
-        format!("use the pinned map {}", path.display()),
-        format!(
-            "it is {found:?}, this daemon needs {expected:?}: it was pinned by another version. Stop what uses it and remove the directory {}",
-            path.parent().unwrap_or(path).display()
-        ),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_maps_share_a_pin() {
-        let mut pins: Vec<_> = names::ALL.iter().map(|map| map.pin).collect();
-        pins.sort_unstable();
-        pins.dedup();
-        assert_eq!(pins.len(), names::ALL.len());
-    }
-
-    #[test]
-    fn the_last_shape_is_that_of_lost_events() {
-        assert_eq!(names::ALL[names::ALL.len() - 1], names::EVENTS_LOST);
-    }
 }

@@ -100,6 +100,10 @@ impl Datapath for Twin {
         Ok(())
     }
 
+    fn settle(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     fn attached(&mut self) -> Result<Vec<(u32, Hook)>, KernelError> {
         Ok(self.with(|state| state.attached.iter().map(|(ifindex, hook)| (*ifindex, *hook)).collect()))
     }

@@ -6,6 +6,7 @@ mod local;
 mod node;
 
 use fake::{Fake, SOON, Stream};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use node::{Kernel, Node};
 use prost::Message;
 use tempfile::TempDir;
@@ -517,4 +518,97 @@ async fn an_endpoint_whose_programs_cannot_be_put_back_is_down_until_they_can() 
     assert_eq!(kernel.maps.with(|twin| twin.attached.get(&ifindex).copied()), Some(Hook::Endpoint));
     let repairs = node.status().await.repairs;
     assert!(repairs.iter().any(|repair| repair.what == "programs" && repair.last.is_some()), "{repairs:?}");
+}
+
+/// A file system of 256 KiB, with a file that leaves no room once it is filled.
+struct SmallDisk {
+    directory: TempDir,
+}
+
+impl SmallDisk {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let size = Some("size=256k");
+        let mounted = mount(Some("weft"), directory.path(), Some("tmpfs"), MsFlags::empty(), size);
+        mounted.expect("a tmpfs (tests need root)");
+        Self { directory }
+    }
+
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.directory.path().join("filler")).unwrap();
+        while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.directory.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        umount2(self.directory.path(), MntFlags::MNT_DETACH).ok();
+    }
+}
+
+#[tokio::test]
+async fn with_a_full_disk_nothing_is_acknowledged_or_written_and_all_of_it_once_there_is_room() {
+    let (disk, kernel, fake) = (SmallDisk::new(), Kernel::default(), Fake::start().await);
+    let state = disk.directory.path().join("state");
+    let node = Node::start(&kernel, &state, &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    stream.delta(full(5, base())).await;
+    stream.ack().await;
+    let before = std::fs::read(state.join("desired")).unwrap();
+    let steps = kernel.maps.with(|twin| twin.steps.len());
+    disk.fill();
+
+    let upserts = vec![address("10.200.2.9", 300)];
+    stream.delta(v1::Delta { nonce: 6, revision: 6, upserts, ..v1::Delta::default() }).await;
+
+    while let Some(message) = stream.next().await {
+        assert!(!matches!(message, v1::node_message::Message::Ack(_)), "acknowledged what is not on disk");
+    }
+    // Tried again meanwhile: that must not get past the disk either.
+    node.core.check().await.unwrap();
+    let problems = node.status().await.problems;
+    let named = |problem: &String| {
+        problem.starts_with("not written") && problem.contains("state/desired: No space left")
+    };
+    assert!(problems.iter().any(named), "{problems:?}");
+    assert_eq!(node.status().await.realised_revision, 5);
+    assert_eq!(kernel.maps.with(|twin| twin.steps.len()), steps, "the kernel is as it was");
+    assert_eq!(std::fs::read(state.join("desired")).unwrap(), before, "nothing is lost");
+    assert!(!state.join("desired.new").exists());
+
+    disk.make_room();
+    let status = node.status_until(|status| !status.problems.iter().any(|problem| named(problem))).await;
+    assert_eq!(status.realised_revision, 6, "it heals by itself");
+    assert_eq!(ipcache_len(&kernel), 3);
+    assert_ne!(std::fs::read(state.join("desired")).unwrap(), before);
+}
+
+#[tokio::test]
+async fn an_endpoint_goes_though_the_disk_is_full_and_one_that_comes_is_refused_by_name() {
+    let (disk, kernel, fake) = (SmallDisk::new(), Kernel::default(), Fake::start().await);
+    let state = disk.directory.path().join("state");
+    let node = Node::start(&kernel, &state, &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    stream.delta(full(5, base())).await;
+    stream.ack().await;
+    node.attach("web", "web").await;
+    disk.fill();
+
+    let refused = node.try_attach("next", "web").await.unwrap_err();
+
+    assert!(refused.to_string().contains("No space left"), "{refused}");
+    assert_eq!(node.core.endpoint("next".to_owned()).await, Ok(EndpointState::Gone));
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+    assert!(kernel.maps.with(|twin| twin.tables.endpoints.is_empty()));
+    assert!(kernel.links.with(|links| links.routes.is_empty()));
+    disk.make_room();
+    node.status_until(|status| !status.problems.iter().any(|problem| problem.starts_with("not written")))
+        .await;
+    assert!(Attachments::load(&Disk::open(&state).unwrap()).unwrap().endpoints.is_empty());
 }

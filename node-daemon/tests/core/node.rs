@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_noded::{
-    daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, StartError, Target, VXLAN_DEVICE},
+    daemon::{
+        AttachError, AttachSpec, Core, EndpointState, Ground, Loaded, Settings, StartError, Target,
+        VXLAN_DEVICE,
+    },
     desired::disk::Disk,
     kernel::twin::{Twin, TwinLinks},
     stream::client,
@@ -87,6 +90,10 @@ impl Node {
     }
 
     pub(crate) async fn attach(&self, name: &str, app: &str) -> v1::Endpoint {
+        self.try_attach(name, app).await.expect("attached")
+    }
+
+    pub(crate) async fn try_attach(&self, name: &str, app: &str) -> Result<v1::Endpoint, AttachError> {
         let spec = AttachSpec {
             name: name.to_owned(),
             labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
@@ -98,7 +105,7 @@ impl Node {
             ingress_bits_per_second: None,
             egress_bits_per_second: None,
         };
-        self.core.attach(spec).await.expect("the core lives").expect("attached")
+        self.core.attach(spec).await.expect("the core lives")
     }
 
     /// Waits until the endpoint is where `is` wants it.

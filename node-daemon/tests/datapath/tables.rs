@@ -221,7 +221,38 @@ fn a_pin_of_another_layout_is_refused_with_its_path() {
     fs::remove_file(&pin).unwrap();
     fs::rename(maps_directory.join(maps::ENDPOINTS.pin), &pin).unwrap();
     let error = pins.try_load().unwrap_err().to_string();
-    assert!(error.contains(pin.to_str().unwrap()) && error.contains("remove"), "{error}");
+    assert!(error.contains(pin.to_str().unwrap()) && error.contains("Remove"), "{error}");
+    assert!(error.contains("values of 16, 524288 rows"), "what was expected: {error}");
+}
+
+#[test]
+fn a_pin_that_is_no_map_or_of_a_later_version_is_refused_with_its_path() {
+    let pins = Pins::new();
+    let _namespace = Datapath::new();
+    let mut object = pins.load();
+    object.attach(WEB, Hook::Endpoint).unwrap();
+    let before = programs_on(WEB);
+    let maps_directory = pins.path().join("maps");
+    let pin = maps_directory.join(maps::FLOWS.pin);
+    fs::remove_file(&pin).unwrap();
+    object.program("tc_from_overlay").unwrap().pin(&pin).unwrap();
+    let error = pins.try_load().unwrap_err().to_string();
+    assert!(error.contains(pin.to_str().unwrap()) && error.contains("it is no map"), "{error}");
+
+    let later = maps_directory.join("flows_v999");
+    fs::rename(&pin, &later).unwrap();
+    let error = pins.try_load().unwrap_err().to_string();
+    assert!(error.contains("flows_v999") && error.contains(maps::FLOWS.pin), "{error}");
+    assert_eq!(programs_on(WEB), before, "what is attached stays");
+    assert!(!pin.exists(), "nothing was loaded");
+
+    // Of an earlier one: it stays until the programs have moved.
+    let earlier = maps_directory.join("flows_v0");
+    fs::rename(&later, &earlier).unwrap();
+    let mut next = pins.load();
+    assert!(earlier.exists());
+    next.settle().unwrap();
+    assert!(!earlier.exists() && pin.exists());
 }
 
 #[test]

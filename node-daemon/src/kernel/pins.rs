@@ -1,0 +1,175 @@
+//! Pins that earlier daemons left, looked at before anything is loaded. A map is used again only if it is what this
+//! version's layout says; a pin of a later version means that a later daemon ran here. Either is refused, with the pin
+//! named, and nothing is touched: what is attached goes on with the maps it has.
+
+use std::{fmt, fs, io, path::Path};
+
+use aya::maps::{MapInfo, MapType};
+use weft_shared::layout::{
+    Address, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PrefixKey, RuntimeState, Subject,
+    maps::{self as names, Counter, MapName},
+};
+
+use super::KernelError;
+
+/// Fails where a pin in the directory is not one that this version may use.
+pub(crate) fn check(directory: &Path) -> Result<(), KernelError> {
+    for map in names::ALL {
+        check_shape(&directory.join(map.pin), map)?;
+    }
+    for (pin, ours) in others(directory)? {
+        if version(&pin) > version(ours) {
+            return Err(KernelError::new(
+                format!("use the maps in {}", directory.display()),
+                format!(
+                    "{pin} is of a later version of weft-noded, this one knows {ours}: run that version, or take \
+                     everything down with weft-noded --cleanup"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes away pins of earlier layouts: for after the programs have moved to the new maps.
+pub(crate) fn remove_former(directory: &Path) -> Result<(), KernelError> {
+    for (pin, _) in others(directory)? {
+        let path = directory.join(pin);
+        tracing::info!(pin = %path.display(), "nothing uses this map of an earlier layout any more");
+        fs::remove_file(&path).map_err(|error| in_path("remove", &path, error))?;
+    }
+    Ok(())
+}
+
+/// Pins of our maps under other versions, with the version that is ours.
+fn others(directory: &Path) -> Result<Vec<(String, &'static str)>, KernelError> {
+    let failed = |error| in_path("list", directory, error);
+    let mut others = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        let ours = names::ALL.iter().find(|map| base(map.pin) == base(&name));
+        if let Some(ours) = ours.filter(|ours| version(&name).is_some() && ours.pin != name) {
+            others.push((name, ours.pin));
+        }
+    }
+    others.sort_unstable();
+    Ok(others)
+}
+
+/// Pins are called `base_v1`.
+fn base(pin: &str) -> &str {
+    pin.rsplit_once("_v").map_or(pin, |(base, _)| base)
+}
+
+fn version(pin: &str) -> Option<u32> {
+    pin.rsplit_once("_v")?.1.parse().ok()
+}
+
+fn in_path(what: &str, path: &Path, error: io::Error) -> KernelError {
+    KernelError::new(format!("{what} {}", path.display()), error)
+}
+
+/// What a map must be like to be used again.
+#[derive(Debug, PartialEq)]
+struct Shape {
+    kind: Option<MapType>,
+    key_bytes: usize,
+    value_bytes: usize,
+    /// `None`: any.
+    rows: Option<usize>,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Some(kind) => write!(formatter, "{kind:?}")?,
+            None => formatter.write_str("a map of unknown type")?,
+        }
+        write!(formatter, " with keys of {} bytes, values of {}", self.key_bytes, self.value_bytes)?;
+        match self.rows {
+            Some(rows) => write!(formatter, ", {rows} rows"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn shape(map: MapName) -> Shape {
+    fn of<K, V>(kind: MapType, rows: usize) -> Shape {
+        Shape { kind: Some(kind), key_bytes: size_of::<K>(), value_bytes: size_of::<V>(), rows: Some(rows) }
+    }
+    match map {
+        names::ENDPOINTS => of::<u32, Endpoint>(MapType::Hash, names::ENDPOINTS_MAX),
+        names::IPCACHE => of::<Address, Peer>(MapType::Hash, names::IPCACHE_MAX),
+        names::PREFIXES => of::<PrefixKey, Peer>(MapType::LpmTrie, names::PREFIXES_MAX),
+        names::NODES => of::<u32, Node>(MapType::Array, names::NODES_MAX),
+        names::NODE_ADDRESSES => of::<Address, u32>(MapType::Hash, names::NODE_ADDRESSES_MAX),
+        names::SUBJECTS => of::<u32, Subject>(MapType::Array, names::SUBJECTS_MAX),
+        names::POLICIES => of::<u32, u32>(MapType::ArrayOfMaps, names::SUBJECTS_MAX),
+        names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
+        names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
+        names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
+        names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
+        names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
+        _ => of::<u32, u64>(MapType::PerCpuArray, 1),
+    }
+}
+
+/// A pin of another layout under the same name would be read as what it is not: the kernel would only notice where sizes
+/// differ in the programs' disfavour.
+fn check_shape(path: &Path, map: MapName) -> Result<(), KernelError> {
+    if !path.try_exists().map_err(|error| in_path("look for", path, error))? {
+        return Ok(());
+    }
+    let expected = shape(map);
+    let found = MapInfo::from_pin(path).map(|info| Shape {
+        kind: info.map_type().ok(),
+        key_bytes: info.key_size() as usize,
+        value_bytes: info.value_size() as usize,
+        rows: expected.rows.map(|_| info.max_entries() as usize),
+    });
+    let found = match found {
+        Ok(found) if found == expected => return Ok(()),
+        Ok(found) => format!("it is {found}"),
+        Err(error) => format!("it is no map ({error})"),
+    };
+    let directory = path.parent().unwrap_or(path).display();
+    Err(KernelError::new(
+        format!("use the pinned map {}", path.display()),
+        format!(
+            "{found}, this daemon needs {expected}: something else has pinned it. Nothing was changed. Remove {directory} \
+             to go on: what is attached keeps the maps it has until this daemon has filled new ones"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_maps_share_a_pin_or_its_base() {
+        let mut pins: Vec<_> = names::ALL.iter().map(|map| base(map.pin)).collect();
+        pins.sort_unstable();
+        pins.dedup();
+        assert_eq!(pins.len(), names::ALL.len());
+        assert!(names::ALL.iter().all(|map| version(map.pin).is_some()));
+    }
+
+    #[test]
+    fn the_last_shape_is_that_of_lost_events() {
+        assert_eq!(names::ALL[names::ALL.len() - 1], names::EVENTS_LOST);
+    }
+
+    #[test]
+    fn pins_of_other_versions_are_told_from_what_is_not_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["flows_v0", "flows_v1", "events_lost_v7", "flows_vx", "other_v1", "flows"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let found = others(directory.path()).unwrap();
+        assert_eq!(
+            found,
+            [("events_lost_v7".to_owned(), "events_lost_v1"), ("flows_v0".to_owned(), "flows_v1")]
+        );
+    }
+}
