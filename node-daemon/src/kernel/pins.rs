@@ -2,9 +2,13 @@
 //! version's layout says; a pin of a later version means that a later daemon ran here. Either is refused, with the pin
 //! named, and nothing is touched: what is attached goes on with the maps it has.
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapData, MapError, MapInfo, MapType};
 use weft_shared::layout::{
     Address, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PrefixKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
@@ -121,16 +125,20 @@ fn check_shape(path: &Path, map: MapName) -> Result<(), KernelError> {
         return Ok(());
     }
     let expected = shape(map);
-    let found = MapInfo::from_pin(path).map(|info| Shape {
-        kind: info.map_type().ok(),
-        key_bytes: info.key_size() as usize,
-        value_bytes: info.value_size() as usize,
-        rows: expected.rows.map(|_| info.max_entries() as usize),
-    });
-    let found = match found {
-        Ok(found) if found == expected => return Ok(()),
-        Ok(found) => format!("it is {found}"),
-        Err(error) => format!("it is no map ({error})"),
+    let found = match info(path)? {
+        None => "it is no map".to_owned(),
+        Some(info) => {
+            let found = Shape {
+                kind: info.map_type().ok(),
+                key_bytes: info.key_size() as usize,
+                value_bytes: info.value_size() as usize,
+                rows: expected.rows.map(|_| info.max_entries() as usize),
+            };
+            if found == expected {
+                return Ok(());
+            }
+            format!("it is {found}")
+        }
     };
     let directory = path.parent().unwrap_or(path).display();
     Err(KernelError::new(
@@ -140,6 +148,19 @@ fn check_shape(path: &Path, map: MapName) -> Result<(), KernelError> {
              to go on: what is attached keeps the maps it has until this daemon has filled new ones"
         ),
     ))
+}
+
+/// `None`: what is pinned is no map. The kernel describes a program in the same words, so that the descriptor's own name
+/// has to tell.
+fn info(path: &Path) -> Result<Option<MapInfo>, KernelError> {
+    let failed = |error: MapError| KernelError::new(format!("open the pin {}", path.display()), error);
+    let map = MapData::from_pin(path).map_err(failed)?;
+    let descriptor = format!("/proc/self/fd/{}", map.fd().as_fd().as_raw_fd());
+    let name = fs::read_link(&descriptor).map_err(|error| in_path("read", Path::new(&descriptor), error))?;
+    if !name.to_string_lossy().contains("bpf-map") {
+        return Ok(None);
+    }
+    map.info().map(Some).map_err(failed)
 }
 
 #[cfg(test)]

@@ -582,7 +582,7 @@ async fn with_a_full_disk_nothing_is_acknowledged_or_written_and_all_of_it_once_
     assert!(!state.join("desired.new").exists());
 
     disk.make_room();
-    let status = node.status_until(|status| !status.problems.iter().any(|problem| named(problem))).await;
+    let status = node.status_until(|status| !status.problems.iter().any(named)).await;
     assert_eq!(status.realised_revision, 6, "it heals by itself");
     assert_eq!(ipcache_len(&kernel), 3);
     assert_ne!(std::fs::read(state.join("desired")).unwrap(), before);
