@@ -165,6 +165,7 @@ pub async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<(), Endpo
         let mut plan = Plan::default();
         plan.expect(&key, Some(&stored));
         plan.delete(&*key);
+        plan.put(keys::ENDPOINT_REMOVED, "");
         for address in parse_all(&endpoint.addresses) {
             plan.delete(keys::address(address));
         }

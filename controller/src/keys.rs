@@ -10,6 +10,8 @@ pub const ROOT: &str = "/weft/v1/";
 pub const STORE_ID: &str = "/weft/v1/meta/store-id";
 /// Written with every change that an operator makes: its revision is what `if_revision` is compared with.
 pub const OPERATOR_CHANGE: &str = "/weft/v1/meta/operator-change";
+/// What each controller knows of its nodes; the value is a `ControllerProgress`.
+pub const PROGRESS: &str = "/weft/v1/progress/";
 /// Written whenever a node is given an endpoint CIDR: what was seen of all nodes' CIDRs holds if this has not changed.
 pub const ENDPOINT_CIDR_GIVEN: &str = "/weft/v1/meta/endpoint-cidr-given";
 /// The next identity number, in decimal.
@@ -26,6 +28,8 @@ pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
 
 /// Of each run of a controller, the nodes that it serves.
 pub const PRESENCE: &str = "/weft/v1/presence/";
+/// Written whenever an endpoint is taken out.
+pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 
 /// Every kind that is stored, with its room.
 const KINDS: [(Kind, &str); 11] = [
@@ -60,6 +64,11 @@ pub fn parse(key: &str) -> Option<(Kind, &str)> {
     Some((*kind, name))
 }
 
+/// Whether the key changes with everything that nodes may have to be told of, removals among it.
+pub fn tells_of_change(key: &str) -> bool {
+    key == OPERATOR_CHANGE || key == ENDPOINT_REMOVED || parse(key).is_some()
+}
+
 /// Claim of an address; the value is its [`Owner`](crate::claims::Owner).
 pub fn address(address: IpAddr) -> String {
     format!("{ROOT}address/{address}")
@@ -67,6 +76,10 @@ pub fn address(address: IpAddr) -> String {
 
 pub fn endpoint_cidr(cidr: IpNet) -> String {
     format!("{ENDPOINT_CIDRS}{cidr}")
+}
+
+pub fn progress(controller: &str) -> String {
+    format!("{PROGRESS}{controller}")
 }
 
 /// Written whenever the node gets an endpoint: what was seen of its endpoints holds if this has not changed.

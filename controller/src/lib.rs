@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod opening;
 pub mod plan;
 pub mod presence;
+pub mod progress;
 pub mod relocation;
 pub mod removal;
 pub mod resource;

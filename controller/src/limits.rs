@@ -93,6 +93,16 @@ pub const IDENTITIES_THROUGH_INTERVAL: Duration = Duration::from_millis(100);
 pub const RESUME_ITEMS_MAX: usize = 500_000;
 /// How long a node may take to answer what it holds.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A controller writes at most this often what its nodes have realised...
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// ...and at least this often, also that nothing has changed...
+pub const PROGRESS_HEARTBEAT: Duration = Duration::from_secs(10);
+/// ...or it counts as gone.
+pub const PROGRESS_STALE: Duration = Duration::from_secs(35);
+/// Rejections of one node that other controllers are told of.
+pub const PROGRESS_REJECTIONS: usize = 5;
+/// Between two words to one who waits for a revision to be realised.
+pub const WAIT_TOLD_INTERVAL: Duration = Duration::from_millis(50);
 /// A stream that has not sent its Hello by then is ended.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 keepalive on streams.

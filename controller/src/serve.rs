@@ -15,6 +15,7 @@ use crate::{
     opening::{self, OpenError, StoreConfig},
     plan::Registry,
     presence,
+    progress::keep,
     store::{EtcdConfigError, Store, StoreError},
     stream::{self, Context, Hub, NodeStreams},
 };
@@ -80,10 +81,13 @@ impl Services {
     /// controller calls itself.
     pub async fn start(name: String, store: Arc<dyn Store>) -> Result<Self, ServeError> {
         let store_id = fleet_config::initialise(store.as_ref()).await?;
-        let (hub, stop) = (Arc::new(Hub::default()), CancellationToken::new());
+        let (hub, stop) = (Arc::new(Hub::new(name.clone())), CancellationToken::new());
         let revision = stream::load(store.as_ref(), &hub).await?;
         let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
-        let follower = tokio::spawn(following);
+        let keeping = keep::keep(Arc::clone(&store), Arc::clone(&hub), stop.clone());
+        let follower = tokio::spawn(async {
+            tokio::join!(following, keeping);
+        });
         let presence =
             tokio::spawn(presence::run(Arc::clone(&store), Arc::clone(&hub), name.clone(), stop.clone()));
         let context = Context {

@@ -83,6 +83,7 @@ impl Contents {
                 addresses: vec![format!("192.0.2.{number}")],
                 endpoint_cidrs: vec![],
                 identity: 0,
+                controller: String::new(),
             }),
         };
         let mut changes = vec![Change::Config(Some(config())), node(1), node(2)];

@@ -77,13 +77,10 @@ impl Operator {
         if let Some(Of::Node(node)) = object.kind.as_mut() {
             let name = node.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
             let status = node.status.get_or_insert_default();
-            let (connected, realised) =
-                self.hub.ask(|fleet| (fleet.is_connected(&name), fleet.realised(&name)));
-            status.realised_revision = realised;
-            status.last_seen = self.hub.seen(&name).map(|seen| seen.at.into());
-            if !connected {
-                status.controller.clear();
-            }
+            let standing = self.hub.standing(&name).unwrap_or_default();
+            status.realised_revision = standing.realised;
+            status.last_seen = standing.last_seen.map(Into::into);
+            status.controller = if standing.connected { standing.controller } else { String::new() };
         }
         Ok(object)
     }

@@ -16,11 +16,14 @@ impl Operator {
             ..v1::FleetStatusResponse::default()
         });
         for node in &mut response.nodes {
-            let seen = self.hub.seen(&node.name);
-            node.last_seen = seen.map(|seen| seen.at.into());
+            let standing = self.hub.standing(&node.name).unwrap_or_default();
+            node.connected = standing.connected;
+            node.realised_revision = standing.realised;
+            node.last_seen = standing.last_seen.map(Into::into);
             let expires_in = self.hub.presence(|presence, now| presence.expires_in(&node.name, now));
             node.expires_in = expires_in.and_then(|left| left.try_into().ok());
-            node.last_apply = seen.and_then(|seen| seen.last_apply?.try_into().ok());
+            node.last_apply = self.hub.seen(&node.name).and_then(|seen| seen.last_apply?.try_into().ok());
+            node.rejections = standing.rejections.into_iter().map(rejection).collect();
         }
         response.store_id.clone_from(&self.store_id);
         response.revision = revision;
@@ -35,11 +38,8 @@ fn summary(fleet: &Fleet, name: &str) -> v1::NodeSummary {
         fleet.endpoints_of(name).filter(|endpoint| fleet.endpoint(endpoint).is_some_and(|facts| facts.ready));
     v1::NodeSummary {
         name: name.to_owned(),
-        connected: fleet.is_connected(name),
-        realised_revision: fleet.realised(name),
         endpoints: count(fleet.endpoints_of(name).count()),
         endpoints_ready: count(ready.count()),
-        rejections: fleet.rejections(name).into_iter().map(rejection).collect(),
         ..v1::NodeSummary::default()
     }
 }

@@ -7,10 +7,7 @@ use tonic::Status;
 use weft_proto::v1;
 
 use super::{Answers, Operator, errors};
-use crate::{fleet::Fleet, limits, store::StoreError};
-
-/// Names of nodes in one answer.
-const NAMES_MAX: usize = 10;
+use crate::{limits, progress::waiters::Outlook, store::StoreError};
 
 type Sender = mpsc::Sender<Result<v1::WaitRealisedResponse, Status>>;
 
@@ -49,23 +46,32 @@ impl Operator {
         deadline: Instant,
         sender: &Sender,
     ) -> Result<(), Status> {
-        let mut progress = self.hub.progress();
+        let known = tokio::time::timeout_at(deadline, self.hub.wait_applied(revision)).await;
+        known.map_err(|_| Status::unavailable("this controller does not keep up with its store"))?;
+        let waiting = self.hub.wait(revision);
         let mut told = None;
+        let mut tell_at = Instant::now();
         loop {
-            progress.mark_unchanged();
-            let answer = self.hub.ask(|fleet| look(fleet, revision))?;
-            if told.as_ref() != Some(&answer) {
-                let took = answer.done.then(|| self.hub.since_commit(revision)).flatten();
-                let took = took.and_then(|took| took.try_into().ok());
-                let response = v1::WaitRealisedResponse { took, ..answer.clone() };
-                if sender.send(Ok(response)).await.is_err() || answer.done {
+            let outlook = waiting.outlook();
+            if let Some(why) = outlook.rejected.clone() {
+                return Err(Status::failed_precondition(why));
+            }
+            let done = outlook.realised == outlook.nodes;
+            let news = told.as_ref() != Some(&outlook);
+            if news && (done || Instant::now() >= tell_at) {
+                let took = done.then(|| self.hub.since_commit(revision)).flatten();
+                let response = response(&outlook, took);
+                if sender.send(Ok(response)).await.is_err() || done {
                     return Ok(());
                 }
+                tell_at = Instant::now() + limits::WAIT_TOLD_INTERVAL;
+                told = Some(outlook.clone());
             }
-            told = Some(answer);
+            let untold = told.as_ref() != Some(&outlook);
             tokio::select! {
-                changed = progress.changed() => if changed.is_err() { return Ok(()) },
-                () = tokio::time::sleep_until(deadline) => return Err(timed_out(revision, told.as_ref())),
+                () = waiting.news() => {}
+                () = tokio::time::sleep_until(tell_at), if untold => {}
+                () = tokio::time::sleep_until(deadline) => return Err(timed_out(revision, &waiting.outlook())),
                 () = self.stop.cancelled() => return Err(Status::unavailable("the controller is stopping")),
                 () = sender.closed() => return Ok(()),
             }
@@ -73,33 +79,19 @@ impl Operator {
     }
 }
 
-/// Fails when a node has rejected something up to the revision.
-fn look(fleet: &Fleet, revision: u64) -> Result<v1::WaitRealisedResponse, Status> {
-    let mut answer = v1::WaitRealisedResponse::default();
-    let known = fleet.revision() >= revision;
-    for (node, _) in fleet.nodes() {
-        answer.nodes += 1;
-        // What is not answered yet may take the place of what was rejected.
-        let answered = known && fleet.answered(node) >= revision;
-        let rejections = fleet.rejections(node);
-        if let Some(rejected) = rejections.iter().find(|rejected| answered && rejected.revision <= revision) {
-            let kind = rejected.kind.as_str_name().trim_start_matches("RESOURCE_TYPE_").to_lowercase();
-            let text = format!("node {node} rejected {kind} {}: {}", rejected.name, rejected.reason);
-            return Err(Status::failed_precondition(text));
-        }
-        if known && fleet.realised(node) >= revision {
-            answer.realised += 1;
-        } else if answer.waiting_for.len() < NAMES_MAX {
-            answer.waiting_for.push(node.to_owned());
-        }
+fn response(outlook: &Outlook, took: Option<Duration>) -> v1::WaitRealisedResponse {
+    v1::WaitRealisedResponse {
+        nodes: u32::try_from(outlook.nodes).unwrap_or(u32::MAX),
+        realised: u32::try_from(outlook.realised).unwrap_or(u32::MAX),
+        waiting_for: outlook.waiting_for.clone(),
+        done: outlook.realised == outlook.nodes,
+        took: took.and_then(|took| took.try_into().ok()),
     }
-    answer.done = known && answer.realised == answer.nodes;
-    Ok(answer)
 }
 
-fn timed_out(revision: u64, last: Option<&v1::WaitRealisedResponse>) -> Status {
-    let (realised, nodes, names) =
-        last.map_or((0, 0, String::new()), |last| (last.realised, last.nodes, last.waiting_for.join(", ")));
+fn timed_out(revision: u64, outlook: &Outlook) -> Status {
+    let Outlook { nodes, realised, waiting_for, .. } = outlook;
+    let names = waiting_for.join(", ");
     let text = format!("{realised} of {nodes} nodes have realised revision {revision}; waiting for {names}");
     Status::deadline_exceeded(text)
 }

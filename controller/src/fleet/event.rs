@@ -27,6 +27,8 @@ pub struct NodeFacts {
     pub addresses: Vec<String>,
     pub endpoint_cidrs: Vec<String>,
     pub identity: u32,
+    /// Where it was last connected.
+    pub controller: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +109,8 @@ impl Change {
 
 impl From<v1::Node> for NodeFacts {
     fn from(node: v1::Node) -> Self {
-        let identity = node.status.map_or(0, |status| status.identity);
-        Self { addresses: node.addresses, endpoint_cidrs: node.endpoint_cidrs, identity }
+        let v1::NodeStatus { identity, controller, .. } = node.status.unwrap_or_default();
+        Self { addresses: node.addresses, endpoint_cidrs: node.endpoint_cidrs, identity, controller }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Fleet {
     revision: u64,
     /// When contents changed that are taken in now; 0 for the first listing, which does not say.
     contents_revision: u64,
+    /// The last revision that changed anything here.
+    changed: u64,
     index: Index,
     /// Of each node that was ever connected and still exists.
     views: BTreeMap<String, View>,
@@ -60,6 +62,9 @@ impl Fleet {
     pub fn apply(&mut self, revision: u64, now: Duration, changes: Vec<Change>) {
         self.contents_revision = if self.revision == 0 { 0 } else { revision };
         self.revision = revision;
+        if !changes.is_empty() {
+            self.changed = revision;
+        }
         let mut aftermath = Aftermath::default();
         let (deletions, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_deletion);
         for change in deletions.into_iter().chain(others) {
@@ -86,6 +91,20 @@ impl Fleet {
         let view = self.views.get_mut(node);
         let asked = view.zip(have).map(|(view, have)| view.resume(&mut self.index.resources, have));
         asked.unwrap_or_default()
+    }
+
+    /// A node that is not connected and was not since this fleet began: what it had realised, as far as is known. If nothing
+    /// has changed since then, nothing is pending for it.
+    pub fn remember(&mut self, node: &str, realised: u64) {
+        if self.views.contains_key(node) || !self.index.nodes.contains_key(node) {
+            return;
+        }
+        self.views.insert(node.to_owned(), View::default());
+        self.rescope(node);
+        let since = (realised < self.changed).then_some(realised + 1);
+        if let Some(view) = self.views.get_mut(node) {
+            view.remember(&mut self.index.resources, since);
+        }
     }
 
     /// The node's answer to what it was asked first. Returns what to ask it next.
@@ -164,6 +183,21 @@ impl Fleet {
 
     pub fn identities_through(&self) -> u32 {
         self.index.highest_identity()
+    }
+
+    /// After a listing: when what is there changed last.
+    pub fn note_changed(&mut self, revision: u64) {
+        self.changed = revision.min(self.revision);
+    }
+
+    /// The last revision that changed anything for anybody: who has realised it has realised all later ones.
+    pub fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    /// Whether it was connected, or [`Fleet::remember`]ed.
+    pub fn is_remembered(&self, node: &str) -> bool {
+        self.views.contains_key(node)
     }
 
     pub fn is_connected(&self, node: &str) -> bool {

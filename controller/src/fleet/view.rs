@@ -139,6 +139,15 @@ impl View {
         self.pending_since = Some(since);
     }
 
+    /// It was last connected elsewhere, or before this controller began. `since`: the first revision that it may lack.
+    pub(super) fn remember(&mut self, resources: &mut Resources, since: Option<u64>) {
+        if since.is_none() {
+            let wanted = self.wanted.clone();
+            self.hold(resources, wanted);
+        }
+        self.pending_since = since;
+    }
+
     fn hold_nothing(&mut self, resources: &mut Resources) {
         for id in std::mem::take(&mut self.held) {
             resources.release(id);

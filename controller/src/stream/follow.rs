@@ -48,6 +48,7 @@ async fn list_then_watch(store: &dyn Store, hub: &Hub, revision: Option<u64>) ->
     let mut watch = store.watch(keys::ROOT, revision).await?;
     while let Some(batch) = next_batch(&mut watch, hub).await {
         let batch = batch?;
+        hub.take_records(&batch.events);
         let changes = batch.events.iter().map(Change::from_event);
         hub.apply(batch.revision, understood(changes)?);
     }
@@ -74,13 +75,18 @@ pub async fn load(store: &dyn Store, hub: &Hub) -> Result<u64, EventError> {
     let mut range =
         Range { prefix: keys::ROOT.to_owned(), limit: limits::LIST_PAGE_MAX_OBJECTS, ..Range::default() };
     let mut changes = Vec::new();
+    let mut latest = 0;
     loop {
         let page = store.range(range.clone()).await?;
+        hub.take_listed_records(&page.items);
+        let changing = page.items.iter().filter(|item| keys::tells_of_change(&item.key));
+        latest = changing.map(|item| item.mod_revision).fold(latest, u64::max);
         changes.extend(understood(page.items.iter().map(Change::from_item))?);
         if !page.more {
             let gone = hub.ask(|fleet| gone(fleet, &changes));
             changes.extend(gone);
             hub.apply(page.revision, changes);
+            hub.listed(latest);
             return Ok(page.revision);
         }
         range.after = page.items.last().map(|item| item.key.clone());

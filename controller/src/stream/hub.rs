@@ -1,4 +1,6 @@
 //! Where the compiler and the streams meet: one fleet, the sessions of its nodes, and who waits for what.
+mod standing;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,20 +17,28 @@ use weft_proto::v1::{self, ResourceType};
 use crate::{
     fleet::{Change, Delta, Fleet, Have},
     presence::Presence,
+    progress::{records::Records, waiters::Waiters},
+    resource,
 };
+
+pub use standing::Waiting;
 
 /// Commit times that are remembered, for telling how long a revision took to be realised.
 const COMMITS_KEPT: usize = 1024;
 
 #[derive(Debug)]
 pub struct Hub {
+    /// What this controller calls itself.
+    controller: String,
+    /// Of this run of it.
+    run: String,
     state: Mutex<State>,
     /// The revision that the fleet has taken in.
     applied: watch::Sender<u64>,
     identities_through: watch::Sender<u32>,
     /// The pools that nodes get endpoint CIDRs of.
     pools: watch::Sender<Vec<v1::Pool>>,
-    /// Counts what may have changed who has realised what.
+    /// Counts what may have changed who has realised what, for [`keep`](crate::progress::keep).
     progress: watch::Sender<u64>,
     presence: Mutex<Presence>,
     started: Instant,
@@ -41,6 +51,9 @@ struct State {
     seen: BTreeMap<String, Seen>,
     commits: VecDeque<Commit>,
     next_session: u64,
+    /// Of the other controllers, and of this one's earlier runs.
+    records: Records,
+    waiters: Waiters,
 }
 
 #[derive(Debug)]
@@ -77,19 +90,25 @@ pub struct Session {
 
 impl Default for Hub {
     fn default() -> Self {
-        Self {
-            state: Mutex::default(),
-            applied: watch::Sender::new(0),
-            identities_through: watch::Sender::new(0),
-            pools: watch::Sender::default(),
-            progress: watch::Sender::new(0),
-            presence: Mutex::default(),
-            started: Instant::now(),
-        }
+        Self::new(String::new())
     }
 }
 
 impl Hub {
+    pub fn new(controller: String) -> Self {
+        Self {
+            controller,
+            run: resource::new_uid(),
+            state: Mutex::default(),
+            applied: watch::Sender::new(0),
+            identities_through: watch::Sender::new(0),
+            progress: watch::Sender::new(0),
+            pools: watch::Sender::default(),
+            presence: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,13 +129,16 @@ impl Hub {
 
     pub fn apply(&self, revision: u64, changes: Vec<Change>) {
         let mut state = self.lock();
-        state.commits.push_back(Commit { revision, at: Instant::now(), wall: SystemTime::now() });
+        if !changes.is_empty() {
+            state.commits.push_back(Commit { revision, at: Instant::now(), wall: SystemTime::now() });
+        }
         if state.commits.len() > COMMITS_KEPT {
             state.commits.pop_front();
         }
         for change in &changes {
             if let Change::Node { name, facts: None } = change {
                 state.seen.remove(name);
+                state.waiters.forget(name);
                 if let Some(handle) = state.sessions.get(name) {
                     handle.replaced.cancel();
                 }
@@ -237,7 +259,15 @@ impl Session {
     }
 
     pub fn drain(&self) -> Option<Delta> {
-        self.with(|state| state.fleet.drain(&self.node)).flatten()
+        self.with(|state| {
+            let delta = state.fleet.drain(&self.node);
+            if delta.is_none() {
+                // What was pending may have cancelled itself out.
+                self.hub.look(state, &self.node);
+            }
+            delta
+        })
+        .flatten()
     }
 
     pub fn drain_identities_through(&self) -> Option<Delta> {
@@ -256,6 +286,7 @@ impl Session {
             let known = state.fleet.acknowledge(&self.node, nonce, rejected);
             let seen = Seen { at: SystemTime::now(), last_apply: Some(apply) };
             state.seen.insert(self.node.clone(), seen);
+            self.hub.look(state, &self.node);
             if may_open {
                 // An endpoint of another node may have waited for this.
                 self.hub.wake(state);

@@ -9,13 +9,14 @@
 )]
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
-use weft_controller::{Config, Controller, ServeError, StoreConfig};
+use weft_controller::{Config, Controller, ServeError, StoreConfig, store::Store};
 use weft_proto::v1::{
     self, controller_message::Message, node_stream_service_client::NodeStreamServiceClient,
     object::Kind as Of, operator_service_client::OperatorServiceClient,
@@ -45,11 +46,20 @@ pub(crate) async fn fleet_in(directory: tempfile::TempDir) -> Fleet {
 pub(crate) async fn fleet_on(store: &StoreConfig, directory: tempfile::TempDir) -> Result<Fleet, ServeError> {
     let config =
         Config { listen: "127.0.0.1:0".parse().unwrap(), name: "controller-1".to_owned(), insecure: false };
-    let controller = Controller::start(config, store).await?;
+    Ok(served_by(Controller::start(config, store).await?, directory).await)
+}
+
+/// A controller of this name on a store that others may use, too.
+pub(crate) async fn fleet_beside(name: &str, store: Arc<dyn Store>) -> Fleet {
+    let config = Config { listen: "127.0.0.1:0".parse().unwrap(), name: name.to_owned(), insecure: false };
+    served_by(Controller::start_with(config, store).await.unwrap(), tempfile::tempdir().unwrap()).await
+}
+
+async fn served_by(controller: Controller, directory: tempfile::TempDir) -> Fleet {
     let address = format!("http://{}", controller.address());
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     let operator = OperatorServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
-    Ok(Fleet { controller, operator, channel, directory })
+    Fleet { controller, operator, channel, directory }
 }
 
 impl Fleet {

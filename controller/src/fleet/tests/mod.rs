@@ -48,6 +48,7 @@ fn put_node(number: u8) -> Change {
         addresses: vec![format!("192.0.2.{number}")],
         endpoint_cidrs: vec![format!("10.200.{number}.0/24")],
         identity: 0,
+        controller: String::new(),
     };
     Change::Node { name: format!("n{number}"), facts: Some(facts) }
 }
