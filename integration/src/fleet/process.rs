@@ -55,6 +55,15 @@ impl Process {
         self.wait()
     }
 
+    /// SIGSTOP: it stays, and does nothing.
+    pub fn freeze(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGSTOP)?)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGCONT)?)
+    }
+
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let what = format!("process {} ({}) has ended", self.pid(), self.log.display());
         wait::until(&what, EXIT, || self.ended())

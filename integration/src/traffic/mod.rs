@@ -8,6 +8,7 @@ mod namespace;
 mod probes;
 mod server;
 mod stream;
+mod vigil;
 
 pub use attempt::{Flow, Outcome, Protocol, try_all};
 pub use conversation::{Conversation, Mark};
@@ -16,3 +17,4 @@ pub use namespace::Namespace;
 pub use probes::DeniedProbes;
 pub use server::{TcpServer, UdpServer};
 pub use stream::{EchoStream, Echoes};
+pub use vigil::Vigil;
