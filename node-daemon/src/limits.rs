@@ -54,6 +54,8 @@ pub const LOCAL_MESSAGE_BYTES: usize = 1024 * 1024;
 pub const LOCAL_CONCURRENCY_MAX: usize = 64;
 /// Events that a slow monitor may be behind before it loses some.
 pub const MONITOR_QUEUED_MAX: usize = 4096;
+/// Between two looks at how many events the kernel has lost, while somebody monitors.
+pub const MONITOR_LOSSES_SECONDS: u64 = 1;
 /// Rows in flight of a map dump.
 pub const DUMP_QUEUED_MAX: usize = 256;
 

@@ -186,7 +186,7 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
         },
         flows_max: arguments.flows_max,
     })?;
-    let events = Events::default();
+    let events = Events::new(object.switch()?);
     publish(&mut object, events.clone())?;
     let watched = netlink::watch()?;
     let core = Core::start(settings, loaded, ground, object, links).await?;

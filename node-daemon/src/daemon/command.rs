@@ -52,6 +52,7 @@ pub(super) enum Command {
     Endpoints { reply: oneshot::Sender<Vec<v1::Endpoint>> },
     Status { reply: oneshot::Sender<v1::StatusResponse> },
     Dump { map: String, reply: oneshot::Sender<Result<Vec<v1::DumpMapResponse>, String>> },
+    EventsLost { reply: oneshot::Sender<u64> },
     LinkGone { ifindex: u32 },
     NetworkChanged { changes: Changes },
     Enforced { after: Duration },
@@ -153,6 +154,11 @@ impl Core {
     /// Rows of a map by its name, decoded; the error names the maps there are.
     pub async fn dump(&self, map: String) -> Result<Result<Vec<v1::DumpMapResponse>, String>, CoreGone> {
         self.ask(|reply| Command::Dump { map, reply }).await
+    }
+
+    /// Events of the kernel programs that nobody will read, ever since.
+    pub async fn events_lost(&self) -> Result<u64, CoreGone> {
+        self.ask(|reply| Command::EventsLost { reply }).await
     }
 
     /// An interface is no more.

@@ -84,6 +84,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
             Command::Status { reply } => drop(reply.send(self.status())),
             Command::Dump { map, reply } => drop(reply.send(self.dump(&map))),
+            Command::EventsLost { reply } => {
+                // Who asked may be gone.
+                reply.send(self.datapath.events_lost().unwrap_or_default()).unwrap_or_default();
+            }
             Command::LinkGone { ifindex } => self.link_gone(ifindex).await,
             Command::NetworkChanged { changes } => self.follow(changes).await,
             Command::Enforced { after } => self.enforced_after = Some(after),

@@ -80,7 +80,7 @@ impl NodeLocalService for Local {
         &self,
         request: Request<v1::MonitorRequest>,
     ) -> Result<Response<Self::MonitorStream>, Status> {
-        let endpoints = request.into_inner().endpoints.into_iter().collect();
-        Ok(Response::new(Box::pin(monitor::drops(self.core.clone(), &self.events, endpoints))))
+        let events = monitor::monitor(self.core.clone(), &self.events, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(events)))
     }
 }

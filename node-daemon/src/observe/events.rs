@@ -1,27 +1,53 @@
-//! Events of the ring buffer, in words, for everyone who monitors.
+//! Events of the ring buffer, for everyone who monitors, and what the kernel programs are asked to tell.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::broadcast;
-use weft_proto::v1;
-use weft_shared::layout::{Direction, Event, Point, Reason};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tracing::warn;
+use weft_shared::layout::Event;
 
-use super::names::Names;
-use crate::limits::MONITOR_QUEUED_MAX;
+use crate::{
+    kernel::{KernelError, events::Switch},
+    limits::MONITOR_QUEUED_MAX,
+};
 
-/// Where events are published; a monitor that is slow loses the oldest, and is told how many.
-#[derive(Clone, Debug)]
-pub struct Events {
-    sender: broadcast::Sender<Arc<Event>>,
+/// Tells the kernel programs what somebody wants to know.
+pub trait Asking: Send {
+    /// Whether new flows that are allowed are told of.
+    fn set_allowed(&mut self, wanted: bool) -> Result<(), KernelError>;
 }
 
-impl Default for Events {
-    fn default() -> Self {
-        Self { sender: broadcast::Sender::new(MONITOR_QUEUED_MAX) }
+impl Asking for Switch {
+    fn set_allowed(&mut self, wanted: bool) -> Result<(), KernelError> {
+        Self::set_allowed(self, wanted)
+    }
+}
+
+/// Where events are published; a monitor that is slow loses the oldest, and is told how many.
+#[derive(Clone)]
+pub struct Events {
+    sender: broadcast::Sender<Arc<Event>>,
+    wanted: Arc<Mutex<Wanted>>,
+}
+
+struct Wanted {
+    /// Monitors that want to know of new flows.
+    monitors: usize,
+    switch: Box<dyn Asking>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Events").finish_non_exhaustive()
     }
 }
 
 impl Events {
+    pub fn new(switch: impl Asking + 'static) -> Self {
+        let wanted = Wanted { monitors: 0, switch: Box::new(switch) };
+        Self { sender: broadcast::Sender::new(MONITOR_QUEUED_MAX), wanted: Arc::new(Mutex::new(wanted)) }
+    }
+
     /// Nobody listening is no error.
     pub fn publish(&self, event: Event) {
         if self.sender.receiver_count() > 0 {
@@ -29,35 +55,62 @@ impl Events {
         }
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.sender.subscribe()
+    /// Events from now on. With `allowed`, the kernel programs tell of new flows for as long as the subscription lives.
+    pub fn subscribe(&self, allowed: bool) -> Result<Subscription, KernelError> {
+        let receiver = self.sender.subscribe();
+        let asked = if allowed { Some(Asked::new(Arc::clone(&self.wanted))?) } else { None };
+        Ok(Subscription { receiver, _asked: asked })
     }
 }
 
-/// An event with names for its numbers.
-pub fn in_words(event: &Event, names: &Names) -> v1::DropEvent {
-    let (policy, rule) = names.rule(event.rule);
-    let number =
-        |known: Option<&'static str>, number: u32| known.map_or_else(|| number.to_string(), str::to_owned);
-    let direction = match event.direction {
-        ingress if ingress == Direction::Ingress as u8 => v1::Direction::Ingress,
-        egress if egress == Direction::Egress as u8 => v1::Direction::Egress,
-        _ => v1::Direction::Unspecified,
-    };
-    v1::DropEvent {
-        reason: number(Reason::from_number(event.reason).map(Reason::name), event.reason),
-        point: number(Point::from_number(event.point).map(Point::name), event.point),
-        source: IpAddr::from(event.source).to_string(),
-        destination: IpAddr::from(event.destination).to_string(),
-        protocol_number: event.protocol.into(),
-        source_port: event.source_port.into(),
-        destination_port: event.destination_port.into(),
-        source_identity: event.source_identity,
-        destination_identity: event.destination_identity,
-        policy: policy.to_owned(),
-        rule: rule.to_owned(),
-        direction: direction.into(),
-        length_bytes: event.length_bytes,
-        endpoint: names.endpoint(event.ifindex).to_owned(),
+/// One monitor's place.
+#[derive(Debug)]
+pub struct Subscription {
+    receiver: broadcast::Receiver<Arc<Event>>,
+    _asked: Option<Asked>,
+}
+
+impl Subscription {
+    /// The next event, or how many were lost; `None` at the end. Cancelling loses none.
+    pub async fn next(&mut self) -> Option<Result<Arc<Event>, u64>> {
+        match self.receiver.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(lost)) => Some(Err(lost)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Asked")
+    }
+}
+
+/// A wish to know of new flows, until it is dropped.
+struct Asked(Arc<Mutex<Wanted>>);
+
+impl Asked {
+    fn new(wanted: Arc<Mutex<Wanted>>) -> Result<Self, KernelError> {
+        {
+            let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            if wanted.monitors == 0 {
+                wanted.switch.set_allowed(true)?;
+            }
+            wanted.monitors += 1;
+        }
+        Ok(Self(wanted))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.monitors -= 1;
+        if wanted.monitors == 0
+            && let Err(error) = wanted.switch.set_allowed(false)
+        {
+            warn!(%error, "the kernel programs go on telling of new flows");
+        }
     }
 }

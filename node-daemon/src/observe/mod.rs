@@ -2,4 +2,6 @@
 
 pub mod dump;
 pub mod events;
+pub mod filter;
 pub mod names;
+pub mod words;

@@ -1,13 +1,20 @@
 //! Names for the numbers that the kernel programs report.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use weft_shared::{
     layout::Direction,
-    policy::{compile::rule_number, model::NodePolicy},
+    policy::{compile::rule_number, model::NodePolicy, selector::Labels},
 };
 
 use crate::desired::{Desired, attachments::Attachments};
+
+/// An endpoint of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Party {
+    pub name: String,
+    pub labels: Labels,
+}
 
 /// A snapshot, taken after each change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +23,8 @@ pub struct Names {
     rules: BTreeMap<u32, (String, String)>,
     /// Interface index → endpoint.
     endpoints: BTreeMap<u32, String>,
+    /// Both families.
+    parties: BTreeMap<IpAddr, Party>,
 }
 
 impl Names {
@@ -27,12 +36,22 @@ impl Names {
             }
         }
         let endpoints = attachments.endpoints.values().map(|own| (own.ifindex, own.name.clone())).collect();
-        Self { rules, endpoints }
+        let mut parties = BTreeMap::new();
+        for own in attachments.endpoints.values() {
+            let party = Party { name: own.name.clone(), labels: own.labels.clone() };
+            parties.extend(own.addresses().map(|address| (address, party.clone())));
+        }
+        Self { rules, endpoints, parties }
     }
 
     /// Policy and rule; empty where there is none. The rule of a default deny is empty.
     pub fn rule(&self, number: u32) -> (&str, &str) {
         self.rules.get(&number).map_or(("", ""), |(policy, rule)| (policy, rule))
+    }
+
+    /// The endpoint of this node that has the address.
+    pub fn party(&self, address: IpAddr) -> Option<&Party> {
+        self.parties.get(&address)
     }
 
     pub fn endpoint(&self, ifindex: u32) -> &str {
