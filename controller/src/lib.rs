@@ -18,6 +18,7 @@ pub mod relocation;
 pub mod removal;
 pub mod resource;
 pub mod serve;
+pub mod signal;
 pub mod store;
 pub mod stream;
 

@@ -77,7 +77,7 @@ impl fmt::Debug for Services {
 }
 
 impl Services {
-    /// Initialises a new store, takes in what it holds, and follows it until [`Services::stop`]. `name`: what this
+    /// Initialises a new store, takes in what it holds, and follows it until [`Services::stopper`] is cancelled. `name`: what this
     /// controller calls itself.
     pub async fn start(name: String, store: Arc<dyn Store>) -> Result<Self, ServeError> {
         let store_id = fleet_config::initialise(store.as_ref()).await?;
@@ -101,9 +101,9 @@ impl Services {
         Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, presence })
     }
 
-    /// Ends streams and stops following. Calls in progress end by themselves.
-    pub fn stop(&self) {
-        self.stop.cancel();
+    /// Cancelled, it ends streams and following. Calls in progress end by themselves.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
     }
 }
 

@@ -295,3 +295,31 @@ async fn identities(fleet: &mut Fleet) -> Vec<v1::Identity> {
     };
     listed.objects.into_iter().map(identity).collect()
 }
+
+#[tokio::test]
+async fn a_node_that_was_behind_with_its_acknowledgements_learns_of_new_identities_once_it_is_not() {
+    let mut fleet = fleet().await;
+    let mut first = fleet.node("node-1", "192.0.2.1").await.in_sync().await;
+    let mut second = fleet.node("node-2", "192.0.2.2").await.in_sync().await;
+    let (api, web) = (first.address(5), second.address(5));
+    assert!(first.attach("api-1", &[("app", "api")], &[&api]).await.accepted);
+    first.until("api-1 is open", |node| is_open(node, "api-1")).await;
+    let (mut unacknowledged, mut revision) = (Vec::new(), 0);
+    for number in 0..weft_controller::limits::UNACKNOWLEDGED_DELTAS_MAX {
+        let applied = fleet.apply(vec![policy(&format!("p{number}"), "api", "web")]).await.unwrap();
+        revision = applied.revision;
+        let message = within(first.inbound.message()).await.unwrap().unwrap();
+        unacknowledged.push(message.message.unwrap());
+    }
+
+    assert!(second.attach("web-1", &[("app", "new")], &[&web]).await.accepted);
+    let newest = identities(&mut fleet).await.iter().map(|identity| identity.number).max().unwrap();
+    let answer = fleet.wait_realised(revision, BRIEF).await.unwrap_err();
+    assert_eq!(answer.code(), Code::DeadlineExceeded);
+    for message in unacknowledged {
+        first.take(message).await;
+    }
+
+    let knows = |node: &Node| node.deltas.last().is_some_and(|delta| delta.identities_through >= newest);
+    first.until("it knows the identity", knows).await;
+}

@@ -16,7 +16,7 @@ pub async fn keep(store: Arc<dyn Store>, hub: Arc<Hub>, stop: CancellationToken)
     let mut progress = hub.progress();
     let mut written: Option<(v1::ControllerProgress, Instant)> = None;
     loop {
-        progress.mark_unchanged();
+        progress.see();
         let record = hub.own_record();
         let due = written
             .as_ref()

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch as signal};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     KeyValue, Outcome, Page, Range, Store, StoreError, Transaction, Watch,
     file::{self, File},
     watch::History,
 };
-use crate::limits;
+use crate::{limits, signal};
 
 #[derive(Debug)]
 pub struct Embedded {
@@ -18,7 +18,7 @@ pub struct Embedded {
     /// `None` only while it is dropped.
     writer: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
-    head: signal::Sender<u64>,
+    head: Arc<signal::Sender<u64>>,
 }
 
 #[derive(Debug)]
@@ -36,10 +36,10 @@ impl Embedded {
         let opened = tokio::task::spawn_blocking(move || file::open(&path)).await;
         let (file, revision) = opened.map_err(|_| StoreError::Closed)??;
         let file = Arc::new(file);
-        let head = signal::Sender::new(revision);
+        let head = Arc::new(signal::Sender::new(revision));
         let (writer, commands) = mpsc::channel(limits::STORE_QUEUE_TRANSACTIONS);
         let thread = {
-            let (file, head) = (Arc::clone(&file), head.clone());
+            let (file, head) = (Arc::clone(&file), Arc::clone(&head));
             let write = move || write_until_closed(&file, &head, commands);
             std::thread::Builder::new()
                 .name("store-writer".to_owned())
@@ -119,7 +119,7 @@ impl Store for Embedded {
     }
 
     async fn revision(&self) -> Result<u64, StoreError> {
-        Ok(*self.head.borrow())
+        Ok(self.head.get())
     }
 
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, u64), StoreError> {

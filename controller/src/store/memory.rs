@@ -7,13 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch as signal;
 
 use super::{
     Batch, Event, KeyValue, Operation, Outcome, Page, Range, Stamp, Store, StoreError, Transaction, Watch,
     watch::History,
 };
-use crate::limits;
+use crate::{limits, signal};
 
 #[derive(Debug)]
 pub struct Memory {

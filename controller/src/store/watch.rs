@@ -2,10 +2,10 @@
 //! for a slow watcher but a few batches: it waits in the history, and learns when it waited too long.
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{Batch, StoreError};
-use crate::limits;
+use crate::{limits, signal};
 
 /// An ordered stream of changes. Dropping it ends the watch.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Watch {
 
     pub(super) fn start(
         history: Arc<dyn History>,
-        head: watch::Receiver<u64>,
+        head: signal::Receiver<u64>,
         prefix: String,
         after: u64,
     ) -> Self {
@@ -54,7 +54,7 @@ pub(super) trait History: Send + Sync + 'static {
 
 async fn follow(
     history: Arc<dyn History>,
-    mut head: watch::Receiver<u64>,
+    mut head: signal::Receiver<u64>,
     prefix: String,
     after: u64,
     sender: mpsc::Sender<Result<Batch, StoreError>>,
@@ -63,7 +63,7 @@ async fn follow(
     loop {
         // At least one read, so that a compacted revision is said at once.
         loop {
-            let newest = *head.borrow_and_update();
+            let newest = head.see();
             let read = if history.blocks() {
                 let (history, prefix) = (Arc::clone(&history), prefix.clone());
                 tokio::task::spawn_blocking(move || history.changes(&prefix, position)).await
@@ -86,6 +86,7 @@ async fn follow(
             }
         }
         tokio::select! {
+            biased;
             changed = head.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
         }

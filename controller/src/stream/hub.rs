@@ -7,10 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use weft_proto::v1::{self, ResourceType};
 
@@ -18,7 +15,7 @@ use crate::{
     fleet::{Change, Delta, Fleet, Have},
     presence::Presence,
     progress::{records::Records, waiters::Waiters},
-    resource,
+    resource, signal,
 };
 
 pub use standing::Waiting;
@@ -34,12 +31,12 @@ pub struct Hub {
     run: String,
     state: Mutex<State>,
     /// The revision that the fleet has taken in.
-    applied: watch::Sender<u64>,
-    identities_through: watch::Sender<u32>,
+    applied: signal::Sender<u64>,
+    identities_through: signal::Sender<u32>,
     /// The pools that nodes get endpoint CIDRs of.
-    pools: watch::Sender<Vec<v1::Pool>>,
+    pools: signal::Sender<Vec<v1::Pool>>,
     /// Counts what may have changed who has realised what, for [`keep`](crate::progress::keep).
-    progress: watch::Sender<u64>,
+    progress: signal::Sender<u64>,
     presence: Mutex<Presence>,
     started: Instant,
 }
@@ -100,10 +97,10 @@ impl Hub {
             controller,
             run: resource::new_uid(),
             state: Mutex::default(),
-            applied: watch::Sender::new(0),
-            identities_through: watch::Sender::new(0),
-            progress: watch::Sender::new(0),
-            pools: watch::Sender::default(),
+            applied: signal::Sender::new(0),
+            identities_through: signal::Sender::new(0),
+            progress: signal::Sender::new(0),
+            pools: signal::Sender::default(),
             presence: Mutex::default(),
             started: Instant::now(),
         }
@@ -187,18 +184,19 @@ impl Hub {
     /// Returns once the fleet has taken in `revision`.
     pub async fn wait_applied(&self, revision: u64) {
         // The sender lives as long as the hub, so this ends only with the condition.
-        drop(self.applied.subscribe().wait_for(|applied| *applied >= revision).await);
+        let applied = self.applied.subscribe().wait_for(|applied| *applied >= revision).await;
+        debug_assert!(applied.is_ok(), "the sender outlives who asks");
     }
 
-    pub fn progress(&self) -> watch::Receiver<u64> {
+    pub fn progress(&self) -> signal::Receiver<u64> {
         self.progress.subscribe()
     }
 
-    pub fn identities_through(&self) -> watch::Receiver<u32> {
+    pub fn identities_through(&self) -> signal::Receiver<u32> {
         self.identities_through.subscribe()
     }
 
-    pub fn pools(&self) -> watch::Receiver<Vec<v1::Pool>> {
+    pub fn pools(&self) -> signal::Receiver<Vec<v1::Pool>> {
         self.pools.subscribe()
     }
 

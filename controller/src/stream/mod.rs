@@ -22,6 +22,7 @@ use crate::limits;
 /// Messages between a session and its HTTP/2 stream.
 const OUTBOUND_MESSAGES: usize = 2;
 
+#[derive(Clone)]
 pub struct NodeStreams {
     context: Context,
     room: Arc<Semaphore>,

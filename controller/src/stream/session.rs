@@ -18,6 +18,7 @@ use crate::{
     fleet::{Fleet, Have},
     limits, nodes,
     plan::Registry,
+    signal,
 };
 
 /// What a stream works with.
@@ -130,8 +131,8 @@ struct Stream<'a> {
     resume_until: Option<Instant>,
     answers: VecDeque<Message>,
     greeting: &'a nodes::Greeting,
-    pools: tokio::sync::watch::Receiver<Vec<v1::Pool>>,
-    through: tokio::sync::watch::Receiver<u32>,
+    pools: signal::Receiver<Vec<v1::Pool>>,
+    through: signal::Receiver<u32>,
     /// When the node was last told of identities.
     told_at: Instant,
     through_due: bool,
@@ -175,19 +176,13 @@ impl Stream<'_> {
                     }
                     self.register_again().await;
                 }
-                changed = self.through.changed(), if !self.through_due => {
+                changed = self.through.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                     self.through_due = true;
                 }
-                () = tokio::time::sleep_until(tell_at), if self.through_due => {
-                    self.through_due = false;
-                    if self.sending.is_none() {
-                        let delta = self.session.drain_identities_through();
-                        self.start_sending(delta);
-                    }
-                }
+                () = tokio::time::sleep_until(tell_at), if self.through_due && Instant::now() < tell_at => {}
                 () = tokio::time::sleep_until(resume_until), if self.resume_until.is_some() => {
                     tracing::warn!(node = self.session.node, "the node does not say what it holds: it is sent everything");
                     self.resume_until = None;
@@ -206,10 +201,17 @@ impl Stream<'_> {
         }
     }
 
-    /// Takes the next delta, if none is being sent.
+    /// Takes the next delta, if none is being sent. That of identities alone waits for its time, and stays due for as
+    /// long as too much is unacknowledged.
     fn prepare(&mut self) {
-        if self.sending.is_none() {
-            let delta = self.session.drain();
+        if self.sending.is_some() {
+            return;
+        }
+        let delta = self.session.drain();
+        self.start_sending(delta);
+        let tell_at = self.told_at + limits::IDENTITIES_THROUGH_INTERVAL;
+        if self.sending.is_none() && self.through_due && Instant::now() >= tell_at {
+            let delta = self.session.drain_identities_through();
             self.start_sending(delta);
         }
     }
@@ -217,6 +219,8 @@ impl Stream<'_> {
     fn start_sending(&mut self, delta: Option<crate::fleet::Delta>) {
         let Some(delta) = delta else { return };
         self.told_at = Instant::now();
+        // Every delta says how far they are.
+        self.through_due = false;
         let committed_at = self.context.hub.committed_at(delta.revision);
         self.sending = Some(Chunks::new(delta, committed_at).peekable());
     }
@@ -270,7 +274,7 @@ impl Stream<'_> {
         let node = &self.session.node;
         match report.report {
             Some(Report::Endpoint(report)) => {
-                let answer = reports::endpoint(&self.context.registry, node, report).await;
+                let answer = reports::endpoint(&self.context.registry, node, report).await?;
                 self.answers.push_back(Message::EndpointAnswer(answer));
             }
             Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone.name).await?,
