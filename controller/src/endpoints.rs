@@ -35,6 +35,19 @@ pub enum EndpointError {
     Store(#[from] StoreError),
 }
 
+impl EndpointError {
+    /// It is no word about the endpoint: the same report may be taken another time.
+    pub fn is_of_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(_)
+                | Self::Contended(_)
+                | Self::Claim(ClaimError::Store(_))
+                | Self::Identity(IdentityError::Store(_))
+        )
+    }
+}
+
 fn list(cidrs: &[IpNet]) -> String {
     cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -64,7 +64,12 @@ impl Fleet {
     pub(super) fn encode_endpoint(&mut self, name: &str) {
         let Some(facts) = self.index.endpoints.get(name) else { return };
         let open = self.gates.is_open(name);
-        let message = v1::NodeEndpoint { identity: facts.identity, open, uid: facts.uid.clone() };
+        let message = v1::NodeEndpoint {
+            identity: facts.identity,
+            open,
+            uid: facts.uid.clone(),
+            instance: facts.instance.clone(),
+        };
         let node = facts.node.clone();
         let id = self.put(Key::new(ResourceType::Endpoint, name), message.encode_to_vec());
         if let Some(view) = self.views.get_mut(&node) {

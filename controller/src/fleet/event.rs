@@ -37,6 +37,8 @@ pub struct EndpointFacts {
     pub identity: u32,
     pub addresses: Vec<IpAddr>,
     pub uid: String,
+    /// Of its attachment.
+    pub instance: String,
     pub ready: bool,
 }
 
@@ -121,6 +123,7 @@ impl From<v1::Endpoint> for EndpointFacts {
             ready: endpoint.status.is_some_and(|status| status.state() == v1::EndpointState::Ready),
             addresses: nodes::parse_all(&endpoint.addresses),
             uid: endpoint.metadata.map(|metadata| metadata.uid).unwrap_or_default(),
+            instance: endpoint.attachment.map(|attachment| attachment.instance).unwrap_or_default(),
             node: endpoint.node,
         }
     }

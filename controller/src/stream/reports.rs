@@ -16,14 +16,22 @@ pub(super) async fn endpoint(
     registry: &Registry,
     node: &str,
     report: v1::EndpointReport,
-) -> v1::EndpointAnswer {
+) -> Result<v1::EndpointAnswer, Status> {
     let endpoint = report.endpoint.unwrap_or_default();
     let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    let instance =
+        endpoint.attachment.as_ref().map(|attachment| attachment.instance.clone()).unwrap_or_default();
     match endpoints::report(registry, node, endpoint).await {
-        Ok(revision) => v1::EndpointAnswer { name, accepted: true, reason: String::new(), revision },
+        Ok(revision) => {
+            let accepted = v1::EndpointAnswer { accepted: true, revision, ..v1::EndpointAnswer::default() };
+            Ok(v1::EndpointAnswer { name, instance, ..accepted })
+        }
+        // Nobody knows whether it may: a workload is not torn down because the store does not answer.
+        Err(error) if error.is_of_store() => Err(failed(error)),
         Err(error) => {
             tracing::warn!(node, endpoint = name, %error, "endpoint refused");
-            v1::EndpointAnswer { name, accepted: false, reason: error.to_string(), revision: 0 }
+            let reason = error.to_string();
+            Ok(v1::EndpointAnswer { name, reason, instance, ..v1::EndpointAnswer::default() })
         }
     }
 }

@@ -266,16 +266,19 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.write_steps(&steps).map_err(|error| error.to_string())?;
         }
         self.datapath.detach(attachment.ifindex).map_err(|error| error.to_string())?;
-        self.forget_attachment(name).map_err(|error| error.to_string())?;
+        // From here on it is over, whatever can't be written yet: that is tried again, and nobody could ask for it twice.
+        if let Err(error) = self.forget_attachment(name) {
+            self.failed(&error);
+        }
         if let Err(error) = self.attachments.store(&self.disk) {
-            // It is gone all the same: the file is written as soon as it can be, and at the next start there is no
-            // interface.
             self.failed(&error);
         }
         self.reported.remove(name);
         self.report(Report::EndpointGone(v1::EndpointGone { name: name.to_owned() }));
         info!(endpoint = %name, "detached");
-        self.write_kernel().map_err(|error| error.to_string())?;
+        if let Err(error) = self.write_kernel() {
+            self.failed(&error);
+        }
         self.after_change();
         Ok(true)
     }
@@ -293,6 +296,7 @@ fn each(addresses: Addresses) -> Vec<IpAddr> {
 fn attachment(spec: AttachSpec, addresses: Addresses, prepared: Prepared) -> Attachment {
     Attachment {
         name: spec.name,
+        instance: format!("{:032x}", rand::random::<u128>()),
         labels: spec.labels,
         interface: prepared.interface,
         ifindex: prepared.ifindex,

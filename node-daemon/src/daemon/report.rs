@@ -97,6 +97,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 interface: own.interface.clone(),
                 netns: own.netns.clone(),
                 container_id: own.container_id.clone(),
+                instance: own.instance.clone(),
             }),
             addresses: own.addresses().map(|address| address.to_string()).collect(),
             mac: mac_text(own.mac),
@@ -130,6 +131,10 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     pub(super) async fn answer(&mut self, answer: v1::EndpointAnswer) {
         let Some(own) = self.attachments.endpoints.get_mut(&answer.name) else { return };
+        if !own.is_meant_by(&answer.instance) {
+            // The name had another bearer when this was said.
+            return;
+        }
         if !answer.accepted {
             warn!(endpoint = %answer.name, reason = %answer.reason, "the controller refuses the endpoint");
             let taken = answer.reason.contains("taken") || answer.reason.contains("exists");

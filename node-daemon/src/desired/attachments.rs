@@ -25,6 +25,9 @@ pub type Mac = [u8; 6];
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub name: String,
+    /// Made up for each attachment, so that what is said of a former bearer of the name is never taken for this one.
+    #[serde(default)]
+    pub instance: String,
     pub labels: BTreeMap<String, String>,
     /// The host's side.
     pub interface: String,
@@ -53,6 +56,11 @@ pub struct Attachment {
 impl Attachment {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.address4.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+
+    /// Whether something that was said of this instance of the name is about this attachment.
+    pub fn is_meant_by(&self, instance: &str) -> bool {
+        instance.is_empty() || instance == self.instance
     }
 }
 
@@ -112,7 +120,7 @@ impl Attachments {
         words: &'a BTreeMap<String, EndpointWord>,
     ) -> Option<&'a EndpointWord> {
         let accepted = attachment.accepted?;
-        let word = words.get(&attachment.name)?;
+        let word = words.get(&attachment.name).filter(|word| attachment.is_meant_by(&word.instance))?;
         (word.revision >= accepted || !self.gone.contains(&attachment.name)).then_some(word)
     }
 

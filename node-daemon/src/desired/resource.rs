@@ -55,6 +55,8 @@ pub struct EndpointWord {
     pub identity: u32,
     pub open: bool,
     pub uid: String,
+    /// Of the attachment that it is about; empty: a controller that does not say.
+    pub instance: String,
     /// Of the batch that brought it.
     pub revision: u64,
 }
@@ -87,8 +89,8 @@ impl Resource {
                 Self::Address { address: address("name", &key.name)?, identity, node }
             }
             ResourceType::Endpoint => {
-                let v1::NodeEndpoint { identity, open, uid } = v1::NodeEndpoint::decode(bytes)?;
-                Self::Endpoint(EndpointWord { identity, open, uid, revision })
+                let v1::NodeEndpoint { identity, open, uid, instance } = v1::NodeEndpoint::decode(bytes)?;
+                Self::Endpoint(EndpointWord { identity, open, uid, instance, revision })
             }
             _ => return Err(ParseError::Unsupported),
         })

@@ -149,7 +149,7 @@ impl Model {
             upserts.push(upsert(ResourceType::Address, (*address).to_owned(), &message));
         }
         for (index, identity) in self.identities[..OWN.len()].iter().enumerate() {
-            let message = v1::NodeEndpoint { identity: *identity, open: true, uid: String::new() };
+            let message = v1::NodeEndpoint { identity: *identity, open: true, ..v1::NodeEndpoint::default() };
             upserts.push(upsert(ResourceType::Endpoint, format!("w{index}"), &message));
         }
         let mut desired = Desired::default();
@@ -170,6 +170,7 @@ fn attachments() -> Attachments {
         let ifindex = 10 + u32::try_from(index).unwrap();
         let attachment = Attachment {
             name: format!("w{index}"),
+            instance: String::new(),
             labels: BTreeMap::new(),
             interface: format!("weft{index:08x}"),
             ifindex,

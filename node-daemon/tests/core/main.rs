@@ -69,11 +69,18 @@ fn full(revision: u64, upserts: Vec<v1::Upsert>) -> v1::Delta {
 }
 
 fn endpoint(name: &str, identity: u32, open: bool) -> v1::Upsert {
-    upsert(ResourceType::Endpoint, name, &v1::NodeEndpoint { identity, open, uid: "u1".to_owned() })
+    endpoint_of("", name, identity, open)
+}
+
+/// What is said of one attachment.
+fn endpoint_of(instance: &str, name: &str, identity: u32, open: bool) -> v1::Upsert {
+    let (uid, instance) = ("u1".to_owned(), instance.to_owned());
+    upsert(ResourceType::Endpoint, name, &v1::NodeEndpoint { identity, open, uid, instance })
 }
 
 async fn answer(stream: &Stream, name: &str, accepted: bool, reason: &str, revision: u64) {
-    let answer = v1::EndpointAnswer { name: name.to_owned(), accepted, reason: reason.to_owned(), revision };
+    let (name, reason) = (name.to_owned(), reason.to_owned());
+    let answer = v1::EndpointAnswer { name, accepted, reason, revision, ..v1::EndpointAnswer::default() };
     stream.send(v1::controller_message::Message::EndpointAnswer(answer)).await;
 }
 
@@ -400,6 +407,80 @@ async fn a_bearer_that_was_never_classified_is_ended_before_the_next_is_told_of(
         _ => None,
     });
     assert_eq!(first.await, ("gone", "web".to_owned()));
+}
+
+/// Of the next endpoint that the node reports.
+async fn reported_instance(stream: &mut Stream) -> String {
+    let report = stream.report(|report| match report {
+        Report::Endpoint(report) => Some(report.endpoint?.attachment?.instance),
+        _ => None,
+    });
+    report.await
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_attachment_is_never_taken_for_the_next_of_its_name() {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    let former = reported_instance(&mut stream).await;
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+    node.attach("web", "intruder").await;
+    let current = reported_instance(&mut stream).await;
+    assert_ne!(former, current);
+
+    // Both were under way when the name changed hands.
+    let late = v1::EndpointAnswer {
+        name: "web".to_owned(),
+        accepted: true,
+        revision: 6,
+        instance: former.clone(),
+        ..v1::EndpointAnswer::default()
+    };
+    stream.send(v1::controller_message::Message::EndpointAnswer(late)).await;
+    let opened = |revision, upserts| v1::Delta { nonce: revision, revision, upserts, ..v1::Delta::default() };
+    stream.delta(opened(7, vec![endpoint_of(&former, "web", 256, true)])).await;
+    stream.ack().await;
+    assert!(!is_open(&kernel));
+
+    let now = v1::EndpointAnswer {
+        name: "web".to_owned(),
+        accepted: true,
+        revision: 9,
+        instance: current.clone(),
+        ..v1::EndpointAnswer::default()
+    };
+    stream.send(v1::controller_message::Message::EndpointAnswer(now)).await;
+    // The former one's transaction was late, and came after this one's.
+    stream.delta(opened(10, vec![endpoint_of(&former, "web", 256, true)])).await;
+    stream.ack().await;
+    assert!(!is_open(&kernel));
+
+    stream.delta(opened(11, vec![endpoint_of(&current, "web", 257, true)])).await;
+    stream.ack().await;
+    assert!(is_open(&kernel));
+    assert!(kernel.maps.with(|state| state.tables.endpoints.values().all(|row| row.identity == 257)));
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_rows_cannot_be_taken_away_yet_is_over_all_the_same() {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    kernel.maps.with(|state| state.broken = Some("busy".to_owned()));
+
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+
+    let gone =
+        stream.report(|report| if let Report::EndpointGone(gone) = report { Some(gone.name) } else { None });
+    assert_eq!(gone.await, "web", "on the stream that is there: another may be long in coming");
+    assert_eq!(kernel.maps.with(|state| state.tables.endpoints.len()), 1);
+    kernel.maps.with(|state| state.broken = None);
+    let mut changed = node.core.changed();
+    let taken_away = async {
+        while kernel.maps.with(|state| !state.tables.endpoints.is_empty()) {
+            changed.changed().await.expect("the core lives");
+        }
+    };
+    tokio::time::timeout(SOON, taken_away).await.expect("the rows stay");
 }
 
 #[tokio::test]

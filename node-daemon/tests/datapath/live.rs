@@ -170,7 +170,7 @@ fn words() -> Vec<v1::Upsert> {
         endpoint_cidrs: vec![cidr.to_owned()],
         identity: 0,
     };
-    let web = v1::NodeEndpoint { identity: WEB_IDENTITY, open: true, uid: "u1".to_owned() };
+    let web = v1::NodeEndpoint { identity: WEB_IDENTITY, open: true, ..Default::default() };
     vec![
         upsert(ResourceType::Fleet, "fleet", &fleet),
         upsert(ResourceType::Node, "n1", &route("192.0.2.11", "10.200.1.0/24")),
@@ -209,7 +209,7 @@ impl Live {
         };
         self.core.attach(spec).await.unwrap().unwrap();
         let answer =
-            v1::EndpointAnswer { name: "web".to_owned(), accepted: true, reason: String::new(), revision: 5 };
+            v1::EndpointAnswer { name: "web".to_owned(), accepted: true, revision: 5, ..Default::default() };
         self.core.answer(answer).await.unwrap();
         match self.core.endpoint("web".to_owned()).await.unwrap() {
             EndpointState::Ready(endpoint) => endpoint,

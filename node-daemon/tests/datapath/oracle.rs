@@ -198,7 +198,8 @@ fn batch(policies: &[Policy], default_action: Action) -> Batch {
             let name = Other::Remote(place).address(v6).to_string();
             upserts.push(upsert(ResourceType::Address, &name, message.encode_to_vec()));
         }
-        let message = v1::NodeEndpoint { identity: identity(place), open: true, uid: String::new() };
+        let message =
+            v1::NodeEndpoint { identity: identity(place), open: true, ..v1::NodeEndpoint::default() };
         upserts.push(upsert(ResourceType::Endpoint, &format!("e{place}"), message.encode_to_vec()));
     }
     let listed =
@@ -232,6 +233,7 @@ fn attachments() -> Attachments {
         };
         Attachment {
             name: format!("e{place}"),
+            instance: String::new(),
             labels: arbitrary::label_sets()[place].clone(),
             interface: format!("t{place}"),
             ifindex: interface(place),

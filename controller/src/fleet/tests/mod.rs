@@ -63,6 +63,7 @@ fn put_endpoint(name: &str, node: u8, identity: u32, address: &str) -> Change {
         identity,
         addresses: vec![address.parse().unwrap()],
         uid: format!("uid of {name}"),
+        instance: String::new(),
         ready: false,
     };
     Change::Endpoint { name: name.to_owned(), facts: Some(facts) }
