@@ -1,0 +1,196 @@
+//! Looks at a node's tables while they are written and when they rest: nothing that the node was not told of may be
+//! allowed where a rule denies it.
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use weft_noded::{
+    desired::{Desired, attachments::Attachments, disk::Disk},
+    plan::{
+        tables::{Step, Tables},
+        who::{Lengths, Who},
+    },
+};
+use weft_shared::{
+    layout::{Address, Class, Direction, endpoint_flags},
+    policy::model::{FlowPort, Labels, Party, Policy},
+};
+
+use crate::{
+    chance::Chance,
+    history::History,
+    store::{Ledger, Shared},
+    verdict::{self, Question},
+};
+
+/// Of the writes, how many are looked at: it is not cheap.
+const WRITES_LOOKED_AT_PERCENT: u64 = 25;
+/// Peers that are tried at each look.
+const PEERS_AT_REST: usize = 6;
+
+/// Ports that rules name, and one that none does.
+pub(crate) const PORTS: [FlowPort; 4] = [
+    FlowPort { protocol: 6, port: 80 },
+    FlowPort { protocol: 6, port: 8080 },
+    FlowPort { protocol: 17, port: 53 },
+    FlowPort { protocol: 6, port: 9 },
+];
+
+#[derive(Clone)]
+pub(crate) struct Inspector {
+    pub(crate) node: String,
+    pub(crate) directory: PathBuf,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) chance: Chance,
+    pub(crate) history: History,
+}
+
+/// A flow between a subject of this node and somebody.
+struct Flow<'a> {
+    slot: u32,
+    subject: &'a Labels,
+    peer: Party,
+    question: Question,
+}
+
+impl Inspector {
+    pub(crate) fn wants_to_look(&self) -> bool {
+        self.chance.percent(WRITES_LOOKED_AT_PERCENT)
+    }
+
+    /// What the daemon wants: on disk before it is in the kernel.
+    pub(crate) fn desired(&self) -> Option<Desired> {
+        let desired = Disk::open(&self.directory).ok()?.load_desired().ok()?;
+        desired.complete.then_some(desired)
+    }
+
+    /// After a step: what is allowed now was allowed before, or the rules that are being written allow it.
+    pub(crate) fn on_the_way(&self, before: &Tables, now: &Tables, desired: &Desired, step: &Step) {
+        let ledger = self.shared.ledger();
+        let policies = verdict::written(desired, &ledger.selectors);
+        for _ in 0..2 {
+            let Some(flow) = self.some_identity(now, &ledger) else { return };
+            let slot_before = slot_of(before, now.subjects.get(&flow.slot).copied().unwrap_or_default());
+            let allowed = verdict::allows(now, flow.slot, flow.question);
+            let was = slot_before.is_some_and(|slot| verdict::allows(before, slot, flow.question));
+            if allowed && !was && !rules_allow(&policies, desired, &flow) {
+                self.open(&flow, &format!("after the step {step:?}"));
+            }
+        }
+    }
+
+    /// With nothing underway, the tables allow no more than the rules that this node was told of say about who is
+    /// really there.
+    pub(crate) fn at_rest(&self, tables: &Tables, desired: &Desired) {
+        let ledger = self.shared.ledger();
+        let policies = verdict::written(desired, &ledger.selectors);
+        for _ in 0..PEERS_AT_REST {
+            if let Some(flow) = self.some_identity(tables, &ledger)
+                && verdict::allows(tables, flow.slot, flow.question)
+                && !rules_allow(&policies, desired, &flow)
+            {
+                self.open(&flow, "at rest");
+            }
+            if let Some(flow) = self.some_unknown_address(tables, &ledger)
+                && verdict::allows(tables, flow.slot, flow.question)
+                && !names_unmanaged(&policies, &flow)
+                && !rules_allow(&policies, desired, &flow)
+            {
+                self.open(&flow, "at rest, by an address that this node was not told of");
+            }
+        }
+        self.own_endpoints(tables, &ledger);
+    }
+
+    /// An open endpoint is judged by its own labels' table.
+    fn own_endpoints(&self, tables: &Tables, ledger: &Ledger) {
+        let Ok(attachments) = Disk::open(&self.directory).and_then(|disk| Attachments::load(&disk)) else {
+            return;
+        };
+        for (ifindex, row) in &tables.endpoints {
+            if row.flags & endpoint_flags::OPEN == 0 {
+                continue;
+            }
+            let labels = ledger.identities.get(&row.identity);
+            let own = attachments.endpoints.values().find(|own| own.ifindex == *ifindex);
+            if own.is_some_and(|own| Some(&own.labels) != labels) {
+                self.history.violated(format!(
+                    "node {}: interface {ifindex} is open as identity {} ({labels:?}), its workload is {own:?}",
+                    self.node, row.identity
+                ));
+            }
+            if tables.subjects.get(&row.subject) != Some(&row.identity)
+                || !tables.policies.contains_key(&row.subject)
+            {
+                self.history.violated(format!(
+                    "node {}: interface {ifindex} is open without the table of identity {}",
+                    self.node, row.identity
+                ));
+            }
+        }
+    }
+
+    /// A packet with the identity of an endpoint, however far it is known here.
+    fn some_identity<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<Flow<'a>> {
+        let (slot, subject) = self.some_subject(tables, ledger)?;
+        let numbers: Vec<u32> = ledger.identities.keys().copied().collect();
+        let identity = *self.chance.pick(&numbers)?;
+        let labels = ledger.identities.get(&identity)?;
+        if weft_controller::identity::is_of_node(labels) {
+            return None;
+        }
+        let peer = Party { class: Class::Fleet, labels: labels.clone(), address: None };
+        Some(Flow { slot, subject, peer, question: self.question(identity, Class::Fleet)? })
+    }
+
+    /// A packet to or from an endpoint's address of which this node was not told. Of its own it knows before all others
+    /// when they are gone.
+    fn some_unknown_address<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<Flow<'a>> {
+        let (slot, subject) = self.some_subject(tables, ledger)?;
+        let addresses: Vec<(IpAddr, u32)> = ledger.addresses(|node| node != self.node).collect();
+        let (address, identity) = *self.chance.pick(&addresses)?;
+        if tables.ipcache.contains_key(&Address::from(address)) {
+            return None;
+        }
+        let labels = ledger.identities.get(&identity)?.clone();
+        let found = Who::new(tables, &Lengths::of([tables])).is(Address::from(address));
+        let class = Class::ALL.into_iter().find(|class| *class as u32 == found.class)?;
+        let peer = Party { class: Class::Fleet, labels, address: Some(address) };
+        Some(Flow { slot, subject, peer, question: self.question(found.identity, class)? })
+    }
+
+    fn some_subject<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<(u32, &'a Labels)> {
+        let subjects: Vec<(u32, u32)> =
+            tables.subjects.iter().map(|(slot, identity)| (*slot, *identity)).collect();
+        let (slot, identity) = *self.chance.pick(&subjects)?;
+        Some((slot, ledger.identities.get(&identity)?))
+    }
+
+    fn question(&self, identity: u32, class: Class) -> Option<Question> {
+        let direction = if self.chance.percent(50) { Direction::Ingress } else { Direction::Egress };
+        Some(Question { direction, identity, class, port: *self.chance.pick(&PORTS)? })
+    }
+
+    fn open(&self, flow: &Flow<'_>, when: &str) {
+        self.history.violated(format!(
+            "node {} allows what the rules deny {when}: subject {:?}, peer {:?}, {:?}",
+            self.node, flow.subject, flow.peer, flow.question
+        ));
+    }
+}
+
+fn rules_allow(policies: &[Policy], desired: &Desired, flow: &Flow<'_>) -> bool {
+    let Some(fleet) = desired.fleet() else { return false };
+    let subject = Party { class: Class::Fleet, labels: flow.subject.clone(), address: None };
+    let Question { direction, port, .. } = flow.question;
+    verdict::rules_allow(policies, fleet.default_action, &subject, &flow.peer, direction, port)
+}
+
+fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
+    tables.subjects.iter().find(|(_, known)| **known == identity).map(|(slot, _)| *slot)
+}
+
+/// Who names the class of what nothing is known of has taken the chance.
+fn names_unmanaged(policies: &[Policy], flow: &Flow<'_>) -> bool {
+    let selecting = policies.iter().filter(|policy| policy.subject.matches(flow.subject));
+    let mut rules = selecting.flat_map(|policy| policy.rules(flow.question.direction));
+    rules.any(|rule| rule.names_class(Class::Unmanaged))
+}

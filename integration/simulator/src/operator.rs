@@ -1,0 +1,109 @@
+//! What operators of a simulated fleet write: policies over few labels, so that they meet.
+use std::collections::BTreeMap;
+
+use weft_proto::v1::{self, object::Kind as Of};
+use weft_shared::policy::model::Labels;
+
+use crate::chance::Chance;
+
+const APPS: [&str; 3] = ["web", "api", "db"];
+const ENVIRONMENTS: [&str; 2] = ["prod", "dev"];
+const CIDRS: [&str; 4] = ["0.0.0.0/0", "203.0.113.0/24", "203.0.113.128/25", "2001:db8::/32"];
+const POLICIES: u64 = 6;
+
+pub(crate) fn labels(chance: &Chance) -> Labels {
+    let mut labels = Labels::new();
+    if chance.percent(90) {
+        labels.extend(chance.pick(&APPS).map(|app| ("app".to_owned(), (*app).to_owned())));
+    }
+    if chance.percent(60) {
+        labels.extend(chance.pick(&ENVIRONMENTS).map(|env| ("env".to_owned(), (*env).to_owned())));
+    }
+    if chance.percent(30) {
+        // So that there are always new identities.
+        labels.insert("serial".to_owned(), chance.within(0..1000).to_string());
+    }
+    labels
+}
+
+pub(crate) fn policy_name(chance: &Chance) -> String {
+    format!("policy-{}", chance.within(0..POLICIES))
+}
+
+pub(crate) fn policy(chance: &Chance) -> v1::Object {
+    let rules = |odds| chance.percent(odds).then(|| v1::RuleList { items: rules(chance) });
+    let default_deny = chance
+        .percent(40)
+        .then(|| v1::DefaultDeny { ingress: Some(chance.percent(50)), egress: Some(chance.percent(50)) });
+    let (ingress, egress) = (rules(80), rules(50));
+    let default_deny = default_deny.map(|deny| v1::DefaultDeny {
+        ingress: deny.ingress.filter(|_| ingress.is_some()),
+        egress: deny.egress.filter(|_| egress.is_some()),
+    });
+    let policy = v1::Policy {
+        metadata: Some(v1::Metadata { name: policy_name(chance), ..v1::Metadata::default() }),
+        subject: Some(v1::Subject { endpoints: Some(selector(chance)), nodes: None }),
+        ingress,
+        egress,
+        default_deny,
+        ..v1::Policy::default()
+    };
+    v1::Object { kind: Some(Of::Policy(policy)) }
+}
+
+fn rules(chance: &Chance) -> Vec<v1::Rule> {
+    (0..chance.within(0..4)).map(|_| rule(chance)).collect()
+}
+
+fn rule(chance: &Chance) -> v1::Rule {
+    let action = if chance.percent(60) { v1::Action::Allow } else { v1::Action::Deny };
+    let peers = chance
+        .percent(90)
+        .then(|| v1::PeerList { items: (0..chance.within(1..3)).map(|_| peer(chance)).collect() });
+    let ports = chance.percent(40).then(|| v1::PortList { items: vec![port(chance)] });
+    v1::Rule { name: String::new(), action: action.into(), peers, ports }
+}
+
+fn peer(chance: &Chance) -> v1::Peer {
+    let entities = [v1::Entity::Fleet, v1::Entity::World, v1::Entity::Unmanaged, v1::Entity::All];
+    match chance.within(0..10) {
+        0..6 => v1::Peer { endpoints: Some(selector(chance)), ..v1::Peer::default() },
+        6..8 => v1::Peer { cidr: chance.pick(&CIDRS).map(|cidr| (*cidr).to_owned()), ..v1::Peer::default() },
+        _ => {
+            let entity = chance.pick(&entities).copied().unwrap_or_default();
+            v1::Peer { entity: entity.into(), ..v1::Peer::default() }
+        }
+    }
+}
+
+fn port(chance: &Chance) -> v1::Port {
+    let (protocol, port, end_port) = match chance.within(0..3) {
+        0 => (v1::Protocol::Tcp, 80, None),
+        1 => (v1::Protocol::Tcp, 8000, Some(8090)),
+        _ => (v1::Protocol::Udp, 53, None),
+    };
+    v1::Port { protocol: protocol.into(), port: Some(port), end_port, ..v1::Port::default() }
+}
+
+fn selector(chance: &Chance) -> v1::Selector {
+    let mut match_labels = BTreeMap::new();
+    let mut match_expressions = Vec::new();
+    if chance.percent(70) {
+        match_labels.extend(chance.pick(&APPS).map(|app| ("app".to_owned(), (*app).to_owned())));
+    }
+    if chance.percent(30) {
+        let operators = [v1::LabelOperator::In, v1::LabelOperator::NotIn, v1::LabelOperator::Exists];
+        let operator = chance.pick(&operators).copied().unwrap_or_default();
+        let values = if operator == v1::LabelOperator::Exists {
+            Vec::new()
+        } else {
+            chance.pick(&ENVIRONMENTS).map(|env| (*env).to_owned()).into_iter().collect()
+        };
+        match_expressions.push(v1::LabelRequirement {
+            key: "env".to_owned(),
+            operator: operator.into(),
+            values,
+        });
+    }
+    v1::Selector { match_labels, match_expressions }
+}

@@ -1,0 +1,103 @@
+//! The verdict that a set of tables gives, as the kernel programs reach it; and the one that the rules give.
+use std::collections::BTreeMap;
+
+use weft_noded::{
+    desired::Desired,
+    plan::tables::{PolicyTable, Tables},
+};
+use weft_shared::{
+    layout::{
+        Action, Class, DIRECTION_PREFIX_BITS, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY,
+        IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow,
+    },
+    policy::{
+        model::{FlowPort, NodePolicy, Party, Peer, Policy, Rule, Selector},
+        oracle,
+    },
+};
+
+/// Of one subject about a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) direction: Direction,
+    pub(crate) identity: u32,
+    pub(crate) class: Class,
+    pub(crate) port: FlowPort,
+}
+
+/// Whether the tables allow a flow of the subject in this slot.
+pub(crate) fn allows(tables: &Tables, slot: u32, question: Question) -> bool {
+    let Question { direction, identity, class, port } = question;
+    let global = (FIRST_GLOBAL_IDENTITY..FIRST_LOCAL_IDENTITY).contains(&identity);
+    if global && identity > tables.identities_through {
+        return false;
+    }
+    let Some(table) = tables.policies.get(&slot) else { return false };
+    let exact = row_for(table, PolicyKey::flow(direction, identity, port.protocol, port.port));
+    let class = row_for(table, PolicyKey::flow(direction, class as u32, port.protocol, port.port));
+    let best = exact.into_iter().chain(class).max_by_key(|row| (row.precedence, row.action));
+    best.is_some_and(|row| row.action == Action::Allow as u32)
+}
+
+/// The row of the longest prefix.
+fn row_for(table: &PolicyTable, flow: PolicyKey) -> Option<PolicyRow> {
+    let lengths = (PROTOCOL_PREFIX_BITS..=PolicyKey::FULL_BITS).rev();
+    let lengths = lengths.chain([IDENTITY_PREFIX_BITS, DIRECTION_PREFIX_BITS]);
+    lengths.into_iter().find_map(|bits| table.get(&masked(flow, bits)).copied())
+}
+
+fn masked(key: PolicyKey, bits: u32) -> PolicyKey {
+    let (identity, protocol) = match bits {
+        DIRECTION_PREFIX_BITS => ([0; 4], 0),
+        IDENTITY_PREFIX_BITS => (key.identity, 0),
+        _ => (key.identity, key.protocol),
+    };
+    let kept = bits.saturating_sub(PROTOCOL_PREFIX_BITS);
+    let port = u16::from_be_bytes(key.port) & u16::MAX.checked_shl(16 - kept).unwrap_or(0);
+    PolicyKey { bits, direction: key.direction, identity, protocol, port: port.to_be_bytes() }
+}
+
+/// A node's policies with selectors in place of the sets' names, as operators wrote them.
+pub(crate) fn written(desired: &Desired, selectors: &BTreeMap<String, Selector>) -> Vec<Policy> {
+    desired.policies().values().filter_map(|policy| written_policy(policy, selectors)).collect()
+}
+
+fn written_policy(policy: &NodePolicy, selectors: &BTreeMap<String, Selector>) -> Option<Policy> {
+    let rules = |rules: &Option<Vec<Rule<String>>>| -> Option<Vec<Rule>> {
+        rules.as_ref().map(|rules| rules.iter().map(|rule| written_rule(rule, selectors)).collect())
+    };
+    Some(Policy {
+        name: policy.name.clone(),
+        subject: selectors.get(&policy.subject)?.clone(),
+        ingress: rules(&policy.ingress),
+        egress: rules(&policy.egress),
+        default_deny_ingress: policy.default_deny_ingress,
+        default_deny_egress: policy.default_deny_egress,
+    })
+}
+
+fn written_rule(rule: &Rule<String>, selectors: &BTreeMap<String, Selector>) -> Rule {
+    let peer = |peer: &Peer<String>| match peer {
+        Peer::Endpoints(set) => selectors.get(set).cloned().map(Peer::Endpoints),
+        Peer::Cidr { cidr, except } => Some(Peer::Cidr { cidr: *cidr, except: except.clone() }),
+        Peer::Entity(entity) => Some(Peer::Entity(*entity)),
+    };
+    Rule {
+        name: rule.name.clone(),
+        action: rule.action,
+        peers: rule.peers.as_ref().map(|peers| peers.iter().filter_map(peer).collect()),
+        ports: rule.ports.clone(),
+    }
+}
+
+/// Whether the rules themselves allow it.
+pub(crate) fn rules_allow(
+    policies: &[Policy],
+    default_action: Action,
+    subject: &Party,
+    peer: &Party,
+    direction: Direction,
+    port: FlowPort,
+) -> bool {
+    oracle::judge(policies, default_action, subject, peer, direction, port).action == Action::Allow
+}
