@@ -1,6 +1,6 @@
 //! The flow table: which flow a packet belongs to, in which direction, and whether what is remembered of it still holds.
 
-use core::arch::asm;
+use core::{arch::asm, ptr::NonNull};
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
 use weft_shared::layout::{Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds};
@@ -11,17 +11,25 @@ use crate::{
     verdict::Moment,
 };
 
-/// The flags are changed together with what follows them: the first half of the word (little endian).
-const FLAGS_AND_CLASSES: usize = core::mem::offset_of!(Flow, flags);
-const _: () =
-    assert!(FLAGS_AND_CLASSES % 8 == 0 && core::mem::offset_of!(Flow, classes) == FLAGS_AND_CLASSES + 4);
+/// The flags are changed together with the rest of their eight bytes, in which they are the third quarter (little endian).
+const WORD_OF_FLAGS: usize = core::mem::offset_of!(Flow, original_node);
+const FLAGS_SHIFT: u32 = 32;
+const _: () = assert!(WORD_OF_FLAGS % 8 == 0 && core::mem::offset_of!(Flow, flags) == WORD_OF_FLAGS + 4);
 
 /// A live entry and this packet's place in it.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    pub flow: *mut Flow,
-    /// The packet goes the way of the first.
-    pub original: bool,
+    pub flow: NonNull<Flow>,
+    high: bool,
+}
+
+impl Entry {
+    /// What was found for a packet. The pointer is carried by itself from where it was found to where the packet is judged:
+    /// the less is known there, the fewer ways there are for the verifier.
+    #[inline(always)]
+    pub fn of(packet: &Packet, flow: Option<NonNull<Flow>>) -> Option<Self> {
+        Some(Self { flow: flow?, high: source_is_high(packet) })
+    }
 }
 
 /// Who is at the two ends of a packet, as the flow's verdict was given for them.
@@ -34,6 +42,22 @@ pub struct Ends {
 /// Whether the packet's source is the key's `high`.
 #[inline(always)]
 fn source_is_high(packet: &Packet) -> bool {
+    forgotten(is_above(packet).into()) != 0
+}
+
+/// The same number, of which the verifier knows nothing any more: it does not follow what bytes are swapped. What is known
+/// of a number that was decided by branches keeps their ways apart to the end of the program.
+#[inline(always)]
+fn forgotten(mut number: u64) -> u64 {
+    // SAFETY: changes the one register, and back.
+    unsafe {
+        asm!("{number} = be64 {number}", "{number} = be64 {number}", number = inout(reg) number, options(nomem, nostack, preserves_flags, pure));
+    }
+    number
+}
+
+#[inline(always)]
+fn is_above(packet: &Packet) -> bool {
     let order = |address: &Address, word: usize| {
         u64::from(u32::from_be(address.words[word])) << 32 | u64::from(u32::from_be(address.words[word + 1]))
     };
@@ -49,74 +73,92 @@ fn source_is_high(packet: &Packet) -> bool {
     u16::from_be(packet.source_port) > u16::from_be(packet.destination_port)
 }
 
-/// The key of the packet's flow, and whether its source is `high` there.
+/// The key of the packet's flow, and whether its source is `high` there. Swapped by masks and not by branches: the verifier
+/// would follow the rest of the program for each of them.
 #[inline(always)]
-pub fn key(packet: &Packet) -> (FlowKey, bool) {
+fn key(packet: &Packet) -> (FlowKey, bool) {
     let high = source_is_high(packet);
+    let mask = 0_u32.wrapping_sub(high.into());
+    let word = |index: usize| {
+        let (source, destination) = (packet.source.words[index], packet.destination.words[index]);
+        let swap = (source ^ destination) & mask;
+        (source ^ swap, destination ^ swap)
+    };
+    let words = [word(0), word(1), word(2), word(3)];
+    let swap = (packet.source_port ^ packet.destination_port) & mask as u16;
     let asker = match (packet.echo, high) {
         (Echo::No, _) => 0,
         (Echo::Request, false) | (Echo::Reply, true) => FlowKey::ASKER_LOW,
         (Echo::Request, true) | (Echo::Reply, false) => FlowKey::ASKER_HIGH,
     };
-    let key = if high {
-        FlowKey {
-            low: packet.destination,
-            high: packet.source,
-            low_port: packet.destination_port,
-            high_port: packet.source_port,
-            protocol: packet.protocol,
-            asker,
-            zero: [0; 2],
-        }
-    } else {
-        FlowKey {
-            low: packet.source,
-            high: packet.destination,
-            low_port: packet.source_port,
-            high_port: packet.destination_port,
-            protocol: packet.protocol,
-            asker,
-            zero: [0; 2],
-        }
+    let key = FlowKey {
+        low: Address { words: words.map(|word| word.0) },
+        high: Address { words: words.map(|word| word.1) },
+        low_port: packet.source_port ^ swap,
+        high_port: packet.destination_port ^ swap,
+        protocol: packet.protocol,
+        asker,
+        zero: [0; 2],
     };
     (key, high)
 }
 
+/// Looks for the live entry of the flow of a packet in registers.
+#[inline(always)]
+pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
+    let (key, high) = key(packet);
+    Some(Entry { flow: live(packet, &key, high, now)?, high })
+}
+
+/// Looks for the live entry of the flow of a packet that is kept. A function of its own: the stack has no room for the key on
+/// every way.
+#[inline(never)]
+pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
+    let (key, high) = key(packet);
+    live(packet, &key, high, now)
+}
+
 /// The live entry of the packet's flow. One that is over is none: timed out, or closed and opened again.
 #[inline(always)]
-pub fn find(packet: &Packet, key: &FlowKey, high: bool, now: u64) -> Option<Entry> {
+fn live(packet: &Packet, key: &FlowKey, high: bool, now: u64) -> Option<NonNull<Flow>> {
     let pointer = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the kernel's element. Two CPUs may see an entry while the least recently used is taken for another key; the
     // window is the kernel's, of every user of these maps.
     let flow = unsafe { &*pointer };
     let flags = flow.flags;
-    let original = (flags & flow_flags::FROM_HIGH != 0) == high;
+    let entry = Entry { flow: NonNull::new(pointer)?, high };
     if now.saturating_sub(flow.seen_at) > timeout_nanoseconds(&maps::config(), packet.protocol, flags) {
         return None;
     }
     // A new connection on the same ports: over a closed one, or from the party that only ever answered.
-    if packet.tcp_opens() && (!original || is_closed(flags)) {
+    if packet.tcp_opens() && (!entry.original() || is_closed(flags)) {
         return None;
     }
-    Some(Entry { flow: pointer, original })
+    Some(entry.flow)
 }
 
 #[inline(always)]
-fn is_closed(flags: u32) -> bool {
-    const BOTH: u32 = flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY;
+fn is_closed(flags: u16) -> bool {
+    const BOTH: u16 = flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY;
     flags & flow_flags::RST != 0 || flags & BOTH == BOTH
 }
 
 impl Entry {
     #[inline(always)]
     fn flow(&self) -> &Flow {
-        // SAFETY: as in `find`.
-        unsafe { &*self.flow }
+        // SAFETY: as in `live`.
+        unsafe { self.flow.as_ref() }
+    }
+
+    /// Whether the packet goes the way of the first.
+    #[inline(always)]
+    pub fn original(&self) -> bool {
+        (self.flow().flags & flow_flags::FROM_HIGH != 0) == self.high
     }
 
     /// State to carry over when the flow is judged again.
     #[inline(always)]
-    pub fn flags(&self) -> u32 {
+    pub fn flags(&self) -> u16 {
         self.flow().flags & !flow_flags::FROM_HIGH
     }
 
@@ -126,17 +168,17 @@ impl Entry {
         let flow = self.flow();
         let from = Peer {
             identity: flow.source_identity,
-            class: flow.classes & 0xffff,
-            node: flow.reply_node,
+            class: flow.source_class.into(),
+            node: flow.reply_node.into(),
             ifindex: flow.reply_ifindex,
         };
         let to = Peer {
             identity: flow.destination_identity,
-            class: flow.classes >> 16,
-            node: flow.original_node,
+            class: flow.destination_class.into(),
+            node: flow.original_node.into(),
             ifindex: flow.original_ifindex,
         };
-        if self.original {
+        if self.original() {
             Ends { source: from, destination: to }
         } else {
             Ends { source: to, destination: from }
@@ -147,7 +189,7 @@ impl Entry {
     #[inline(always)]
     pub fn holds_for_nodes(&self) -> bool {
         let flow = self.flow();
-        let unchanged = |slot: u32| match NODES.get(slot) {
+        let unchanged = |slot: u16| match NODES.get(slot.into()) {
             Some(node) => node.epoch <= flow.judged_at,
             None => false,
         };
@@ -169,19 +211,19 @@ impl Entry {
     /// Notes the packet: when, and what it changes of the flow's state.
     #[inline(always)]
     pub fn touch(&self, packet: &Packet, now: u64) {
-        // SAFETY: as in `find`; other CPUs may do the same, and any of the times is right.
-        unsafe { (*self.flow).seen_at = now };
+        // SAFETY: as in `live`; other CPUs may do the same, and any of the times is right.
+        unsafe { (*self.flow.as_ptr()).seen_at = now };
         let flags = self.flow().flags;
-        let news = flags_of(packet, self.original) & !flags;
+        let news = flags_of(packet, self.original()) & !flags;
         if news != 0 {
             // SAFETY: an aligned word inside of the kernel's element; other CPUs only set bits, too. The target's `core` has
             // no such operation, the kernel (5.12) has.
             unsafe {
                 asm!(
                     "lock *(u64 *)({flow} + {offset}) |= {news}",
-                    flow = in(reg) self.flow,
-                    offset = const FLAGS_AND_CLASSES,
-                    news = in(reg) u64::from(news),
+                    flow = in(reg) self.flow.as_ptr(),
+                    offset = const WORD_OF_FLAGS,
+                    news = in(reg) u64::from(news) << FLAGS_SHIFT,
                 );
             }
         }
@@ -190,7 +232,7 @@ impl Entry {
 
 /// What a packet says about its flow's state.
 #[inline(always)]
-fn flags_of(packet: &Packet, original: bool) -> u32 {
+fn flags_of(packet: &Packet, original: bool) -> u16 {
     let mut flags = if original { 0 } else { flow_flags::REPLIED };
     if packet.protocol == protocol::TCP {
         if packet.tcp_flags & tcp::SYN != 0 && original {
@@ -210,13 +252,21 @@ fn flags_of(packet: &Packet, original: bool) -> u32 {
 #[inline(always)]
 pub fn remember(
     packet: &Packet,
-    key: &FlowKey,
-    high: bool,
     original: bool,
     ends: &Ends,
-    previous: u32,
-    moment: Moment,
+    previous: u16,
+    moment: &Moment,
 ) -> Result<(), Reason> {
+    let state = u32::from(previous) | u32::from(original) << 16;
+    if write(packet, ends, state, moment) { Ok(()) } else { Err(Reason::KernelError) }
+}
+
+/// A function of its own, as [`find_kept`]. `state`: the previous flags, and above them whether the packet is of the original
+/// direction.
+#[inline(never)]
+fn write(packet: &Packet, ends: &Ends, state: u32, moment: &Moment) -> bool {
+    let (key, high) = key(packet);
+    let original = state >> 16 != 0;
     let (from, to) =
         if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
     let from_high = if original == high { flow_flags::FROM_HIGH } else { 0 };
@@ -225,15 +275,17 @@ pub fn remember(
         seen_at: moment.now,
         source_identity: from.identity,
         destination_identity: to.identity,
-        original_node: to.node,
         original_ifindex: to.ifindex,
-        reply_node: from.node,
         reply_ifindex: from.ifindex,
-        flags: previous | from_high | flags_of(packet, original),
-        classes: from.class | to.class << 16,
+        // Slots and classes are what the layout says: fewer than these take.
+        original_node: to.node as u16,
+        reply_node: from.node as u16,
+        flags: state as u16 | from_high | flags_of(packet, original),
+        source_class: from.class as u8,
+        destination_class: to.class as u8,
     };
     // Replaced as a whole, so that no other CPU sees half of one verdict and half of another.
-    FLOWS.insert(key, &flow, BPF_ANY.into()).map_err(|_| Reason::KernelError)
+    FLOWS.insert(&key, &flow, BPF_ANY.into()).is_ok()
 }
 
 /// The clock of the flow table: coarse, because a fine one costs as much as a look-up.

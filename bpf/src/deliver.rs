@@ -2,14 +2,17 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key},
+    bindings::{
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
+        bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
+    },
     helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_set_tunnel_key},
     programs::TcContext,
 };
 use weft_shared::layout::{Address, Endpoint, Reason, endpoint_flags};
 
 use crate::{
-    events::{Done, TC_ACT_OK},
+    events::{Done, TC_ACT_OK, unseen_zero},
     frame::{ETHERNET, Frame, meta},
     maps::{self, NODES},
 };
@@ -68,10 +71,16 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
     if device == 0 || node.address.words == Address::UNSPECIFIED.words {
         return Err(Reason::NoRoute);
     }
-    // SAFETY: a structure of integers.
-    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    key.tunnel_id = identity;
-    key.tunnel_ttl = OUTER_TTL;
+    let zero = unseen_zero() as u32;
+    let mut key = bpf_tunnel_key {
+        tunnel_id: identity,
+        __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [zero; 4] },
+        tunnel_tos: 0,
+        tunnel_ttl: OUTER_TTL,
+        __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
+        tunnel_label: zero,
+        __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [zero; 4] },
+    };
     let flags = if node.address.is_v4() {
         key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.address.words[3]);
         BPF_F_ZERO_CSUM_TX

@@ -1,5 +1,7 @@
 //! Counts every outcome, and tells user space of drops, and of new flows while somebody wants to know.
 
+use core::arch::asm;
+
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns, programs::TcContext};
 use weft_shared::layout::{
     Address, Direction, Event, Point, Reason, Told, ToldKey, maps::counter_index, monitor_flags,
@@ -22,7 +24,22 @@ pub struct Trace {
 }
 
 impl Trace {
-    pub const EMPTY: Self = Self { source_identity: 0, destination_identity: 0, rule: 0, direction: 0 };
+    /// Nothing found out yet.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        let zero = unseen_zero() as u32;
+        Self { source_identity: zero, destination_identity: zero, rule: zero, direction: zero as u8 }
+    }
+}
+
+/// A zero that the compiler can't see, for structures on the way of every packet: of several zeros that it sees it makes a
+/// call of `memset`, which writes byte by byte and costs more than a look-up.
+#[inline(always)]
+pub fn unseen_zero() -> u64 {
+    let zero: u64;
+    // SAFETY: sets a register.
+    unsafe { asm!("{zero} = 0", zero = out(reg) zero, options(nomem, nostack, preserves_flags, pure)) };
+    zero
 }
 
 /// How a program ends with a packet that goes on: what to count, and the code for the kernel.

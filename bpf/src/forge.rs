@@ -16,10 +16,7 @@ const VXLAN_PORT: u16 = 4789;
 #[inline(always)]
 pub fn refuse_encapsulation(packet: &Packet) -> Result<(), Reason> {
     let encapsulates = match packet.protocol {
-        protocol::UDP => {
-            let port = u16::from_be(packet.destination_port);
-            port == VXLAN_PORT || u32::from(port) == maps::config().vxlan_port
-        }
+        protocol::UDP => is_vxlan(packet),
         protocol::ESP | protocol::AH | protocol::IPIP | protocol::IPV6 | protocol::GRE => true,
         _ => false,
     };
@@ -29,12 +26,19 @@ pub fn refuse_encapsulation(packet: &Packet) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Whether a UDP packet goes to a port of VXLAN.
+#[inline(always)]
+pub fn is_vxlan(packet: &Packet) -> bool {
+    let port = u16::from_be(packet.destination_port);
+    port == VXLAN_PORT || u32::from(port) == maps::config().vxlan_port
+}
+
 /// Broadcast and multicast, by MAC or by address, and destinations that only mean something on the link or the host
 /// itself: through them a workload would reach what its node has behind the policy's back.
 #[inline(always)]
 pub fn refuse_destination(frame: &Frame, packet: &Packet) -> Result<(), Reason> {
     const GROUP_BIT: u8 = 1;
-    let first_of_mac: u8 = frame.read(0)?;
+    let [first_of_mac, _] = frame.read::<[u8; 2]>(0)?;
     let octets = if packet.v6 {
         packet.destination.words[0].to_ne_bytes()
     } else {

@@ -8,9 +8,9 @@ pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
 pub const IPV6: usize = 40;
 /// Up to the flags of TCP without IPv4 options.
-const HEADERS_V4: usize = ETHERNET + IPV4 + 14;
+pub const HEADERS_V4: usize = ETHERNET + IPV4 + 14;
 /// Up to the flags of TCP without IPv6 extension headers.
-const HEADERS_V6: usize = ETHERNET + IPV6 + 14;
+pub const HEADERS_V6: usize = ETHERNET + IPV6 + 14;
 
 /// The linear part of a packet. Not valid after a helper that may move the packet.
 #[derive(Clone, Copy)]
@@ -23,6 +23,12 @@ impl Frame {
     #[inline(always)]
     pub fn of(ctx: &TcContext) -> Self {
         Self { data: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// The first bytes, if the linear part has as many.
+    #[inline(always)]
+    pub fn head<const BYTES: usize>(&self) -> Option<Head<BYTES>> {
+        if self.data + BYTES <= self.end { Some(Head { data: self.data }) } else { None }
     }
 
     /// With the headers in the linear part, if the packet has that many bytes.
@@ -68,6 +74,22 @@ impl Frame {
         // SAFETY: as above.
         unsafe { *((self.data + offset) as *mut T) = value };
         Ok(())
+    }
+}
+
+/// The first bytes of a frame, checked once for all of them.
+#[derive(Clone, Copy)]
+pub struct Head<const BYTES: usize> {
+    data: usize,
+}
+
+impl<const BYTES: usize> Head<BYTES> {
+    /// Reads at a constant offset.
+    #[inline(always)]
+    pub fn read<T: Copy, const OFFSET: usize>(&self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= BYTES) };
+        // SAFETY: checked when this was made; otherwise as in `Frame::read`.
+        unsafe { *((self.data + OFFSET) as *const T) }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     frame::{Frame, meta},
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    plain,
     verdict::{self, Moment, has_address, in_pools},
 };
 
@@ -35,55 +36,115 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         _ => return Err(Reason::UnknownEtherType),
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
-    let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::packet(ctx, &frame, &network)?;
+    let now = conntrack::now();
+    let flow;
+    let packet = match plain::packet(ctx, &frame, ethertype) {
+        Some(packet) => {
+            let entry = conntrack::find(&packet, now);
+            if let Some((to, receiver)) = pass(&frame, &packet, entry, endpoint, ifindex, now) {
+                let sent = send(ctx, &packet, endpoint, &to, receiver);
+                if sent.is_err() {
+                    *seen = Some(packet.keep()?);
+                }
+                return sent;
+            }
+            flow = entry.map(|entry| entry.flow);
+            &*packet.keep()?
+        }
+        None => {
+            let network = parse::network(ctx, &frame, ethertype)?;
+            let packet = parse::packet(ctx, &frame, &network)?;
+            *seen = Some(packet);
+            if neighbour::is_discovery(packet) {
+                return neighbour::discovery(ctx, packet, endpoint);
+            }
+            flow = conntrack::find_kept(packet, now);
+            packet
+        }
+    };
     *seen = Some(packet);
-    if neighbour::is_discovery(packet) {
-        return neighbour::discovery(ctx, packet, endpoint);
-    }
+    let entry = Entry::of(packet, flow);
+    // Anew, because what was known of the other is in the verifier's way.
+    let frame = Frame::of(ctx);
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
-    let (ends, receiver) = judge(ctx, packet, endpoint, ifindex, epoch, trace)?;
+    let (to, receiver) = judge(
+        ctx,
+        packet,
+        entry,
+        endpoint,
+        ifindex,
+        Moment { epoch, now, point: Point::FromEndpoint },
+        trace,
+    )?;
     fragment::remember(packet)?;
-    send(ctx, packet, endpoint, &ends.destination, receiver)
+    send(ctx, packet, endpoint, &to, receiver)
 }
 
-/// Who is at both ends, after the flow was allowed; with the receiving endpoint where it was looked up on the way.
+/// Where a plain packet goes by what is remembered of its flow, with the receiving endpoint if it is of this node. `None`:
+/// nothing is remembered that holds, or there is more to look at.
+#[inline(always)]
+fn pass(
+    frame: &Frame,
+    packet: &Packet,
+    entry: Option<Entry>,
+    endpoint: &'static Endpoint,
+    ifindex: u32,
+    now: u64,
+) -> Option<(Peer, Option<&'static Endpoint>)> {
+    if has_address(endpoint, &packet.source) && plain::may_be_sent(frame, packet) {
+        remembered(packet, entry, endpoint, ifindex, now)
+    } else {
+        None
+    }
+}
+
+/// Where a packet goes by what is remembered of its flow, and holds.
+#[inline(always)]
+fn remembered(
+    packet: &Packet,
+    entry: Option<Entry>,
+    endpoint: &'static Endpoint,
+    ifindex: u32,
+    now: u64,
+) -> Option<(Peer, Option<&'static Endpoint>)> {
+    let entry = entry?;
+    let ends = entry.ends();
+    let holds =
+        ends.source.ifindex == ifindex && entry.holds_for(endpoint, &ends.source) && entry.holds_for_nodes();
+    if !holds {
+        return None;
+    }
+    let receiver = if ends.destination.ifindex == 0 {
+        None
+    } else {
+        Some(still_there(packet, &entry, &ends.destination)?)
+    };
+    entry.touch(packet, now);
+    Some((ends.destination, receiver))
+}
+
+/// Where a packet goes after its flow was allowed, with the receiving endpoint where it was looked up on the way.
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
+    entry: Option<Entry>,
     endpoint: &'static Endpoint,
     ifindex: u32,
-    epoch: u64,
+    moment: Moment,
     trace: &mut Trace,
-) -> Result<(Ends, Option<&'static Endpoint>), Reason> {
-    let now = conntrack::now();
-    let (key, high) = conntrack::key(packet);
-    let entry = conntrack::find(packet, &key, high, now);
-    if let Some(entry) = entry {
-        let ends = entry.ends();
-        if ends.source.ifindex == ifindex
-            && entry.holds_for(endpoint, &ends.source)
-            && entry.holds_for_nodes()
-        {
-            if ends.destination.ifindex == 0 {
-                entry.touch(packet, now);
-                return Ok((ends, None));
-            }
-            if let Some(receiver) = still_there(packet, &entry, &ends.destination) {
-                entry.touch(packet, now);
-                return Ok((ends, Some(receiver)));
-            }
-        }
+) -> Result<(Peer, Option<&'static Endpoint>), Reason> {
+    if let Some(to) = remembered(packet, entry, endpoint, ifindex, moment.now) {
+        return Ok(to);
     }
     let ends = Ends {
         source: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
         destination: maps::peer_of(&packet.destination),
     };
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromEndpoint }, trace)?;
-    Ok((ends, None))
+    verdict::decide(ctx, packet, entry, &ends, moment, trace)?;
+    Ok((ends.destination, None))
 }
 
 /// The receiving endpoint of this node, if it is still who the flow's verdict was given for.

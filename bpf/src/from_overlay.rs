@@ -9,7 +9,7 @@ use aya_ebpf::{
 use weft_shared::layout::{Address, Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Point, Reason};
 
 use crate::{
-    conntrack::{self, Ends},
+    conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, Trace},
     fragment,
@@ -41,11 +41,20 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         _ => return Err(Reason::UnknownEtherType),
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
+    let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
+    let now = conntrack::now();
     let network = parse::network(ctx, &frame, ethertype)?;
     let packet = parse::packet(ctx, &frame, &network)?;
     *seen = Some(packet);
-    let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
-    let (receiver, ifindex) = judge(ctx, packet, &sender, runtime.epoch, trace)?;
+    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
+    let (receiver, ifindex) = judge(
+        ctx,
+        packet,
+        entry,
+        &sender,
+        Moment { epoch: runtime.epoch, now, point: Point::FromOverlay },
+        trace,
+    )?;
     fragment::remember(packet)?;
     deliver::to_endpoint(ctx, receiver, ifindex)
 }
@@ -77,35 +86,46 @@ fn tunnel(ctx: &TcContext) -> Result<(u32, Address), Reason> {
     Err(Reason::UnknownTunnelPeer)
 }
 
+/// The receiver by what is remembered of the packet's flow, and holds.
+#[inline(always)]
+fn remembered(
+    packet: &Packet,
+    entry: Option<Entry>,
+    sender: &Peer,
+    now: u64,
+) -> Option<(&'static Endpoint, u32)> {
+    let entry = entry?;
+    let ends = entry.ends();
+    let same_sender = ends.source.identity == sender.identity
+        && ends.source.class == sender.class
+        && ends.source.node == sender.node;
+    if !same_sender || !entry.holds_for_nodes() {
+        return None;
+    }
+    let receiver = verdict::own_endpoint(&ends.destination, &packet.destination).ok()?;
+    if !entry.holds_for(receiver, &ends.destination) {
+        return None;
+    }
+    entry.touch(packet, now);
+    Some((receiver, ends.destination.ifindex))
+}
+
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
+    entry: Option<Entry>,
     sender: &Peer,
-    epoch: u64,
+    moment: Moment,
     trace: &mut Trace,
 ) -> Result<(&'static Endpoint, u32), Reason> {
-    let now = conntrack::now();
-    let (key, high) = conntrack::key(packet);
-    let entry = conntrack::find(packet, &key, high, now);
-    if let Some(entry) = entry {
-        let ends = entry.ends();
-        let same_sender = ends.source.identity == sender.identity
-            && ends.source.class == sender.class
-            && ends.source.node == sender.node;
-        if same_sender
-            && entry.holds_for_nodes()
-            && let Ok(receiver) = verdict::own_endpoint(&ends.destination, &packet.destination)
-            && entry.holds_for(receiver, &ends.destination)
-        {
-            entry.touch(packet, now);
-            return Ok((receiver, ends.destination.ifindex));
-        }
+    if let Some(receiver) = remembered(packet, entry, sender, moment.now) {
+        return Ok(receiver);
     }
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
     let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
     refuse_foreign_source(packet, sender)?;
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromOverlay }, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, moment, trace)?;
     Ok((receiver, ends.destination.ifindex))
 }
 

@@ -18,6 +18,7 @@ mod from_overlay;
 mod maps;
 mod neighbour;
 mod parse;
+mod plain;
 mod related;
 mod to_endpoint;
 mod uplink;
@@ -29,28 +30,28 @@ use weft_shared::layout::Point;
 
 #[classifier]
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
-    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_endpoint::run(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::FromEndpoint, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
-    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = to_endpoint::run(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::ToEndpoint, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_from_overlay(ctx: TcContext) -> i32 {
-    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::FromOverlay, outcome, packet, &trace)
 }
 
 #[classifier]
 pub fn tc_from_uplink(ctx: TcContext) -> i32 {
-    let (mut packet, mut trace) = (None, Trace::EMPTY);
+    let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::receive(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::FromUplink, outcome, packet, &trace)
 }
@@ -58,7 +59,7 @@ pub fn tc_from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_to_uplink(ctx: TcContext) -> i32 {
     let outcome = uplink::send(&ctx);
-    finish(&ctx, Point::ToUplink, outcome, None, &Trace::EMPTY)
+    finish(&ctx, Point::ToUplink, outcome, None, &Trace::empty())
 }
 
 #[panic_handler]

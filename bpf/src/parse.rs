@@ -135,7 +135,7 @@ impl Packet {
     /// the end of the program, which are more than it has patience for. The memory is this CPU's; no two of our programs
     /// have a packet in hand there at once, because none is interrupted by another.
     #[inline(always)]
-    fn keep(self) -> Result<&'static mut Self, Reason> {
+    pub fn keep(self) -> Result<&'static mut Self, Reason> {
         let kept = PACKET.get_ptr_mut(0).ok_or(Reason::KernelError)?;
         // SAFETY: an element of an array, which never moves, and only this program's now. The compiler must read again
         // what it wrote: it may not know, either.

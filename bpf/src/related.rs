@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Address, Class, Reason};
 
 use crate::{
-    conntrack::{self, Ends},
+    conntrack::{self, Ends, Entry},
     events::Trace,
     fragment::Part,
     frame::{ETHERNET, IPV4, IPV6, load},
@@ -76,9 +76,9 @@ fn way_in_flow(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> u32 {
     if !name_ends(error, ends, quoted) {
         return NONE;
     }
-    let (key, high) = conntrack::key(&quoted.packet);
-    match conntrack::find(&quoted.packet, &key, high, conntrack::now()) {
-        Some(entry) if entry.original => FORTH,
+    let flow = conntrack::find_kept(&quoted.packet, conntrack::now());
+    match Entry::of(&quoted.packet, flow) {
+        Some(entry) if entry.original() => FORTH,
         Some(_) => BACK,
         None => NONE,
     }

@@ -11,6 +11,7 @@ use crate::{
     frame::{Frame, meta},
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    plain,
     verdict::{self, Moment, has_address, in_pools},
 };
 
@@ -34,48 +35,85 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         _ => return Err(Reason::UnknownEtherType),
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
-    let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::packet(ctx, &frame, &network)?;
-    *seen = Some(packet);
-    if neighbour::is_discovery(packet) {
-        if answered {
-            return Ok(Done { reason: Reason::NeighbourAnswered, code: TC_ACT_OK });
+    let now = conntrack::now();
+    let flow;
+    let packet = match plain::packet(ctx, &frame, ethertype) {
+        Some(packet) => {
+            let entry = conntrack::find(&packet, now);
+            if has_address(endpoint, &packet.destination)
+                && remembered(ctx, &packet, entry, endpoint, ifindex, now)
+            {
+                return deliver(ctx, endpoint);
+            }
+            flow = entry.map(|entry| entry.flow);
+            &*packet.keep()?
         }
-        return Err(Reason::NeighbourIgnored);
-    }
+        None => {
+            let network = parse::network(ctx, &frame, ethertype)?;
+            let packet = parse::packet(ctx, &frame, &network)?;
+            *seen = Some(packet);
+            if neighbour::is_discovery(packet) {
+                if answered {
+                    return Ok(Done { reason: Reason::NeighbourAnswered, code: TC_ACT_OK });
+                }
+                return Err(Reason::NeighbourIgnored);
+            }
+            flow = conntrack::find_kept(packet, now);
+            packet
+        }
+    };
+    *seen = Some(packet);
+    let entry = Entry::of(packet, flow);
     if !has_address(endpoint, &packet.destination) {
-        let first: u8 = frame.read(0)?;
+        let [first, _] = Frame::of(ctx).read::<[u8; 2]>(0)?;
         return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
     }
-    judge(ctx, packet, endpoint, ifindex, epoch, trace)?;
+    judge(ctx, packet, entry, endpoint, ifindex, Moment { epoch, now, point: Point::ToEndpoint }, trace)?;
     fragment::remember(packet)?;
+    deliver(ctx, endpoint)
+}
+
+#[inline(always)]
+fn deliver(ctx: &TcContext, endpoint: &Endpoint) -> Result<Done, Reason> {
     deliver::set_macs(ctx, endpoint)?;
     Ok(Done { reason: Reason::DeliveredLocal, code: TC_ACT_OK })
+}
+
+/// Whether a packet may pass by what is remembered of its flow, and holds.
+#[inline(always)]
+fn remembered(
+    ctx: &TcContext,
+    packet: &Packet,
+    entry: Option<Entry>,
+    endpoint: &Endpoint,
+    ifindex: u32,
+    now: u64,
+) -> bool {
+    let Some(entry) = entry else { return false };
+    let ends = entry.ends();
+    let holds = ends.destination.ifindex == ifindex
+        && came_by_its_way(ctx, &ends.source)
+        && entry.holds_for(endpoint, &ends.destination)
+        && entry.holds_for_nodes()
+        && sender_holds(packet, &entry, &ends.source);
+    if holds {
+        entry.touch(packet, now);
+    }
+    holds
 }
 
 #[inline(always)]
 fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
+    entry: Option<Entry>,
     endpoint: &Endpoint,
     ifindex: u32,
-    epoch: u64,
+    moment: Moment,
     trace: &mut Trace,
 ) -> Result<(), Reason> {
-    let now = conntrack::now();
-    let (key, high) = conntrack::key(packet);
-    let entry = conntrack::find(packet, &key, high, now);
-    if let Some(entry) = entry {
-        let ends = entry.ends();
-        if ends.destination.ifindex == ifindex
-            && came_by_its_way(ctx, &ends.source)
-            && entry.holds_for(endpoint, &ends.destination)
-            && entry.holds_for_nodes()
-            && sender_holds(packet, &entry, &ends.source)
-        {
-            entry.touch(packet, now);
-            return Ok(());
-        }
+    if remembered(ctx, packet, entry, endpoint, ifindex, moment.now) {
+        return Ok(());
     }
     let ends = Ends {
         source: maps::peer_of(&packet.source),
@@ -85,7 +123,7 @@ fn judge(
     if !came_by_its_way(ctx, &ends.source) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::ToEndpoint }, trace)
+    verdict::decide(ctx, packet, entry, &ends, moment, trace)
 }
 
 /// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address

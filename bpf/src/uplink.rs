@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason};
 
 use crate::{
-    conntrack::{self, Ends},
+    conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, Trace},
     fragment,
@@ -49,8 +49,7 @@ fn judge(
     trace: &mut Trace,
 ) -> Result<(), Reason> {
     let now = conntrack::now();
-    let (key, high) = conntrack::key(packet);
-    let entry = conntrack::find(packet, &key, high, now);
+    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     if let Some(entry) = entry {
         let ends = entry.ends();
         if ends.destination.ifindex == to.ifindex

@@ -89,18 +89,17 @@ pub fn decide(
     if related::passes(ctx, packet, ends) {
         return Ok(());
     }
-    let (key, high) = conntrack::key(packet);
     if let Some(entry) = entry {
-        let way = if entry.original { Way::Forth } else { Way::Back };
+        let way = if entry.original() { Way::Forth } else { Way::Back };
         // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
         // answering party says in the midst of a connection would pass by the verdict of its own direction.
         judge(packet, ends, way, trace)?;
-        return conntrack::remember(packet, &key, high, entry.original, ends, entry.flags(), moment);
+        return conntrack::remember(packet, entry.original(), ends, entry.flags(), &moment);
     }
     events::nobody_asked();
     let mut original = true;
     if let Err(reason) = judge(packet, ends, Way::Forth, trace) {
-        let mut second = Trace::EMPTY;
+        let mut second = Trace::empty();
         if !packet.tcp_without_syn() || judge(packet, ends, Way::Back, &mut second).is_err() {
             return Err(reason);
         }
@@ -108,7 +107,7 @@ pub fn decide(
     }
     // An answer to an echo that nobody asked for must not open the way for questions.
     if packet.has_flow() && packet.echo != Echo::Reply {
-        conntrack::remember(packet, &key, high, original, ends, 0, moment)?;
+        conntrack::remember(packet, original, ends, 0, &moment)?;
     }
     events::allowed(ctx, moment.point, packet, trace);
     Ok(())

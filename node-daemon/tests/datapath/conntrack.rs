@@ -192,7 +192,7 @@ fn a_new_epoch_of_the_next_hop_looks_for_the_peer_again() {
     let moved = Step::Ipcache { address, peer: Some(peer) };
     datapath.write(&[moved, Step::Bump { subjects: vec![], nodes: vec![DB_NODE] }]);
     assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredOverlay);
-    assert_eq!(datapath.object.flows().unwrap()[0].1.original_node, world::CACHE_NODE);
+    assert_eq!(u32::from(datapath.object.flows().unwrap()[0].1.original_node), world::CACHE_NODE);
 }
 
 #[test]

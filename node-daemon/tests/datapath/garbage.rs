@@ -178,6 +178,6 @@ fn nothing_passes_where_nothing_is_allowed() {
         })
         .unwrap();
     for (key, flow) in datapath.borrow().object.flows().unwrap() {
-        assert_eq!(flow.classes & 0xffff, Class::Host as u32, "{key:?} {flow:?}");
+        assert_eq!(u32::from(flow.source_class), Class::Host as u32, "{key:?} {flow:?}");
     }
 }

@@ -31,20 +31,21 @@ impl FlowKey {
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
     /// The party that began is the key's `high`.
-    pub const FROM_HIGH: u32 = 1;
+    pub const FROM_HIGH: u16 = 1;
     /// A reply was seen.
-    pub const REPLIED: u32 = 2;
+    pub const REPLIED: u16 = 2;
     /// TCP: SYN was seen from the party that began (the flow was met at its beginning).
-    pub const SYN: u32 = 4;
+    pub const SYN: u16 = 4;
     /// TCP: FIN was seen from the party that began.
-    pub const FIN_ORIGINAL: u32 = 8;
+    pub const FIN_ORIGINAL: u16 = 8;
     /// TCP: FIN was seen from the other party.
-    pub const FIN_REPLY: u32 = 16;
+    pub const FIN_REPLY: u16 = 16;
     /// TCP: RST was seen from either.
-    pub const RST: u32 = 32;
+    pub const RST: u16 = 32;
 }
 
-/// Value of `FLOWS`: what was found out about a flow, so that its next packet need not look it up.
+/// Value of `FLOWS`: what was found out about a flow, so that its next packet need not look it up. Together with the key and
+/// the kernel's 48 bytes it fills two cache lines, and starts with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flow {
@@ -56,22 +57,27 @@ pub struct Flow {
     pub source_identity: u32,
     /// Of the other party.
     pub destination_identity: u32,
-    /// Where packets of the original direction go: index into `NODES` and interface index, as in `Peer`.
-    pub original_node: u32,
+    /// Where packets of the original direction go: interface index and index into `NODES`, as in `Peer`.
     pub original_ifindex: u32,
     /// Where replies go.
-    pub reply_node: u32,
     pub reply_ifindex: u32,
-    pub flags: u32,
-    /// Numbers of the classes of source (low half) and destination (high half).
-    pub classes: u32,
+    pub original_node: u16,
+    pub reply_node: u16,
+    /// Changed by all CPUs, together with the rest of its eight bytes.
+    pub flags: u16,
+    /// Numbers of the classes.
+    pub source_class: u8,
+    pub destination_class: u8,
 }
+
+const _: () = assert!(super::maps::NODES_MAX <= 1 << 16);
+const _: () = assert!(48 + size_of::<FlowKey>() + size_of::<Flow>() == 128);
 
 /// How long a flow in this state is remembered after its last packet.
 #[inline(always)]
-pub const fn timeout_nanoseconds(config: &Config, protocol: u8, flags: u32) -> u64 {
+pub const fn timeout_nanoseconds(config: &Config, protocol: u8, flags: u16) -> u64 {
     const TCP: u8 = 6;
-    const CLOSED: u32 = flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY;
+    const CLOSED: u16 = flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY;
     if protocol != TCP {
         config.timeout_other
     } else if flags & flow_flags::RST != 0 || flags & CLOSED == CLOSED {

@@ -31,7 +31,7 @@ pub const POLICIES: MapName = map("POLICIES", "policies_v1");
 /// Array of one: `RuntimeState`.
 pub const RUNTIME: MapName = map("RUNTIME", "runtime_v1");
 /// Least-recently-used hash: `FlowKey` → `Flow`.
-pub const FLOWS: MapName = map("FLOWS", "flows_v1");
+pub const FLOWS: MapName = map("FLOWS", "flows_v2");
 /// Least-recently-used hash: `FragmentKey` → `Fragment`.
 pub const FRAGMENTS: MapName = map("FRAGMENTS", "fragments_v1");
 /// Array for each CPU: `counter_index` → `Counter`.

@@ -36,6 +36,9 @@ pub struct Options {
     /// Flows of a measurement of new ones, each with one packet
     #[arg(long, default_value_t = 40_000)]
     pub new_flows: u16,
+    /// Only figures whose name begins so
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub only: String,
 }
 
 /// Source ports of the flows that are known, and those of new ones.
@@ -135,6 +138,8 @@ pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Repor
         }
     }
     let mut groups = Group::all();
+    groups.retain(|group| group.name(ENTRIES[0]).starts_with(&options.only));
+    ensure!(!groups.is_empty(), "no figure is called {:?}", options.only);
     for round in 0..options.rounds {
         say(&format!("round {} of {}", round + 1, options.rounds));
         for group in &mut groups {
