@@ -1,5 +1,5 @@
 //! What a flow is aimed at: `tcp/443`, `udp/53`, `sctp/7`, `icmp/8`, `icmpv6/128`, `icmp/3/1`, `proto/47`.
-use weft_proto::v1::FlowPort;
+use weft_proto::v1::{FlowPort, MonitorPort};
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;
@@ -28,6 +28,16 @@ pub(crate) fn parse_port(text: &str) -> Result<FlowPort, String> {
         }
         _ => Err(expected()),
     }
+}
+
+/// The same, or a protocol without its port.
+pub(crate) fn parse_monitor_port(text: &str) -> Result<MonitorPort, String> {
+    let any = [("tcp", TCP), ("udp", UDP), ("sctp", SCTP), ("icmp", ICMP), ("icmpv6", ICMPV6)];
+    if let Some((_, protocol_number)) = any.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)) {
+        return Ok(MonitorPort { protocol_number, port: None });
+    }
+    let FlowPort { protocol_number, port } = parse_port(text)?;
+    Ok(MonitorPort { protocol_number, port: Some(port) })
 }
 
 fn expected() -> String {

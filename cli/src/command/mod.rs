@@ -6,6 +6,7 @@ mod endpoint;
 mod explain;
 mod fleet;
 mod get;
+mod monitor;
 mod node;
 mod wait;
 mod watch;
@@ -68,6 +69,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Node(node::Node),
     Endpoint(endpoint::Endpoint),
+    Monitor(monitor::Monitor),
     Completion(completion::Completion),
 }
 
@@ -83,6 +85,7 @@ impl Cli {
             Command::Fleet(command) => command.run(&global).await,
             Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
+            Command::Monitor(command) => command.run(&global).await,
             Command::Completion(command) => command.run(),
         }
     }

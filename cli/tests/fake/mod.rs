@@ -216,6 +216,10 @@ pub(crate) struct LocalScript {
     pub(crate) attach_hangs: bool,
     pub(crate) endpoints: Vec<v1::Endpoint>,
     pub(crate) attached: Vec<v1::AttachRequest>,
+    pub(crate) monitor: Vec<Result<v1::MonitorResponse, Status>>,
+    /// After its last answer, `monitor` stays silent instead of ending.
+    pub(crate) monitor_hangs: bool,
+    pub(crate) monitored: Vec<v1::MonitorRequest>,
 }
 
 #[derive(Clone)]
@@ -242,6 +246,16 @@ impl Daemon {
 
     pub(crate) fn attached(&self) -> Vec<v1::AttachRequest> {
         self.script.lock().unwrap().attached.clone()
+    }
+
+    pub(crate) fn monitored(&self) -> Vec<v1::MonitorRequest> {
+        self.script.lock().unwrap().monitored.clone()
+    }
+
+    /// Runs `weft --server SERVER monitor --socket PATH ARGUMENTS…`.
+    pub(crate) async fn weft_monitor(&self, server: &str, arguments: &[&str]) -> Ran {
+        let socket = self.socket.to_str().unwrap();
+        weft(&[&["--server", server, "monitor", "--socket", socket], arguments].concat()).await
     }
 
     /// Runs `weft endpoint --socket PATH ARGUMENTS…`.
@@ -304,7 +318,12 @@ impl local::NodeLocalService for LocalService {
         unscripted()
     }
 
-    async fn monitor(&self, _: Request<v1::MonitorRequest>) -> Result<Response<Self::MonitorStream>, Status> {
-        unscripted()
+    async fn monitor(
+        &self,
+        request: Request<v1::MonitorRequest>,
+    ) -> Result<Response<Self::MonitorStream>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.monitored.push(request.into_inner());
+        Ok(stream(script.monitor.clone(), script.monitor_hangs))
     }
 }
