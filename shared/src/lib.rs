@@ -4,6 +4,8 @@
 
 #[cfg(feature = "std")]
 pub mod digest;
+#[cfg(feature = "std")]
+pub mod features;
 pub mod layout;
 #[cfg(feature = "std")]
 pub mod names;

@@ -3,8 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use weft_proto::v1::ResourceType;
-use weft_shared::digest::{self, Digest};
+use prost::Message as _;
+use weft_proto::v1::{self, ResourceType};
+use weft_shared::{
+    digest::{self, Digest},
+    features,
+};
 
 pub(super) type Id = u32;
 
@@ -21,6 +25,8 @@ pub struct Key {
 pub struct Resource {
     pub key: Key,
     pub bytes: Bytes,
+    /// Features that a node needs for it ([`features`]).
+    pub requires: Box<[String]>,
     pub(super) digest: Digest,
     /// Of its name ([`digest::place`]).
     pub(super) place: u32,
@@ -55,10 +61,23 @@ impl Key {
 
 impl Resource {
     pub fn new(key: Key, bytes: Bytes, changed: u64) -> Self {
-        let digest = Digest::of(key.kind.into(), &key.name, &[], &bytes);
+        let requires = requires(key.kind, &bytes);
+        let digest = Digest::of(key.kind.into(), &key.name, &requires, &bytes);
         let place = digest::place(&key.name);
-        Self { key, bytes, digest, place, changed }
+        Self { key, bytes, requires, digest, place, changed }
     }
+}
+
+/// Of what this controller has encoded itself, so that it decodes.
+fn requires(kind: ResourceType, bytes: &Bytes) -> Box<[String]> {
+    let names = match kind {
+        ResourceType::Policy => {
+            v1::NodePolicy::decode(bytes.clone()).map(|policy| features::of_policy(&policy))
+        }
+        ResourceType::Fleet => v1::NodeFleet::decode(bytes.clone()).map(|fleet| features::of_fleet(&fleet)),
+        _ => return Box::default(),
+    };
+    names.unwrap_or_default().into_iter().map(str::to_owned).collect()
 }
 
 impl Resources {

@@ -87,7 +87,7 @@ fn upsert(resource: &Resource) -> v1::Upsert {
     v1::Upsert {
         r#type: resource.key.kind.into(),
         name: resource.key.name.to_string(),
-        requires: Vec::new(),
+        requires: resource.requires.to_vec(),
         bytes: resource.bytes.clone(),
     }
 }
@@ -137,6 +137,15 @@ mod tests {
         assert!(earlier.iter().all(|part| part.more && !part.in_sync && !part.full));
         assert!(!last.more && last.in_sync && last.full);
         assert_eq!(parts.iter().map(|part| part.upserts.len()).sum::<usize>(), 300);
+    }
+
+    #[test]
+    fn a_resource_is_sent_with_the_features_that_it_requires() {
+        let policy = v1::NodePolicy { tier: v1::Tier::Admin.into(), ..v1::NodePolicy::default() };
+        let bytes = prost::Message::encode_to_vec(&policy).into();
+        let resource = Resource::new(Key::new(v1::ResourceType::Policy, "p"), bytes, 0);
+        let parts = messages(Delta { upserts: vec![Arc::new(resource)], ..Delta::default() });
+        assert_eq!(parts[0].upserts[0].requires, ["policy-tiers"]);
     }
 
     #[test]

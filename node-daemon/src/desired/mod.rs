@@ -16,7 +16,8 @@ use weft_shared::policy::{compile::IdentitySets, model::NodePolicy};
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 
-/// Features that a resource may require of this daemon. A resource that requires any other is rejected.
+/// Features that a resource may require of this daemon, by the names of [`weft_shared::features`]. A resource that requires
+/// any other is rejected.
 pub const FEATURES: &[&str] = &[];
 
 /// Names a resource.
