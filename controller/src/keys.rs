@@ -26,8 +26,6 @@ pub const REVISION_BASE: &str = "/weft/v1/meta/revision-base";
 /// Claims of endpoint CIDRs; the value is the node's name.
 pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
 
-/// Of each run of a controller, the nodes that it serves.
-pub const PRESENCE: &str = "/weft/v1/presence/";
 /// Written whenever an endpoint is taken out.
 pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod claims;
 pub mod endpoints;
+pub mod expiry;
 pub mod fleet;
 pub mod fleet_config;
 pub mod guard;
@@ -12,7 +13,6 @@ pub mod limits;
 pub mod nodes;
 pub mod opening;
 pub mod plan;
-pub mod presence;
 pub mod progress;
 pub mod relocation;
 pub mod removal;

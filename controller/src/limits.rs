@@ -125,15 +125,5 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(MOVE_PAGE_KEYS <= TRANSACTION_MAX_OPERATIONS);
 
-/// Between two looks at which nodes are absent.
-pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
-/// A controller in a shared store writes at least so often that it is alive, where absent nodes are removed...
-pub const PRESENCE_BEAT: Duration = Duration::from_secs(15);
-/// ...and where they are not.
-pub const PRESENCE_BEAT_IDLE: Duration = Duration::from_mins(1);
-/// A controller that was not heard of for longer serves nobody.
-pub const PRESENCE_SILENCE: Duration = Duration::from_mins(3);
-/// Its record is removed after this.
-pub const PRESENCE_DEAD: Duration = Duration::from_hours(1);
-/// Removing its own record may take so long when a controller stops.
-pub const PRESENCE_LEAVE: Duration = Duration::from_secs(1);
+/// Between two looks at which nodes are away.
+pub const ABSENCE_INTERVAL: Duration = Duration::from_secs(5);

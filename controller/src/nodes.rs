@@ -32,8 +32,8 @@ pub enum NodeError {
     Stale(u64),
     #[error("no node {0}")]
     NotFound(String),
-    #[error("node {node} is connected{}: stop its daemon first", to_whom(controller.as_ref()))]
-    Connected { node: String, controller: Option<String> },
+    #[error("node {node} is connected to controller {controller}: stop its daemon first")]
+    Connected { node: String, controller: String },
     #[error(transparent)]
     Claim(ClaimError),
     #[error(transparent)]
@@ -44,10 +44,6 @@ pub enum NodeError {
     Contended(#[from] Contended),
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-fn to_whom(controller: Option<&String>) -> String {
-    controller.map(|name| format!(" to controller {name}")).unwrap_or_default()
 }
 
 /// A node as it says hello, checked.

@@ -4,7 +4,6 @@ use crate::{
     endpoints, keys, limits,
     nodes::{NodeError, parse_all},
     plan::{Contended, Plan},
-    presence::{self, Presence},
     resource,
     store::{Compare, Store},
     stream::Hub,
@@ -13,7 +12,6 @@ use crate::{
 /// What the fleet knows of a node, as of a revision.
 struct Known {
     revision: u64,
-    connected: bool,
     endpoints: Vec<String>,
 }
 
@@ -28,28 +26,16 @@ pub async fn remove(
         hub.wait_applied(store.revision().await?).await;
         let known = hub.ask(|fleet| Known {
             revision: fleet.revision(),
-            connected: fleet.is_connected(name),
             endpoints: fleet.endpoints_of(name).map(str::to_owned).collect(),
         });
-        let controller = connected_elsewhere(store, hub, name).await?;
-        if known.connected || controller.is_some() {
-            return Err(NodeError::Connected { node: name.to_owned(), controller });
+        if let Some(standing) = hub.standing(name).filter(|standing| standing.connected) {
+            return Err(NodeError::Connected { node: name.to_owned(), controller: standing.controller });
         }
         if let Some(revision) = try_remove(store, name, &known, if_revision).await? {
             return Ok(revision);
         }
     }
     Err(Contended.into())
-}
-
-/// The other controller that has its stream, as far as is known.
-async fn connected_elsewhere(store: &dyn Store, hub: &Hub, name: &str) -> Result<Option<String>, NodeError> {
-    let records = presence::read(store).await?;
-    let serving = |presence: &mut Presence, now| {
-        presence.take(records, now);
-        presence.serving(name, now).map(str::to_owned)
-    };
-    Ok(hub.presence(serving))
 }
 
 /// `None`: the node or what it has changed meanwhile.
@@ -135,7 +121,7 @@ mod tests {
         endpoints::report(&registry, "n1", endpoint("first", "10.200.0.5")).await.unwrap();
         let hub = Hub::default();
         let revision = stream::load(store, &hub).await.unwrap();
-        let seen = Known { revision, connected: false, endpoints: vec!["first".to_owned()] };
+        let seen = Known { revision, endpoints: vec!["first".to_owned()] };
 
         endpoints::report(&registry, "n1", endpoint("second", "10.200.0.6")).await.unwrap();
         assert_eq!(try_remove(store, "n1", &seen, None).await.unwrap(), None);

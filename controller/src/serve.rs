@@ -10,11 +10,11 @@ use weft_proto::v1::{
 
 use crate::{
     api::Operator,
+    expiry,
     fleet::EventError,
     fleet_config, guard, limits,
     opening::{self, OpenError, StoreConfig},
     plan::Registry,
-    presence,
     progress::keep,
     store::{EtcdConfigError, Store, StoreError},
     stream::{self, Context, Hub, NodeStreams},
@@ -67,7 +67,7 @@ pub struct Services {
     store_id: String,
     stop: CancellationToken,
     follower: JoinHandle<()>,
-    presence: JoinHandle<()>,
+    expiry: JoinHandle<()>,
 }
 
 impl fmt::Debug for Services {
@@ -88,8 +88,7 @@ impl Services {
         let follower = tokio::spawn(async {
             tokio::join!(following, keeping);
         });
-        let presence =
-            tokio::spawn(presence::run(Arc::clone(&store), Arc::clone(&hub), name.clone(), stop.clone()));
+        let expiry = tokio::spawn(expiry::run(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
         let context = Context {
             registry: Arc::new(Registry::new(Arc::clone(&store))),
             store_id: store_id.clone(),
@@ -98,7 +97,7 @@ impl Services {
             stop: stop.clone(),
         };
         let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
-        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, presence })
+        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, expiry })
     }
 
     /// Cancelled, it ends streams and following. Calls in progress end by themselves.
@@ -113,7 +112,7 @@ pub struct Controller {
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     follower: JoinHandle<()>,
-    presence: JoinHandle<()>,
+    expiry: JoinHandle<()>,
 }
 
 impl fmt::Debug for Controller {
@@ -140,11 +139,11 @@ impl Controller {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-        let Services { operator, nodes, store_id, stop, follower, presence } =
+        let Services { operator, nodes, store_id, stop, follower, expiry } =
             Services::start(config.name, store).await?;
         let server = tokio::spawn(serve(listener, operator, nodes, stop.clone()));
         tracing::info!(%address, store_id, "serving");
-        Ok(Self { address, stop, server, follower, presence })
+        Ok(Self { address, stop, server, follower, expiry })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -163,7 +162,7 @@ impl Controller {
             }
         }
         self.follower.await?;
-        self.presence.await?;
+        self.expiry.await?;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ impl Operator {
             node.connected = standing.connected;
             node.realised_revision = standing.realised;
             node.last_seen = standing.last_seen.map(Into::into);
-            let expires_in = self.hub.presence(|presence, now| presence.expires_in(&node.name, now));
+            let expires_in = self.hub.absence(|absence, now| absence.expires_in(&node.name, now));
             node.expires_in = expires_in.and_then(|left| left.try_into().ok());
             node.last_apply = self.hub.seen(&node.name).and_then(|seen| seen.last_apply?.try_into().ok());
             node.rejections = standing.rejections.into_iter().map(rejection).collect();

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::v1::{self, ResourceType};
 
 use crate::{
+    expiry::Absence,
     fleet::{Change, Delta, Fleet, Have},
-    presence::Presence,
     progress::{records::Records, waiters::Waiters},
     resource, signal,
 };
@@ -37,7 +37,7 @@ pub struct Hub {
     pools: signal::Sender<Vec<v1::Pool>>,
     /// Counts what may have changed who has realised what, for [`keep`](crate::progress::keep).
     progress: signal::Sender<u64>,
-    presence: Mutex<Presence>,
+    absence: Mutex<Absence>,
     started: Instant,
 }
 
@@ -101,7 +101,7 @@ impl Hub {
             identities_through: signal::Sender::new(0),
             progress: signal::Sender::new(0),
             pools: signal::Sender::default(),
-            presence: Mutex::default(),
+            absence: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -119,9 +119,9 @@ impl Hub {
         question(&self.lock().fleet)
     }
 
-    /// Which nodes are absent, with the time that it counts in.
-    pub fn presence<T>(&self, act: impl FnOnce(&mut Presence, Duration) -> T) -> T {
-        act(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner), self.now())
+    /// Which nodes are away, with the time that it counts in.
+    pub fn absence<T>(&self, act: impl FnOnce(&mut Absence, Duration) -> T) -> T {
+        act(&mut self.absence.lock().unwrap_or_else(PoisonError::into_inner), self.now())
     }
 
     pub fn apply(&self, revision: u64, changes: Vec<Change>) {
