@@ -73,3 +73,48 @@ fn verdicts_stay_while_the_controller_is_gone_and_follow_it_when_it_is_back() ->
         Ok(())
     })
 }
+
+#[test]
+fn an_endpoint_of_known_labels_is_ready_without_a_controller_and_others_get_their_reason() -> Result<()> {
+    scenario("credit", 2, |fleet| {
+        let server = fleet.attach(1, "server", &[("app", "server")])?;
+        fleet.attach(1, "client", &[("app", "client")])?;
+        let _servers = [
+            TcpServer::start(&server.namespace, 1000, "server")?,
+            TcpServer::start(&server.namespace, 1001, "server")?,
+        ];
+        fleet.apply(POLICY)?;
+        fleet.controller_mut().kill()?;
+
+        // A second of the same labels, and the successor of one that has gone.
+        fleet.node(1).weft(&["endpoint", "rm", "client"])?.success()?;
+        let client = fleet.attach(1, "client-2", &[("app", "client")])?;
+        let from = |address, port| Flow {
+            from: client.namespace.clone(),
+            to: address,
+            protocol: Protocol::Tcp(port),
+        };
+        let mut flows = Vec::new();
+        for family in [4, 6] {
+            flows.extend([1000, 1001].map(|port| server.address(family).map(|to| from(to, port))));
+        }
+        let flows: Vec<Flow> = flows.into_iter().collect::<Result<_>>()?;
+        assert_eq!(try_all(&flows)?, [Allow, Deny, Allow, Deny], "as its labels' policy says");
+        let stranger = fleet.bare_namespace("stranger")?;
+        let netns = format!("/run/netns/{}", stranger.name());
+        let add =
+            ["endpoint", "add", "stranger", "--netns", &netns, "--label", "app=stranger", "--timeout", "2s"];
+        let answer = fleet.node(1).weft(&add)?;
+        assert_eq!(answer.code, Some(3), "{answer:?}");
+        assert!(answer.stderr.contains("no controller can be reached"), "{answer:?}");
+
+        fleet.controller_mut().run()?;
+        fleet.wait_for_controller()?;
+        fleet.wait_for_nodes()?;
+        wait::until_true("the controller takes the endpoint in", READY, || {
+            Ok(fleet.weft(&["get", "endpoint", "client-2"])?.code == Some(0))
+        })?;
+        assert_eq!(try_all(&flows)?, [Allow, Deny, Allow, Deny], "with the controller back");
+        Ok(())
+    })
+}

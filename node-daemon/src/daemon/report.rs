@@ -35,6 +35,12 @@ impl<D: Datapath, L: Links> State<D, L> {
     }
 
     pub(super) fn connected(&mut self, store_id: String, connection: Connection) {
+        if self.desired.store_id != store_id {
+            self.attachments.forget_identities();
+            if let Err(error) = self.attachments.store(&self.disk) {
+                self.failed(&error);
+            }
+        }
         self.desired.store_id = store_id;
         self.unconnected = None;
         self.connection = Some(connection);

@@ -163,8 +163,8 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// An endpoint's rows go even before a controller is heard: its interface is no more.
     pub(super) fn forget_attachment(&mut self, name: &str) -> Result<(), KernelError> {
-        let Some(attachment) = self.attachments.endpoints.remove(name) else { return Ok(()) };
-        self.attachments.gone.insert(name.to_owned());
+        let ended = self.attachments.end(name, self.desired.endpoints());
+        let Some(attachment) = ended else { return Ok(()) };
         let used_by_other =
             self.attachments.endpoints.values().any(|other| other.ifindex == attachment.ifindex);
         if used_by_other {

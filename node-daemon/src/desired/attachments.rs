@@ -64,6 +64,13 @@ impl Attachment {
     }
 }
 
+/// An endpoint that was open here and is gone, and whose policy this node may still hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    pub labels: BTreeMap<String, String>,
+    pub identity: u32,
+}
+
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachments {
@@ -72,6 +79,9 @@ pub struct Attachments {
     pub endpoints: BTreeMap<String, Attachment>,
     /// Names that were detached, for as long as a controller's word about the former bearer may still come.
     pub gone: BTreeSet<String>,
+    /// By their names.
+    #[serde(default)]
+    pub former: BTreeMap<String, Former>,
 }
 
 impl Attachments {
@@ -97,20 +107,43 @@ impl Attachments {
         words: &BTreeMap<String, EndpointWord>,
     ) -> Option<(u32, bool)> {
         let word = self.word(attachment, words).map(|word| (word.identity, word.open));
-        let lent = attachment.lent_identity.map(|identity| (identity, true));
+        let lent = attachment.lent_identity.filter(|identity| is_held(*identity, words));
+        let lent = lent.map(|identity| (identity, true));
         // Lent is lent until the word opens: a running workload is not closed only to be classified.
         word.filter(|(_, open)| *open).or(lent).or(word)
     }
 
-    /// The identity of an open endpoint of this node that has exactly these labels.
+    /// The identity of an open endpoint of this node that has exactly these labels, or of one that is gone and whose
+    /// policy is still held.
     pub fn known_identity(
         &self,
         labels: &BTreeMap<String, String>,
         words: &BTreeMap<String, EndpointWord>,
     ) -> Option<u32> {
         let alike = self.endpoints.values().filter(|other| other.labels == *labels);
-        let words = alike.filter_map(|other| self.word(other, words));
-        words.filter(|word| word.open).map(|word| word.identity).next()
+        let spoken = alike.filter_map(|other| self.word(other, words));
+        let open = spoken.filter(|word| word.open).map(|word| word.identity);
+        let alike = self.former.values().filter(|former| former.labels == *labels);
+        let former = alike.map(|former| former.identity).filter(|identity| is_held(*identity, words));
+        open.chain(former).next()
+    }
+
+    /// Takes an endpoint out of the list. `None`: there is none of this name.
+    pub fn end(&mut self, name: &str, words: &BTreeMap<String, EndpointWord>) -> Option<Attachment> {
+        let own = self.endpoints.remove(name)?;
+        self.gone.insert(name.to_owned());
+        if let Some((identity, true)) = self.standing(&own, words) {
+            self.former.insert(name.to_owned(), Former { labels: own.labels.clone(), identity });
+        }
+        Some(own)
+    }
+
+    /// For a node that goes to another store: numbers of identities mean something else there.
+    pub fn forget_identities(&mut self) {
+        self.former.clear();
+        for own in self.endpoints.values_mut() {
+            own.lent_identity = None;
+        }
     }
 
     /// The controllers' word, if it is about this bearer of the name and not about one that was detached before.
@@ -139,6 +172,7 @@ impl Attachments {
     /// Forgets former bearers about whom nothing can come any more: the new bearer was spoken of, or a controller has
     /// just said all (`all_was_sent`) without a word about the name. Beyond a bound, those never spoken of, too.
     pub fn forget_gone(&mut self, words: &BTreeMap<String, EndpointWord>, all_was_sent: bool) {
+        self.former.retain(|_, former| is_held(former.identity, words));
         let endpoints = &self.endpoints;
         let silent_too = all_was_sent || self.gone.len() > GONE_MAX;
         self.gone.retain(|name| {
@@ -149,4 +183,10 @@ impl Attachments {
             }
         });
     }
+}
+
+/// Whether the controllers' word about some endpoint of this node has this identity: as long as it does, they send its
+/// policies. On credit nobody is open without them.
+fn is_held(identity: u32, words: &BTreeMap<String, EndpointWord>) -> bool {
+    words.values().any(|word| word.identity == identity)
 }

@@ -189,7 +189,7 @@ fn attachments() -> Attachments {
         };
         (attachment.name.clone(), attachment)
     });
-    Attachments { boot_id: String::new(), endpoints: endpoints.collect(), gone: BTreeSet::new() }
+    Attachments { boot_id: String::new(), endpoints: endpoints.collect(), ..Attachments::default() }
 }
 
 /// All the steps from what the kernel holds to the model, as the daemon takes them.

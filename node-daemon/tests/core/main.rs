@@ -691,3 +691,33 @@ async fn an_endpoint_goes_though_the_disk_is_full_and_one_that_comes_is_refused_
         .await;
     assert!(Attachments::load(&Disk::open(&state).unwrap()).unwrap().endpoints.is_empty());
 }
+
+#[tokio::test]
+async fn on_credit_of_one_that_is_gone_an_endpoint_is_open_only_while_its_policy_is_held() {
+    let (_state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    answer(&stream, "web", true, "", 6).await;
+    let upserts = vec![endpoint("web", 256, true)];
+    stream.delta(v1::Delta { nonce: 7, revision: 7, upserts, ..v1::Delta::default() }).await;
+    stream.ack().await;
+    drop(stream);
+    let mut stream = fake.stream().await;
+    assert_eq!(node.core.detach("web".to_owned()).await, Ok(Ok(true)));
+    assert!(!is_open(&kernel));
+
+    // Its successor, as a scheduler starts it while no controller can be reached.
+    node.attach("web-2", "web").await;
+    node.endpoint("web-2", |state| matches!(state, EndpointState::Ready(_))).await;
+    assert!(is_open(&kernel));
+
+    // The controller is back and takes the policies of the one that is gone away, before it takes in the other.
+    stream.welcome("store-1", 9).await;
+    stream.delta(full(9, base())).await;
+    stream.ack().await;
+    assert!(!is_open(&kernel), "without its policy it would be open to all");
+    answer(&stream, "web-2", true, "", 10).await;
+    let upserts = vec![endpoint("web-2", 256, true)];
+    stream.delta(v1::Delta { nonce: 10, revision: 10, upserts, ..v1::Delta::default() }).await;
+    stream.ack().await;
+    assert!(is_open(&kernel));
+}
