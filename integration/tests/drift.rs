@@ -70,8 +70,8 @@ fn programs_devices_and_routes_that_were_taken_away_are_back_by_themselves() -> 
         assert_eq!(try_all(&flows)?, expected, "after the overlay's device was deleted");
 
         let interface = node.host().run("ip", &["-br", "link"])?;
-        let interface =
-            interface.lines().find_map(|line| line.split('@').next().filter(|name| is_endpoint(name)));
+        let interface = interface.lines().filter_map(|line| line.split([' ', '@']).next());
+        let interface = interface.into_iter().find(|name| is_endpoint(name));
         let interface = interface.context("the server's interface")?.to_owned();
         node.host().run("ip", &["link", "set", &interface, "down"])?;
         wait::until_true("the endpoint is connected again", READY, || Ok(repairs(node, "routes")? >= 1))?;
