@@ -61,6 +61,7 @@ fn put_endpoint(number: usize, app: u8, node: &str) -> Change {
             format!("10.{}.{}.{}", number >> 16, (number >> 8) & 255, number & 255).parse().unwrap(),
         ],
         uid: format!("uid of {number}"),
+        instance: String::new(),
         ready: false,
     };
     Change::Endpoint { name: format!("e{number}"), facts: Some(facts) }
