@@ -2,12 +2,15 @@
 use std::path::Path;
 
 use weft_cli::manifest::{Source, load, parse};
+use weft_shared::layout::{Reason, maps};
 
 #[test]
 fn every_manifest_in_the_documents_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut seen = 0;
-    for name in ["README.md", "docs/policy.md", "docs/architecture.md"] {
+    for name in
+        ["README.md", "docs/policy.md", "docs/architecture.md", "docs/operations.md", "docs/PROMISES.md"]
+    {
         let text = std::fs::read_to_string(root.join(name)).unwrap();
         // The blocks keep their line, so that a problem is told at the document's line.
         for block in yaml_blocks(&text).into_iter().filter(|block| block.contains("\nkind: ")) {
@@ -26,6 +29,32 @@ fn every_example_is_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     let manifests = load(&[examples]).unwrap();
     assert!(!manifests.objects.is_empty());
+}
+
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+
+#[test]
+fn every_reason_for_a_drop_is_explained() {
+    for reason in Reason::ALL.iter().filter(|reason| reason.is_drop()) {
+        assert!(OPERATIONS.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
+    }
+}
+
+#[test]
+fn limits_are_told_as_they_are() {
+    let limits = [
+        ("nodes of a fleet, as one node sees it", maps::NODES_MAX),
+        ("endpoints of a node", maps::ENDPOINTS_MAX),
+        ("identities with a table on a node", maps::SUBJECTS_MAX),
+        ("rows of one identity's table", maps::POLICY_ROWS_MAX),
+        ("addresses, prefixes on a node", maps::IPCACHE_MAX),
+        ("flows remembered by a node (`--flows-max`)", maps::FLOWS_MAX),
+        ("datagrams in fragments under way", maps::FRAGMENTS_MAX),
+    ];
+    for (what, limit) in limits {
+        let line = format!("| {what} | {},{:03}", limit / 1000, limit % 1000);
+        assert!(OPERATIONS.contains(&line), "{line}");
+    }
 }
 
 fn yaml_blocks(text: &str) -> Vec<String> {

@@ -61,3 +61,21 @@ fn a_second_controller_on_the_same_data_fails_and_says_why() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("weft.redb is in use by another process"), "{said}");
 }
+
+#[test]
+fn every_controller_command_in_the_documents_is_one() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut seen = 0;
+    for name in ["README.md", "docs/operations.md"] {
+        let text = std::fs::read_to_string(root.join(name)).unwrap();
+        let code = text.split("```").skip(1).step_by(2).flat_map(str::lines);
+        for command in code.filter_map(|line| line.strip_prefix("weft-controller ")) {
+            // Flags that are not there are an error before help is.
+            let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
+            let (code, said) = run(&arguments);
+            assert_eq!(code, Some(0), "{name}: weft-controller {command}\n{said}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "the documents show commands");
+}
