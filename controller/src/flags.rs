@@ -1,10 +1,10 @@
-//! The flags that say how etcd is reached, and what they mean. Passwords are never flags: every user of a machine sees those.
+//! The flags that say which store it is and how etcd is reached, and what they mean. Passwords are never flags: every user of a machine sees those.
 use std::{
     env, fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use weft_controller::store::{EtcdConfig, EtcdTls, EtcdUser};
 
 const PASSWORD_VARIABLE: &str = "WEFT_ETCD_PASSWORD";
@@ -15,8 +15,23 @@ const PASSWORD_VARIABLE: &str = "WEFT_ETCD_PASSWORD";
 pub(crate) struct Usage(pub(crate) String);
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct StoreFlags {
+    /// Where the embedded store is kept (weft.redb)
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
+    pub(crate) data_dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
+
+    /// Serve on an address that is not loopback, and use etcd on one without TLS: with neither encryption nor
+    /// authentication, whoever reaches it controls the fleet
+    #[arg(long, env = "WEFT_INSECURE")]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct EtcdFlags {
-    /// Keep the state in etcd: members of one cluster, http://HOST:PORT or https://HOST:PORT
+    /// Keep the state in etcd and not in the data directory: members of one cluster, http://HOST:PORT or https://HOST:PORT
     #[arg(long, env = "WEFT_ETCD", value_name = "URL", value_delimiter = ',')]
     etcd: Vec<String>,
 
@@ -71,9 +86,8 @@ impl EtcdFlags {
             None => env::var(PASSWORD_VARIABLE).unwrap_or_default(),
         };
         if password.is_empty() {
-            bail!(
-                "no password for etcd's user {name}: expected --etcd-password-file or the variable {PASSWORD_VARIABLE}"
-            );
+            let expected = format!("--etcd-password-file or the variable {PASSWORD_VARIABLE}");
+            return Err(Usage(format!("no password for etcd's user {name}: expected {expected}")).into());
         }
         Ok(Some(EtcdUser { name, password }))
     }

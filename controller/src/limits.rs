@@ -59,7 +59,7 @@ pub const ETCD_PAUSE: Duration = Duration::from_millis(100);
 /// To which the pauses of a watch grow while it finds no member.
 pub const ETCD_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a controller tries to reach its store before it gives up starting.
-pub const ETCD_START: Duration = Duration::from_secs(30);
+pub const ETCD_START: Duration = Duration::from_secs(15);
 /// HTTP/2 keepalive towards etcd: a member that hangs is noticed after the sum.
 pub const ETCD_KEEPALIVE: Duration = Duration::from_secs(2);
 pub const ETCD_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -4,7 +4,6 @@ mod flags;
 use std::{
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -19,7 +18,7 @@ use weft_controller::{
     Config, Controller, ServeError, StoreConfig, opening, relocation::Step, store::EtcdConfigError,
 };
 
-use flags::{EtcdFlags, Usage};
+use flags::{StoreFlags, Usage};
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -33,7 +32,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 #[command(
     name = "weft-controller",
     version,
-    after_help = "Exit status: 0 stopped by a signal, 1 failed (the store could not be reached for 30 s, for one), 64 bad \
+    after_help = "Exit status: 0 stopped by a signal, 1 failed (the store could not be reached for 15 s, for one), 64 bad \
                   usage. A store that is lost later does not end the controller: calls answer UNAVAILABLE until it is \
                   back, and nodes keep what they have."
 )]
@@ -45,17 +44,8 @@ struct Arguments {
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
 
-    /// Where the embedded store is kept (weft.redb); made if it is not there. Not used with --etcd
-    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
-    data_dir: PathBuf,
-
     #[command(flatten)]
-    etcd: EtcdFlags,
-
-    /// Serve on an address that is not loopback, or use etcd on one without TLS: without encryption and authentication
-    /// whoever reaches it controls the fleet
-    #[arg(long, env = "WEFT_INSECURE")]
-    insecure: bool,
+    store: StoreFlags,
 
     /// What this controller calls itself to nodes and in their status
     #[arg(long, env = "WEFT_CONTROLLER_NAME", value_name = "NAME", default_value = "controller")]
@@ -73,21 +63,7 @@ enum Command {
     /// No controller may run meanwhile. The target must hold no fleet's data. Everything is compared before the target may be
     /// served; a move that broke off is started over by running it again. The embedded store stays where it is, and is not
     /// served any more.
-    Move(MoveArguments),
-}
-
-#[derive(Debug, clap::Args)]
-struct MoveArguments {
-    /// Where the embedded store is (weft.redb)
-    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR", default_value = "/var/lib/weft/controller")]
-    data_dir: PathBuf,
-
-    #[command(flatten)]
-    etcd: EtcdFlags,
-
-    /// Use etcd on an address that is not loopback without TLS
-    #[arg(long, env = "WEFT_INSECURE")]
-    insecure: bool,
+    Move(StoreFlags),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -111,7 +87,7 @@ fn main() -> ExitCode {
         Err(error) => return report(&format!("cannot start: {error}"), EXIT_FAILED),
     };
     let ended = match arguments.command {
-        Some(Command::Move(arguments)) => runtime.block_on(move_to_etcd(arguments)),
+        Some(Command::Move(flags)) => runtime.block_on(move_to_etcd(flags)),
         None => runtime.block_on(run(arguments)),
     };
     match ended {
@@ -129,11 +105,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds nobody.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let store = match arguments.etcd.config()? {
+    let store = match arguments.store.etcd.config()? {
         Some(etcd) => StoreConfig::Etcd(etcd),
-        None => StoreConfig::Embedded { directory: arguments.data_dir },
+        None => StoreConfig::Embedded { directory: arguments.store.data_dir },
     };
-    let config = Config { listen: arguments.listen, name: arguments.name, insecure: arguments.insecure };
+    let config =
+        Config { listen: arguments.listen, name: arguments.name, insecure: arguments.store.insecure };
     let starting = Controller::start(config, &store);
     let mut controller = tokio::select! {
         controller = starting => controller?,
@@ -149,9 +126,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(controller.stop().await?)
 }
 
-async fn move_to_etcd(arguments: MoveArguments) -> anyhow::Result<()> {
-    let etcd = arguments.etcd.config()?.ok_or(Usage("where to? Say it with --etcd".to_owned()))?;
-    etcd.check(arguments.insecure)?;
+async fn move_to_etcd(flags: StoreFlags) -> anyhow::Result<()> {
+    let etcd = flags.etcd.config()?.ok_or(Usage("where to? Say it with --etcd".to_owned()))?;
+    etcd.check(flags.insecure)?;
     let mut told_at = Instant::now();
     let tell = |step: Step, keys: usize| {
         if told_at.elapsed() >= PROGRESS_INTERVAL {
@@ -159,13 +136,13 @@ async fn move_to_etcd(arguments: MoveArguments) -> anyhow::Result<()> {
             tracing::info!(?step, keys, "moving");
         }
     };
-    let (moved, revision) = opening::move_to_etcd(&arguments.data_dir, &etcd, tell).await?;
+    let (moved, revision) = opening::move_to_etcd(&flags.data_dir, &etcd, tell).await?;
     let say = format!(
         "moved store {}: {} keys, now at revision {revision}. Start controllers with --etcd; the embedded store in {} is not \
          served any more.",
         moved.store_id,
         moved.keys,
-        arguments.data_dir.display()
+        flags.data_dir.display()
     );
     Ok(writeln!(std::io::stdout(), "{say}")?)
 }

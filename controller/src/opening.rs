@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    fleet_config,
+    fleet_config, limits,
     relocation::{self, Moved, RelocationError, Step},
     store::{Embedded, Etcd, EtcdConfig, Store, StoreError},
 };
@@ -51,7 +51,7 @@ async fn open_embedded(directory: &Path) -> Result<Embedded, OpenError> {
 
 async fn open_etcd(config: &EtcdConfig) -> Result<Etcd, OpenError> {
     loop {
-        let store = Etcd::connect(config).await?;
+        let store = Etcd::connect(config, limits::ETCD_START).await?;
         relocation::refuse_unfinished(&store).await?;
         fleet_config::initialise(&store).await?;
         // A store that has an id, and into which nobody is moving data now, will never be moved into again: what was read of
@@ -74,9 +74,9 @@ pub async fn move_to_etcd(
         return Err(OpenError::NoStore(directory.to_owned()));
     }
     let source = Embedded::open(path).await?;
-    let target = Etcd::connect(config).await?;
+    let target = Etcd::connect(config, limits::ETCD_START).await?;
     let moved = relocation::relocate(&source, &target, &config.members.join(","), progress).await?;
     // Anew, since its revisions are counted from another base now.
-    let revision = Etcd::connect(config).await?.revision().await?;
+    let revision = Etcd::connect(config, limits::ETCD_START).await?.revision().await?;
     Ok((moved, revision))
 }

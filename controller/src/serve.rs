@@ -47,6 +47,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error("cannot serve what the store holds: {0}")]
     Contents(#[from] EventError),
+    #[error("the store is not the one that was served, nodes were told nothing of it: {0}")]
+    Replaced(EventError),
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
     #[error("a part of the controller failed: {0}")]
@@ -66,7 +68,7 @@ pub struct Services {
     pub nodes: NodeStreams,
     store_id: String,
     stop: CancellationToken,
-    follower: JoinHandle<()>,
+    follower: JoinHandle<Result<(), EventError>>,
     expiry: JoinHandle<()>,
 }
 
@@ -86,7 +88,11 @@ impl Services {
         let following = stream::follow(Arc::clone(&store), Arc::clone(&hub), Some(revision), stop.clone());
         let keeping = keep::keep(Arc::clone(&store), Arc::clone(&hub), stop.clone());
         let follower = tokio::spawn(async {
-            tokio::join!(following, keeping);
+            let keeping = async {
+                keeping.await;
+                Ok(())
+            };
+            tokio::try_join!(following, keeping).map(|((), ())| ())
         });
         let expiry = tokio::spawn(expiry::run(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
         let context = Context {
@@ -111,7 +117,7 @@ pub struct Controller {
     address: SocketAddr,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
-    follower: JoinHandle<()>,
+    follower: JoinHandle<Result<(), EventError>>,
     expiry: JoinHandle<()>,
 }
 
@@ -161,17 +167,25 @@ impl Controller {
                 server.abort();
             }
         }
-        self.follower.await?;
+        // What it ended with was said already.
+        drop(self.follower.await?);
         self.expiry.await?;
         Ok(())
     }
 
-    /// Returns only if the server fails by itself.
+    /// Returns only if the server fails by itself, or the store is not the one any more that is served.
     pub async fn failed(&mut self) -> ServeError {
-        match (&mut self.server).await {
-            Ok(Err(error)) => error.into(),
-            Err(error) => error.into(),
-            Ok(Ok(())) => StoreError::Closed.into(),
+        tokio::select! {
+            ended = &mut self.server => match ended {
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+                Ok(Ok(())) => StoreError::Closed.into(),
+            },
+            ended = &mut self.follower => match ended {
+                Ok(Err(error)) => ServeError::Replaced(error),
+                Err(error) => error.into(),
+                Ok(Ok(())) => StoreError::Closed.into(),
+            },
         }
     }
 }

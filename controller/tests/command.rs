@@ -79,3 +79,40 @@ fn every_controller_command_in_the_documents_is_one() {
     }
     assert!(seen > 0, "the documents show commands");
 }
+
+#[test]
+fn a_store_that_cannot_be_reached_at_the_start_ends_it_after_a_while_and_it_says_which_and_why() {
+    // Nobody listens on port 1.
+    let (code, said) = run(&["--listen", "127.0.0.1:0", "--etcd", "http://127.0.0.1:1,http://[::1]:1"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot be reached yet, trying again"), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("weft-controller: the store cannot be reached: http://127.0.0.1:1: "), "{said}");
+    assert!(last.contains("Connection refused") && last.contains("http://[::1]:1"), "{said}");
+}
+
+#[test]
+fn flags_for_etcd_that_do_not_go_together_are_bad_usage() {
+    for (flags, expected) in [
+        (&["--etcd", "etcd:2379"][..], "is not the URL of an etcd member"),
+        (&["--etcd", "https://127.0.0.1:2379"], "certificate authority"),
+        (&["--etcd", "http://192.0.2.1:2379"], "--insecure"),
+        (&["--etcd", "http://127.0.0.1:2379", "--etcd-user", "weft"], "--etcd-password-file"),
+        (&["--etcd", "http://127.0.0.1:2379", "--etcd-cert", "some.pem"], "--etcd-key"),
+        (&["move"], "--etcd"),
+    ] {
+        let (code, said) = run(flags);
+        assert_eq!(code, Some(64), "{flags:?}: {said}");
+        assert!(said.contains(expected), "{flags:?}: {said}");
+    }
+}
+
+#[test]
+fn a_move_without_an_embedded_store_fails_and_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let (code, said) = run(&["move", "--data-dir", data, "--etcd", "http://127.0.0.1:1"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no embedded store in"), "{said}");
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+}

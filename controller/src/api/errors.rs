@@ -32,7 +32,8 @@ pub fn store(error: StoreError) -> Status {
         StoreError::Closed
         | StoreError::Backend(_)
         | StoreError::Unreachable { .. }
-        | StoreError::Uncertain { .. } => {
+        | StoreError::Uncertain { .. }
+        | StoreError::Replaced { .. } => {
             tracing::error!(%error, "the store failed");
             Status::unavailable(error.to_string())
         }

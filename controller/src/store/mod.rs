@@ -153,6 +153,8 @@ pub enum StoreError {
         "the store was lost while it was asked to change something, which may or may not have been done: {reason}"
     )]
     Uncertain { reason: String },
+    #[error("the store was replaced by another one: its id was {was}, now it is {is}")]
+    Replaced { was: String, is: String },
     #[error("the store refuses: {reason}")]
     Refused { reason: String },
     #[error("the store was closed")]

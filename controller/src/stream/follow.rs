@@ -13,21 +13,26 @@ use crate::{
 /// Between two tries at a store that fails.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Goes on from `revision`, which the fleet has taken in.
+/// Goes on from `revision`, which the fleet has taken in. An error ends it when the store is not the one any more that the
+/// fleet was made from: what nodes hold must not be brought to what that one holds.
 pub async fn follow(
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     mut revision: Option<u64>,
     stop: CancellationToken,
-) {
+) -> Result<(), EventError> {
     loop {
         let followed = tokio::select! {
             biased;
             followed = list_then_watch(store.as_ref(), &hub, revision.take()) => followed,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
         };
         match followed {
-            Ok(()) | Err(EventError::Store(StoreError::Closed)) => return,
+            Ok(()) | Err(EventError::Store(StoreError::Closed)) => return Ok(()),
+            Err(error @ EventError::Store(StoreError::Replaced { .. } | StoreError::Future { .. })) => {
+                tracing::error!(%error, "the store is not the one that was served");
+                return Err(error);
+            }
             Err(EventError::Store(StoreError::Compacted { .. })) => {
                 tracing::info!("fell behind the store's history, listing again");
             }
@@ -78,6 +83,10 @@ pub async fn load(store: &dyn Store, hub: &Hub) -> Result<u64, EventError> {
     let mut latest = 0;
     loop {
         let page = store.range(range.clone()).await?;
+        let known = hub.ask(Fleet::revision);
+        if page.revision < known {
+            return Err(StoreError::Future { requested: known, current: page.revision }.into());
+        }
         hub.take_listed_records(&page.items);
         let changing = page.items.iter().filter(|item| keys::tells_of_change(&item.key));
         latest = changing.map(|item| item.mod_revision).fold(latest, u64::max);

@@ -1,15 +1,16 @@
 //! etcd's own promises, with one member.
 use std::sync::{Arc, Mutex};
 
+use tokio::task::JoinSet;
 use weft_controller::{
-    limits,
-    store::{Etcd, EtcdConfig, Operation, Range, Store, StoreError, Transaction},
+    keys, limits,
+    store::{Compare, Etcd, EtcdConfig, Operation, Range, Store, StoreError, Transaction},
 };
 use weft_test_etcd::{Cluster, Options};
 
 use crate::{
     Subject,
-    words::{next, put, value, write},
+    words::{DEADLINE, next, put, value, write},
 };
 
 /// A member alone elects itself: it need not wait long for others.
@@ -19,7 +20,7 @@ pub(crate) fn alone() -> Cluster {
 }
 
 pub(crate) async fn connect(etcd: &Cluster) -> Etcd {
-    Etcd::connect(&config(etcd)).await.unwrap()
+    Etcd::connect(&config(etcd), DEADLINE).await.unwrap()
 }
 
 pub(crate) fn config(etcd: &Cluster) -> EtcdConfig {
@@ -76,6 +77,27 @@ async fn a_watch_that_history_was_compacted_under_while_etcd_was_away_says_so() 
         Ok(batch) => assert_eq!(batch.revision, 13),
         Err(error) => assert!(matches!(error, StoreError::Compacted { requested: 2, oldest: 12 }), "{error}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_does_not_go_on_in_another_store() {
+    let mut etcd = alone();
+    let store = connect(&etcd).await;
+    let last = write(&store, put(keys::STORE_ID, "one")).await;
+    let mut watch = store.watch(keys::ROOT, 1).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap().revision, last);
+    // The member's client port is taken over by a store that is further on.
+    etcd.member(0).freeze().unwrap();
+    etcd.member(0).kill().unwrap();
+    etcd.member(0).wipe().unwrap();
+    etcd.member(0).start().unwrap();
+    let other = connect(&etcd).await;
+    for number in 0..10 {
+        write(&other, put(keys::STORE_ID, &format!("two-{number}"))).await;
+    }
+    // Whichever is noticed first.
+    let error = next(&mut watch).await.unwrap_err();
+    assert!(matches!(error, StoreError::Replaced { .. } | StoreError::Future { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,4 +189,91 @@ async fn a_store_that_hangs_is_an_error_in_bounded_time_and_works_once_it_goes_o
     etcd.member(0).thaw().unwrap();
     write(&store, put("a", "3")).await;
     assert_eq!(value(&store, "a").await.as_deref(), Some("3"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_etcd_is_bounded() {
+    let etcd = alone();
+    let store = Arc::new(connect(&etcd).await);
+    let writes = limits::STORE_HISTORY_REVISIONS + 2 * limits::STORE_COMPACTION_SLACK_REVISIONS;
+    let mut tasks = JoinSet::new();
+    for task in 0..64 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for number in 0..=writes / 64 {
+                write(store.as_ref(), put(&format!("k{task}"), &number.to_string())).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+    store.cut_history().await.unwrap();
+    let mut watch = store.watch("", 1).await.unwrap();
+    let Err(StoreError::Compacted { oldest, .. }) = next(&mut watch).await else {
+        panic!("nothing was compacted")
+    };
+    assert_eq!(store.revision().await.unwrap() - oldest, limits::STORE_HISTORY_REVISIONS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_moved_here_counts_on_from_its_base_everywhere() {
+    let etcd = alone();
+    write(&connect(&etcd).await, put(keys::REVISION_BASE, "1000")).await;
+    let store = connect(&etcd).await;
+    assert_eq!(store.revision().await.unwrap(), 1002);
+    assert_eq!(write(&store, put("a", "1")).await, 1003);
+    let item = store.get("a").await.unwrap().0.unwrap();
+    assert_eq!((item.create_revision, item.mod_revision, item.version), (1003, 1003, 1));
+
+    for (compare, holds) in [
+        (Compare::unchanged("a", 1003), true),
+        (Compare::unchanged("a", 3), false),
+        (Compare::not_changed_after("a", 1002), false),
+        (Compare::not_changed_after("a", 500), false),
+        (Compare::not_changed_after("absent", 500), true),
+        (Compare::absent("absent"), true),
+    ] {
+        let asked = Transaction { compares: vec![compare.clone()], ..Transaction::default() };
+        assert_eq!(store.transact(asked).await.unwrap().succeeded, holds, "{compare:?}");
+    }
+
+    assert_eq!(write(&store, put("a", "2")).await, 1004);
+    let at = |revision| Range { prefix: "a".to_owned(), limit: 1, revision: Some(revision), after: None };
+    assert_eq!(store.range(at(1003)).await.unwrap().items[0].value, "1");
+    let before = store.range(at(1000)).await;
+    assert!(matches!(before, Err(StoreError::Compacted { requested: 1000, oldest: 1001 })), "{before:?}");
+    let ahead = store.range(at(1005)).await;
+    assert!(matches!(ahead, Err(StoreError::Future { requested: 1005, current: 1004 })), "{ahead:?}");
+
+    let mut watch = store.watch("a", 1002).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap().revision, 1003);
+    let mut before = store.watch("a", 999).await.unwrap();
+    let before = next(&mut before).await;
+    assert!(matches!(before, Err(StoreError::Compacted { requested: 999, oldest: 1001 })), "{before:?}");
+    store.compact(1004).await.unwrap();
+    let late = store.range(at(1003)).await;
+    assert!(matches!(late, Err(StoreError::Compacted { requested: 1003, oldest: 1004 })), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_two_clusters_are_not_one_store() {
+    let (one, other) = (alone(), alone());
+    let members = [one.urls(), other.urls()].concat();
+    let config = EtcdConfig { members, tls: None, user: None };
+    let refused = Etcd::connect(&config, DEADLINE).await.unwrap_err().to_string();
+    assert!(refused.contains("another etcd cluster") && refused.contains(&other.urls()[0]), "{refused}");
+}
+
+/// The foreign one was away when the store was connected, and the others are when it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_another_cluster_that_comes_later_is_not_asked_either() {
+    let (mut one, mut other) = (alone(), alone());
+    other.member(0).kill().unwrap();
+    let members = [one.urls(), other.urls()].concat();
+    let store = Etcd::connect(&EtcdConfig { members, tls: None, user: None }, DEADLINE).await.unwrap();
+    write(&store, put("a", "1")).await;
+    other.member(0).start().unwrap();
+    one.member(0).kill().unwrap();
+    let error = store.transact(put("a", "2")).await.unwrap_err();
+    assert!(error.to_string().contains("another etcd cluster"), "{error}");
+    assert_eq!(value(&connect(&other).await, "a").await, None);
 }

@@ -82,6 +82,10 @@ impl EtcdConfig {
         Ok(())
     }
 
+    pub(super) fn lacks_identity(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.identity.is_none())
+    }
+
     pub(super) fn options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(limits::ETCD_CONNECT)

@@ -12,6 +12,8 @@ pub(super) enum Fault {
     Unknown(String),
     /// Certainly not done: the connection's credentials are not valid any more.
     Credentials(String),
+    /// Certainly not done: the member is of another cluster than the others.
+    Foreign,
     Compacted,
     Future,
     /// The answer is larger than what we take.
@@ -26,6 +28,7 @@ impl fmt::Display for Fault {
             Self::NotDone(text) | Self::Unknown(text) | Self::Credentials(text) | Self::Refused(text) => {
                 formatter.write_str(text)
             }
+            Self::Foreign => formatter.write_str("it is of another etcd cluster than the members before it"),
             Self::Compacted => formatter.write_str("the revision was compacted"),
             Self::Future => formatter.write_str("the revision is in the future"),
             Self::TooLarge => formatter.write_str("the answer is too large"),

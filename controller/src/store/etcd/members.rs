@@ -3,31 +3,40 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, ResponseHeader};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{config::EtcdConfig, fault::Fault};
-use crate::{limits, store::StoreError};
+use crate::{keys, limits, store::StoreError};
 
 pub(super) struct Members {
     list: Vec<Member>,
     options: ConnectOptions,
     /// The one to ask first.
     current: AtomicUsize,
+    /// The cluster that they are of, once one has said it.
+    cluster: OnceLock<u64>,
 }
 
 struct Member {
     url: String,
-    connection: Mutex<Option<Client>>,
+    connection: Mutex<Shared>,
+}
+
+/// The connection that all calls to a member share.
+#[derive(Default)]
+struct Shared {
+    client: Option<Client>,
+    /// Counts the connections, so that none is closed for what another one did.
+    generation: u64,
 }
 
 /// A connection to one member.
-#[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) url: Arc<str>,
@@ -43,28 +52,29 @@ impl fmt::Debug for Members {
 
 impl Members {
     pub(super) fn new(config: &EtcdConfig) -> Self {
-        let member = |url: &String| Member { url: url.clone(), connection: Mutex::new(None) };
+        let member = |url: &String| Member { url: url.clone(), connection: Mutex::default() };
         Self {
             list: config.members.iter().map(member).collect(),
             options: config.options(),
             current: AtomicUsize::new(0),
+            cluster: OnceLock::new(),
         }
     }
 
-    /// Asks until a member answers, or time is up. Only for what may be done twice.
+    /// Asks until a member answers, or [`limits::ETCD_CALL`] is over. Only for what may be done twice.
     pub(super) async fn read<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.ask(&ask, |fault| matches!(fault, Fault::NotDone(_) | Fault::Unknown(_))).await
+        self.ask(&ask, |fault| matches!(fault, Fault::NotDone(_) | Fault::Foreign | Fault::Unknown(_))).await
     }
 
-    /// Asks until a member takes the request, or time is up. [`Fault::Unknown`]: it may have been done.
+    /// Asks until a member takes the request, or [`limits::ETCD_CALL`] is over. [`Fault::Unknown`]: it may have been done.
     pub(super) async fn write<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.ask(&ask, |fault| matches!(fault, Fault::NotDone(_))).await
+        self.ask(&ask, |fault| matches!(fault, Fault::NotDone(_) | Fault::Foreign)).await
     }
 
     async fn ask<T, F>(
@@ -80,7 +90,8 @@ impl Members {
         let mut renewed = 0;
         for attempt in 1.. {
             let number = self.current.load(Ordering::Relaxed);
-            let fault = match self.ask_one(number, ask).await {
+            let until = deadline.min(Instant::now() + limits::ETCD_ATTEMPT);
+            let fault = match self.ask_one(number, until, ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
@@ -97,7 +108,10 @@ impl Members {
                 }
                 _ => return Err(fault),
             }
-            last[number] = format!("{}: {fault}", member.url);
+            // An attempt that was cut short says less than the one before.
+            if until < deadline || last[number].is_empty() {
+                last[number] = format!("{}: {fault}", member.url);
+            }
             if Instant::now() >= deadline {
                 last.retain(|text| !text.is_empty());
                 return Err(Fault::NotDone(last.join("; ")));
@@ -109,53 +123,77 @@ impl Members {
         Err(Fault::NotDone("no member is named".to_owned()))
     }
 
-    async fn ask_one<T, F>(&self, number: usize, ask: &impl Fn(Client) -> F) -> Result<T, Fault>
+    async fn ask_one<T, F>(
+        &self,
+        number: usize,
+        until: Instant,
+        ask: &impl Fn(Client) -> F,
+    ) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let client = self.connected(number).await?;
-        let answered = tokio::time::timeout(limits::ETCD_ATTEMPT, ask(client)).await;
-        let fault = match answered {
+        let (client, generation) = self.shared(number, until).await?;
+        let fault = match tokio::time::timeout_at(until, ask(client)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Fault::from(error),
             Err(_late) => Fault::Unknown(no_answer()),
         };
         if matches!(fault, Fault::NotDone(_) | Fault::Unknown(_) | Fault::Credentials(_)) {
-            *self.list[number].connection.lock().await = None;
+            let mut shared = self.list[number].connection.lock().await;
+            if shared.generation == generation {
+                shared.client = None;
+            }
         }
         Err(fault)
     }
 
-    /// The connection that all calls to a member share.
-    async fn connected(&self, number: usize) -> Result<Client, Fault> {
-        let mut connection = self.list[number].connection.lock().await;
-        if let Some(client) = &*connection {
-            return Ok(client.clone());
+    async fn shared(&self, number: usize, until: Instant) -> Result<(Client, u64), Fault> {
+        let mut shared = self.list[number].connection.lock().await;
+        if let Some(client) = &shared.client {
+            return Ok((client.clone(), shared.generation));
         }
-        let client = self.open(number).await?;
-        *connection = Some(client.clone());
+        let client = self.open(number, until).await?;
+        shared.client = Some(client.clone());
+        shared.generation += 1;
+        Ok((client, shared.generation))
+    }
+
+    async fn open(&self, number: usize, until: Instant) -> Result<Client, Fault> {
+        let opening = open(&self.list[number].url, self.options.clone());
+        let (client, cluster) = match tokio::time::timeout_at(until, opening).await {
+            Ok(Ok(opened)) => opened,
+            // Nothing was asked for but a token and who it is.
+            Ok(Err(error)) => {
+                return Err(match Fault::from(error) {
+                    Fault::Unknown(text) => Fault::NotDone(text),
+                    fault => fault,
+                });
+            }
+            Err(_late) => return Err(Fault::NotDone(no_answer())),
+        };
+        if *self.cluster.get_or_init(|| cluster) != cluster {
+            return Err(Fault::Foreign);
+        }
         Ok(client)
     }
 
-    async fn open(&self, number: usize) -> Result<Client, Fault> {
-        let url = &self.list[number].url;
-        let connecting = Client::connect([url], Some(self.options.clone()));
-        match tokio::time::timeout(limits::ETCD_ATTEMPT, connecting).await {
-            Ok(Ok(client)) => Ok(client),
-            // Nothing but a token was asked for.
-            Ok(Err(error)) => Err(match Fault::from(error) {
-                Fault::Unknown(text) => Fault::NotDone(text),
-                fault => fault,
-            }),
-            Err(_late) => Err(Fault::NotDone(no_answer())),
+    /// Refuses members of another cluster than the first that answers. Those that do not answer now are looked at when they
+    /// are first asked.
+    pub(super) async fn refuse_foreign(&self) -> Result<(), Fault> {
+        for (number, member) in self.list.iter().enumerate() {
+            let until = Instant::now() + limits::ETCD_ATTEMPT;
+            if let Err(Fault::Foreign) = self.shared(number, until).await {
+                return Err(Fault::Refused(format!("{}: {}", member.url, Fault::Foreign)));
+            }
         }
+        Ok(())
     }
 
     /// A connection of its own to the member whose turn it is: what a slow watcher does not read must not take the room of
     /// other answers.
     pub(super) async fn dedicated(&self) -> Result<Connection, Fault> {
         let number = self.current.load(Ordering::Relaxed);
-        match self.open(number).await {
+        match self.open(number, Instant::now() + limits::ETCD_ATTEMPT).await {
             Ok(client) => Ok(Connection { client, url: self.list[number].url.as_str().into(), number }),
             Err(fault) => {
                 self.leave(number);
@@ -180,6 +218,13 @@ impl Members {
     }
 }
 
+/// A connection, and the cluster that is at its other end.
+async fn open(url: &str, options: ConnectOptions) -> Result<(Client, u64), etcd_client::Error> {
+    let mut client = Client::connect([url], Some(options)).await?;
+    let answer = client.get(keys::ROOT, None).await?;
+    Ok((client, answer.header().map_or(0, ResponseHeader::cluster_id)))
+}
+
 fn no_answer() -> String {
     format!("no answer within {} s", limits::ETCD_ATTEMPT.as_secs())
 }
@@ -189,7 +234,7 @@ pub(super) fn to_error(fault: Fault) -> StoreError {
     match fault {
         Fault::NotDone(reason) | Fault::Unknown(reason) => StoreError::Unreachable { reason },
         Fault::Credentials(reason) | Fault::Refused(reason) => StoreError::Refused { reason },
-        fault @ (Fault::Compacted | Fault::Future | Fault::TooLarge) => {
+        fault @ (Fault::Foreign | Fault::Compacted | Fault::Future | Fault::TooLarge) => {
             StoreError::Refused { reason: fault.to_string() }
         }
     }

@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -53,15 +54,27 @@ impl Drop for Etcd {
 }
 
 impl Etcd {
-    /// Tries for [`limits::ETCD_START`], saying so in the log.
-    pub async fn connect(config: &EtcdConfig) -> Result<Self, StoreError> {
+    /// Tries as long as `patience` has not passed, saying so in the log.
+    pub async fn connect(config: &EtcdConfig, patience: Duration) -> Result<Self, StoreError> {
+        if config.members.is_empty() {
+            return Err(StoreError::Refused { reason: "no member of etcd is named".to_owned() });
+        }
         let members = Arc::new(Members::new(config));
-        let deadline = Instant::now() + limits::ETCD_START;
+        let deadline = Instant::now() + patience;
         loop {
             match read_base(&members).await {
-                Ok(base) => return Ok(Self::new(members, base)),
+                Ok(base) => {
+                    members.refuse_foreign().await.map_err(to_error)?;
+                    return Ok(Self::new(members, base));
+                }
                 Err(StoreError::Unreachable { reason }) if Instant::now() < deadline => {
                     tracing::warn!(reason, "the store cannot be reached yet, trying again");
+                }
+                Err(StoreError::Unreachable { reason }) if config.lacks_identity() => {
+                    // TLS 1.3 lets the member only close the connection.
+                    let hint =
+                        "the controller comes without a certificate of its own, which members may want";
+                    return Err(StoreError::Unreachable { reason: format!("{reason} ({hint})") });
                 }
                 Err(error) => return Err(error),
             }
@@ -77,6 +90,11 @@ impl Etcd {
     /// into an empty store, and never once a controller has initialised it.
     pub async fn is_current(&self) -> Result<bool, StoreError> {
         Ok(read_base(&self.members).await? == self.base)
+    }
+
+    /// Forgets history beyond [`limits::STORE_HISTORY_REVISIONS`], as is done by itself now and then.
+    pub async fn cut_history(&self) -> Result<(), StoreError> {
+        cut_history(&self.members, &mut 0).await.map_err(to_error)
     }
 
     fn saw(&self, header: Option<&ResponseHeader>) -> u64 {
@@ -164,18 +182,24 @@ async fn keep_history_bounded(members: Arc<Members>) {
     let mut compacted_to = 0;
     loop {
         tokio::time::sleep(limits::ETCD_COMPACTION_INTERVAL).await;
-        let Ok(answer) = read(&members, keys::ROOT.into(), GetOptions::new()).await else { continue };
-        let head = answer.header().map_or(0, ResponseHeader::revision);
-        let keep_from = head.saturating_sub(limits::STORE_HISTORY_REVISIONS.cast_signed());
-        if keep_from < compacted_to + limits::STORE_COMPACTION_SLACK_REVISIONS.cast_signed() {
-            continue;
-        }
-        let compact = |mut client: Client| async move { client.compact(keep_from, None).await };
-        match members.read(compact).await {
-            Ok(_) | Err(Fault::Compacted) => compacted_to = keep_from,
-            Err(fault) => tracing::warn!(%fault, keep_from, "compaction of the store failed"),
+        if let Err(fault) = cut_history(&members, &mut compacted_to).await {
+            tracing::warn!(%fault, "compaction of the store failed");
         }
     }
+}
+
+async fn cut_history(members: &Members, compacted_to: &mut i64) -> Result<(), Fault> {
+    let answer = read(members, keys::ROOT.into(), GetOptions::new()).await?;
+    let head = answer.header().map_or(0, ResponseHeader::revision);
+    let keep_from = head.saturating_sub(limits::STORE_HISTORY_REVISIONS.cast_signed());
+    if keep_from < *compacted_to + limits::STORE_COMPACTION_SLACK_REVISIONS.cast_signed() {
+        return Ok(());
+    }
+    match members.read(|mut client| async move { client.compact(keep_from, None).await }).await {
+        Ok(_) | Err(Fault::Compacted) => *compacted_to = keep_from,
+        Err(fault) => return Err(fault),
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -242,7 +266,7 @@ impl Store for Etcd {
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
         let (sender, batches) = mpsc::channel(limits::WATCH_QUEUE_BATCHES);
         let members = Arc::clone(&self.members);
-        let follower = watch::Follower { members, base: self.base, prefix: prefix.to_owned(), sender };
+        let follower = watch::Follower::new(members, self.base, prefix.to_owned(), sender);
         tokio::spawn(follower.run(after));
         Ok(Watch::receiving(batches))
     }

@@ -1,6 +1,6 @@
 //! A watch on etcd that outlives its connection: when that fails, hangs or is refused, it goes on at another member, behind
 //! the last revision that was handed out.
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 use tokio::{sync::mpsc, time::Instant};
@@ -12,17 +12,19 @@ use super::{
     members::{Connection, Members, to_error},
 };
 use crate::{
-    limits,
+    keys, limits,
     store::{Batch, StoreError},
 };
 
 type Sender = mpsc::Sender<Result<Batch, StoreError>>;
 
 pub(super) struct Follower {
-    pub(super) members: Arc<Members>,
-    pub(super) base: Base,
-    pub(super) prefix: String,
-    pub(super) sender: Sender,
+    members: Arc<Members>,
+    base: Base,
+    prefix: String,
+    sender: Sender,
+    /// The id of the store that is watched, once that is known; empty while the store has none.
+    store_id: OnceLock<Vec<u8>>,
 }
 
 /// Why one connection does not serve the watch any more.
@@ -41,14 +43,17 @@ impl From<Fault> for End {
 }
 
 impl Follower {
+    pub(super) fn new(members: Arc<Members>, base: Base, prefix: String, sender: Sender) -> Self {
+        Self { members, base, prefix, sender, store_id: OnceLock::new() }
+    }
+
     /// Until the watcher is dropped, or there is an error that it has to know.
     pub(super) async fn run(self, after: u64) {
         let mut assembler = Assembler::new(after);
         let (mut lost_at, mut pause): (Option<Instant>, _) = (None, limits::ETCD_PAUSE);
-        let mut is_first = true;
         loop {
+            let is_first = self.store_id.get().is_none();
             let end = self.follow(&mut assembler, is_first, &mut lost_at).await;
-            is_first = false;
             let fault = match end {
                 End::Dropped => return,
                 End::Final(error) => return drop(self.sender.send(Err(error)).await),
@@ -90,9 +95,7 @@ impl Follower {
     }
 
     async fn open(&self, connection: &Connection, after: u64, is_first: bool) -> Result<WatchStream, End> {
-        if !is_first {
-            self.refuse_a_store_that_went_back(connection, after).await?;
-        }
+        self.refuse_another_store(connection, after, is_first).await?;
         // From the last known revision on, which is told again and left out: a watch from the next one would be taken where
         // that one is compacted, and its deletions forgotten.
         let start = match self.base.theirs(after) {
@@ -112,12 +115,25 @@ impl Follower {
         Ok(in_time(opening).await?)
     }
 
-    /// A store that was restored from an older backup, or is another one, would be silent until it gets where this was.
-    async fn refuse_a_store_that_went_back(&self, connection: &Connection, after: u64) -> Result<(), End> {
+    /// A store that was restored from an older backup would be silent until it gets where this was; another one would go on
+    /// as if it were this.
+    async fn refuse_another_store(
+        &self,
+        connection: &Connection,
+        after: u64,
+        is_first: bool,
+    ) -> Result<(), End> {
         let mut client = connection.client.clone();
-        let answer = in_time(client.get(convert::start_of(&self.prefix, None), None)).await?;
+        let answer = in_time(client.get(keys::STORE_ID, None)).await?;
+        let is = answer.kvs().first().map_or(&[][..], |item| item.value());
+        let was = self.store_id.get_or_init(|| is.to_vec());
+        if was != is {
+            let [was, is] = [was, is].map(|id| String::from_utf8_lossy(id).into_owned());
+            return Err(End::Final(StoreError::Replaced { was, is }));
+        }
         let current = self.base.ours(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
-        if current < after {
+        // Where a watch starts is its owner's decision.
+        if current < after && !is_first {
             return Err(End::Final(StoreError::Future { requested: after, current }));
         }
         Ok(())
@@ -200,7 +216,7 @@ pub(super) async fn oldest_kept(members: &Members, base: Base) -> Result<u64, St
     let connection = members.dedicated().await.map_err(to_error)?;
     let options = WatchOptions::new().with_start_revision(1);
     let mut client = connection.client.watch_client();
-    let mut stream = in_time(client.watch("compacted", Some(options))).await.map_err(to_error)?;
+    let mut stream = in_time(client.watch(keys::ROOT, Some(options))).await.map_err(to_error)?;
     loop {
         match in_time(stream.message()).await.map_err(to_error)? {
             Some(answer) if answer.canceled() => return Ok(base.ours(answer.compact_revision())),
