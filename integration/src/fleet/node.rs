@@ -74,6 +74,13 @@ impl Node {
         Answer::of(command.args(arguments).env("WEFT_SERVER", Controller::server()))
     }
 
+    /// Starts `weft` on the node; what it prints is in the process's output, the log is named after `log`.
+    pub fn start_weft(&self, log: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.host.command(self.binaries.weft());
+        command.args(arguments).env("WEFT_SERVER", Controller::server());
+        Process::spawn(command, &self.log.with_file_name(format!("{log}-{}.log", self.name())))
+    }
+
     /// What the daemon says of itself.
     pub fn status(&self) -> Result<StatusResponse> {
         let socket = format!("unix://{}", self.host.path(SOCKET).display());

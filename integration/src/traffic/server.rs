@@ -76,6 +76,9 @@ fn serve(connection: &TcpStream, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The largest datagram there is.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
 /// Echoes datagrams until it is dropped, and counts them.
 #[derive(Debug)]
 pub struct UdpServer {
@@ -91,7 +94,7 @@ impl UdpServer {
         let (end, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ending, counting) = (Arc::clone(&end), Arc::clone(&received));
         let thread = thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
             while !ending.load(Ordering::Relaxed) {
                 // A timeout, or an ICMP error for an earlier answer: neither ends a server.
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
