@@ -60,8 +60,9 @@ pub const ETCD_PAUSE: Duration = Duration::from_millis(100);
 pub const ETCD_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a controller tries to reach its store before it gives up starting.
 pub const ETCD_START: Duration = Duration::from_secs(15);
-/// HTTP/2 keepalive towards etcd: a member that hangs is noticed after the sum.
-pub const ETCD_KEEPALIVE: Duration = Duration::from_secs(2);
+/// HTTP/2 keepalive of watches: a member that hangs is noticed after the sum. etcd ends connections that ask more often than
+/// every 5 s (`--grpc-keepalive-min-time`), or while nothing is under way.
+pub const ETCD_KEEPALIVE: Duration = Duration::from_secs(6);
 pub const ETCD_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest answer taken from etcd. Pages that would be larger are asked for in parts.
 pub const ETCD_ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;

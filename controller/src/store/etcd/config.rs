@@ -90,7 +90,7 @@ impl EtcdConfig {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(limits::ETCD_CONNECT)
             .with_keep_alive(limits::ETCD_KEEPALIVE, limits::ETCD_KEEPALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true)
+            .with_keep_alive_while_idle(false)
             // A member that has lost the others says so instead of waiting for them.
             .with_require_leader(true);
         if let Some(tls) = &self.tls {
