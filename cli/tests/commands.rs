@@ -214,6 +214,7 @@ async fn fleet_status_shows_how_far_each_node_has_come() {
         policies: 1,
         version: "0.1.0".to_owned(),
         store: "embedded".to_owned(),
+        waiting_for_adoption: Vec::new(),
     };
     let controller = Controller::start(Script { fleet, ..Script::default() }).await;
     let ran = controller.weft(&["fleet", "status"]).await;
@@ -230,6 +231,29 @@ n2    no         41        1/2              -           -         -
     let value = controller.weft(&["fleet", "status", "-o", "json"]).await.json();
     assert_eq!((&value["revision"], &value["nodes"][0]["lastApplyMilliseconds"]), (&json!(42), &json!(1.5)));
     assert_eq!(value["nodes"][1]["connected"], json!(false));
+}
+
+#[tokio::test]
+async fn nodes_of_another_store_are_listed_and_adopted() {
+    let waiting = |name: &str| v1::WaitingNode {
+        name: name.to_owned(),
+        store_id: "3f0c".to_owned(),
+        revision: 70,
+        ..v1::WaitingNode::default()
+    };
+    let fleet = v1::FleetStatusResponse {
+        waiting_for_adoption: vec![waiting("n1"), waiting("n2")],
+        ..v1::FleetStatusResponse::default()
+    };
+    let controller = Controller::start(Script { fleet, ..Script::default() }).await;
+    let status = controller.weft(&["fleet", "status"]).await;
+    let table = "NODE  HOLDS STORE  REVISION\nn1    3f0c         70\nn2    3f0c         70\n";
+    assert!(status.assert_code(0).stdout.contains(table), "{}", status.stdout);
+    assert_eq!(controller.weft(&["fleet", "adopt", "--all"]).await.assert_code(0).stdout, table);
+    let one = controller.weft(&["fleet", "adopt", "n2", "-o", "json"]).await.json();
+    assert_eq!((one["adopted"].as_array().unwrap().len(), &one["adopted"][0]["name"]), (1, &json!("n2")));
+    controller.weft(&["fleet", "adopt"]).await.assert_code(64);
+    controller.weft(&["fleet", "adopt", "n1", "--all"]).await.assert_code(64);
 }
 
 fn node(name: &str, controller: &str) -> v1::Object {

@@ -18,6 +18,11 @@ pub const NODE_MARK: &str = "weft/node";
 pub enum IdentityError {
     #[error("all {} identities are in use", limits::IDENTITY_LAST - limits::IDENTITY_FIRST + 1)]
     Exhausted,
+    #[error(
+        "numbers through {through} are used elsewhere, {most} more than this store has given: too many would be lost",
+        most = limits::ADOPTION_IDENTITIES_SKIPPED_MAX
+    )]
+    TooFar { through: u32 },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -41,12 +46,7 @@ pub async fn plan(store: &dyn Store, labels: &Labels, plan: &mut Plan) -> Result
     if let Some(item) = known {
         return parse_number(&item.value).ok_or(StoreError::Corrupt { key: item.key }.into());
     }
-    let (counter, _) = store.get(keys::NEXT_IDENTITY).await?;
-    plan.expect(keys::NEXT_IDENTITY, counter.as_ref());
-    let number = match counter {
-        None => limits::IDENTITY_FIRST,
-        Some(item) => parse_number(&item.value).ok_or(StoreError::Corrupt { key: item.key })?,
-    };
+    let number = next(store, plan).await?;
     if number > limits::IDENTITY_LAST {
         return Err(IdentityError::Exhausted);
     }
@@ -65,6 +65,28 @@ pub async fn plan(store: &dyn Store, labels: &Labels, plan: &mut Plan) -> Result
     let key = keys::object(v1::Kind::Identity, &number.to_string());
     plan.put(key, resource::encode(resource::object(Of::Identity(identity))));
     Ok(number)
+}
+
+/// No number through this one is given any more.
+pub async fn skip_through(store: &dyn Store, through: u32, plan: &mut Plan) -> Result<(), IdentityError> {
+    let next = next(store, plan).await?;
+    if through < next {
+        return Ok(());
+    }
+    if through >= limits::IDENTITY_LAST || through - next > limits::ADOPTION_IDENTITIES_SKIPPED_MAX {
+        return Err(IdentityError::TooFar { through });
+    }
+    plan.put(keys::NEXT_IDENTITY, (through + 1).to_string());
+    Ok(())
+}
+
+async fn next(store: &dyn Store, plan: &mut Plan) -> Result<u32, IdentityError> {
+    let (counter, _) = store.get(keys::NEXT_IDENTITY).await?;
+    plan.expect(keys::NEXT_IDENTITY, counter.as_ref());
+    Ok(match counter {
+        None => limits::IDENTITY_FIRST,
+        Some(item) => parse_number(&item.value).ok_or(StoreError::Corrupt { key: item.key })?,
+    })
 }
 
 fn parse_number(text: &[u8]) -> Option<u32> {

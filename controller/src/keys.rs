@@ -76,6 +76,11 @@ pub fn endpoint_cidr(cidr: IpNet) -> String {
     format!("{ENDPOINT_CIDRS}{cidr}")
 }
 
+/// What an operator has said of a node that holds another store's state; the value is an `Adoption`.
+pub fn adoption(node: &str) -> String {
+    format!("{ROOT}adoption/{node}")
+}
+
 pub fn progress(controller: &str) -> String {
     format!("{PROGRESS}{controller}")
 }

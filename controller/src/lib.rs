@@ -1,5 +1,6 @@
 //! The controller: keeps the fleet's state in a store, allocates identities, scopes and streams to each node what it
 //! needs, and serves operators. `main.rs` is flags; everything is here.
+pub mod adoption;
 pub mod api;
 pub mod claims;
 pub mod endpoints;

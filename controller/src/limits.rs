@@ -104,6 +104,12 @@ pub const PROGRESS_STALE: Duration = Duration::from_secs(35);
 pub const PROGRESS_REJECTIONS: usize = 5;
 /// Between two words to one who waits for a revision to be realised.
 pub const WAIT_TOLD_INTERVAL: Duration = Duration::from_millis(50);
+/// Nodes that a controller remembers to wait for adoption.
+pub const ADOPTION_WAITING_MAX: usize = 10_000;
+/// For how long. They come again within 15 s.
+pub const ADOPTION_HEARD: Duration = Duration::from_mins(1);
+/// How far above its own numbers a store goes to stay clear of those of a node that it adopts.
+pub const ADOPTION_IDENTITIES_SKIPPED_MAX: u32 = 1 << 22;
 /// A stream that has not sent its Hello by then is ended.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 keepalive on streams.

@@ -54,6 +54,8 @@ pub struct Greeting {
     pub addresses: Vec<IpAddr>,
     pub status: v1::NodeStatus,
     pub skew: Skew,
+    /// What it had for endpoints in the store that it comes from, if it was adopted: it keeps what is free.
+    pub former_cidrs: Vec<IpNet>,
 }
 
 /// Checks what can be checked without the store.
@@ -95,7 +97,14 @@ pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, Node
         features: hello.features.clone(),
         ..v1::NodeStatus::default()
     };
-    Ok(Greeting { name: hello.node.clone(), labels: hello.labels.clone(), addresses, status, skew })
+    Ok(Greeting {
+        name: hello.node.clone(),
+        labels: hello.labels.clone(),
+        addresses,
+        status,
+        skew,
+        former_cidrs: Vec::new(),
+    })
 }
 
 fn version_skew(node: &str, controller: &str) -> Result<Skew, NodeError> {
@@ -155,7 +164,7 @@ async fn plan_registration(
     let labels = identity::of_node(&config.security_labels(&greeting.labels));
     let number = identity::plan(store, &labels, plan).await.map_err(NodeError::Identity)?;
     let old_cidrs = old.as_ref().map(|node| parse_all(&node.endpoint_cidrs)).unwrap_or_default();
-    let cidrs = plan_cidrs(store, &config, &greeting.name, &old_cidrs, plan).await?;
+    let cidrs = plan_cidrs(store, &config, greeting, &old_cidrs, plan).await?;
 
     let uid = old.as_ref().and_then(|node| node.metadata.as_ref()).map(|metadata| metadata.uid.clone());
     let mut node = v1::Node {
@@ -182,7 +191,7 @@ async fn plan_registration(
 async fn plan_cidrs(
     store: &dyn Store,
     config: &FleetConfig,
-    node: &str,
+    greeting: &Greeting,
     old: &[IpNet],
     plan: &mut Plan,
 ) -> Result<Vec<IpNet>, NodeError> {
@@ -197,16 +206,21 @@ async fn plan_cidrs(
             taken = Some(read_taken(store).await?);
         }
         let used = taken.get_or_insert_default();
-        let free = first_free(pool.cidr, pool.node_prefix_length, used).ok_or(NodeError::PoolExhausted {
-            pool: pool.cidr,
-            length: pool.node_prefix_length,
-            family: if pool.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" },
-        })?;
+        let former = greeting.former_cidrs.iter().copied().find(|cidr| {
+            cidr.prefix_len() == pool.node_prefix_length && pool.cidr.contains(cidr) && is_free(cidr, used)
+        });
+        let free = former.or_else(|| first_free(pool.cidr, pool.node_prefix_length, used)).ok_or(
+            NodeError::PoolExhausted {
+                pool: pool.cidr,
+                length: pool.node_prefix_length,
+                family: if pool.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" },
+            },
+        )?;
         used.insert(free);
         plan.note_allocation();
         let key = keys::endpoint_cidr(free);
         plan.expect(&key, None);
-        plan.put(key, node.to_owned());
+        plan.put(key, greeting.name.clone());
         cidrs.push(free);
     }
     if taken.is_some() {
@@ -234,6 +248,10 @@ async fn read_taken(store: &dyn Store) -> Result<BTreeSet<IpNet>, StoreError> {
         range.after = page.items.last().map(|item| item.key.clone());
         range.revision = Some(page.revision);
     }
+}
+
+fn is_free(cidr: &IpNet, taken: &BTreeSet<IpNet>) -> bool {
+    !taken.iter().any(|other| other.contains(cidr) || cidr.contains(other))
 }
 
 /// The lowest prefix of this length inside the pool that overlaps none of `taken`.

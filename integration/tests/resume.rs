@@ -144,12 +144,13 @@ fn connect(
         store_id: desired.store_id.clone(),
         revision: desired.revision,
         digests: desired.digests(),
+        ..v1::Have::default()
     };
     if !with_digests {
         have.digests.clear();
     }
     let mut sent = Sent { bytes: have.encoded_len(), ..Sent::default() };
-    let mut session = Session::new(desired.store_id.clone(), desired.revision);
+    let mut session = Session::new(&have);
     let want_buckets = fleet.connect(NODE, Have::parse(&have).as_ref());
     let welcome = v1::Welcome {
         store_id: STORE.to_owned(),
@@ -217,7 +218,7 @@ fn quietly(_: &mut Fleet, _: &mut v1::node_report::Report) {}
 
 /// Takes deltas until there are none.
 fn settle(fleet: &mut Fleet, desired: &mut Desired) {
-    let mut session = Session::new(STORE, 0);
+    let mut session = Session::new(&v1::Have::default());
     let welcome = v1::Welcome { store_id: STORE.to_owned(), revision: u64::MAX, ..v1::Welcome::default() };
     session.handle(v1::ControllerMessage { message: Some(Message::Welcome(welcome)) }).unwrap();
     while let Some(delta) = fleet.drain(NODE) {

@@ -52,6 +52,15 @@ impl Digest {
     }
 }
 
+/// The sum of digests as they are sent; `None`: one of them is none.
+pub fn total<'a>(digests: impl IntoIterator<Item = &'a [u8]>) -> Option<Digest> {
+    let mut total = Digest::default();
+    for digest in digests {
+        total += Digest::from_bytes(digest)?;
+    }
+    Some(total)
+}
+
 impl AddAssign for Digest {
     fn add_assign(&mut self, other: Self) {
         self.0 = self.0.wrapping_add(other.0);

@@ -198,6 +198,16 @@ impl operator::OperatorService for Service {
         Ok(Response::new(self.0.lock().unwrap().fleet.clone()))
     }
 
+    async fn fleet_adopt(
+        &self,
+        request: Request<v1::FleetAdoptRequest>,
+    ) -> Result<Response<v1::FleetAdoptResponse>, Status> {
+        let v1::FleetAdoptRequest { nodes, all } = request.into_inner();
+        let waiting = self.0.lock().unwrap().fleet.waiting_for_adoption.clone();
+        let adopted = waiting.into_iter().filter(|node| all || nodes.contains(&node.name)).collect();
+        Ok(Response::new(v1::FleetAdoptResponse { adopted }))
+    }
+
     async fn wait_realised(
         &self,
         request: Request<v1::WaitRealisedRequest>,

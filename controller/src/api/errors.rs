@@ -4,7 +4,8 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use weft_shared::policy::parse::FieldError;
 
 use crate::{
-    claims::ClaimError, identity::IdentityError, nodes::NodeError, plan::Contended, store::StoreError,
+    adoption::AdoptionError, claims::ClaimError, identity::IdentityError, nodes::NodeError, plan::Contended,
+    store::StoreError,
 };
 
 /// How many places the message names; the details hold all.
@@ -53,6 +54,17 @@ pub fn store(error: StoreError) -> Status {
     }
 }
 
+pub fn adoption(error: AdoptionError) -> Status {
+    match error {
+        AdoptionError::NotWaiting(_) => Status::not_found(error.to_string()),
+        AdoptionError::Identity(IdentityError::Exhausted | IdentityError::TooFar { .. }) => {
+            Status::resource_exhausted(error.to_string())
+        }
+        AdoptionError::Contended(contention) => contended(&contention),
+        AdoptionError::Identity(IdentityError::Store(error)) | AdoptionError::Store(error) => store(error),
+    }
+}
+
 pub fn contended(error: &Contended) -> Status {
     Status::aborted(format!("{error}: try again"))
 }
@@ -61,7 +73,8 @@ pub fn node(error: NodeError) -> Status {
     match error {
         NodeError::Invalid(text) => Status::invalid_argument(text),
         NodeError::NotFound(_) => Status::not_found(error.to_string()),
-        NodeError::PoolExhausted { .. } | NodeError::Identity(IdentityError::Exhausted) => {
+        NodeError::PoolExhausted { .. }
+        | NodeError::Identity(IdentityError::Exhausted | IdentityError::TooFar { .. }) => {
             Status::resource_exhausted(error.to_string())
         }
         NodeError::Claim(ClaimError::Taken { .. }) => Status::already_exists(error.to_string()),

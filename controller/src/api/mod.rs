@@ -1,4 +1,5 @@
 //! What operators and CI call.
+mod adopt;
 mod apply;
 mod delete;
 pub mod errors;
@@ -96,6 +97,13 @@ impl OperatorService for Operator {
         _: Request<v1::FleetStatusRequest>,
     ) -> Result<Response<v1::FleetStatusResponse>, Status> {
         self.status().await.map(Response::new)
+    }
+
+    async fn fleet_adopt(
+        &self,
+        request: Request<v1::FleetAdoptRequest>,
+    ) -> Result<Response<v1::FleetAdoptResponse>, Status> {
+        self.adopt(request.into_inner()).await.map(Response::new)
     }
 
     async fn wait_realised(

@@ -25,6 +25,7 @@ impl Operator {
             node.last_apply = self.hub.seen(&node.name).and_then(|seen| seen.last_apply?.try_into().ok());
             node.rejections = standing.rejections.into_iter().map(rejection).collect();
         }
+        response.waiting_for_adoption = self.hub.waiting_for_adoption();
         response.store_id.clone_from(&self.store_id);
         response.revision = revision;
         env!("CARGO_PKG_VERSION").clone_into(&mut response.version);

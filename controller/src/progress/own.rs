@@ -31,6 +31,7 @@ pub fn record<'a>(
         floor,
         exceptions: exceptions.map(|(name, standing)| exception(name, standing)).collect(),
         written_at: None,
+        waiting_for_adoption: Vec::new(),
     }
 }
 

@@ -62,6 +62,14 @@ impl Records {
             .is_some_and(|known| now.saturating_sub(known.heard) < limits::PROGRESS_STALE)
     }
 
+    /// What the other controllers that live say of nodes that wait for adoption.
+    pub fn waiting_for_adoption(&self, own: &str, now: Duration) -> Vec<v1::WaitingNode> {
+        let others =
+            self.known.iter().filter(|(controller, _)| *controller != own && self.is_alive(controller, now));
+        let waiting = others.flat_map(|(_, known)| &known.record.waiting_for_adoption);
+        waiting.filter_map(|node| v1::WaitingNode::decode(&**node).ok()).collect()
+    }
+
     /// Of which run the controller's record is.
     pub fn run(&self, controller: &str) -> Option<&str> {
         self.known.get(controller).map(|known| known.record.run.as_str())

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weft_proto::v1::{self, ResourceType};
 
 use crate::{
+    adoption::Waiting as WaitingForAdoption,
     expiry::Absence,
     fleet::{Change, Delta, Fleet, Have},
     progress::{records::Records, waiters::Waiters},
@@ -51,6 +52,7 @@ struct State {
     /// Of the other controllers, and of this one's earlier runs.
     records: Records,
     waiters: Waiters,
+    waiting_for_adoption: WaitingForAdoption,
 }
 
 #[derive(Debug)]
@@ -229,6 +231,7 @@ impl Hub {
             state.fleet.disconnect(node);
         }
         let questions = state.fleet.connect(node, have);
+        state.waiting_for_adoption.forget(node);
         state.seen.insert(node.to_owned(), Seen { at: SystemTime::now(), last_apply: None });
         self.wake(&mut state);
         (Session { hub: Arc::clone(self), node: node.to_owned(), number, news, replaced }, questions)

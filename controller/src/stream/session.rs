@@ -14,6 +14,7 @@ use super::{
     reports,
 };
 use crate::{
+    adoption,
     api::errors,
     fleet::{Fleet, Have},
     limits, nodes,
@@ -58,7 +59,20 @@ async fn serve(
     outbound: &Outbound,
 ) -> Result<(), Status> {
     let hello = receive_hello(inbound).await?;
-    let greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
+    let mut greeting = nodes::parse_hello(&hello, &context.controller).map_err(errors::node)?;
+    let adoption = match admit(context, &hello).await? {
+        Admission::Known => None,
+        Admission::Adopted(adoption) => {
+            greeting.former_cidrs =
+                hello.have.as_ref().map(|have| nodes::parse_all(&have.endpoint_cidrs)).unwrap_or_default();
+            Some(adoption)
+        }
+        Admission::Refused(why) => {
+            // Who the store is, so that the node can say why it waits.
+            drop(outbound.send(Ok(refusing_welcome(context).await?)).await);
+            return Err(Status::failed_precondition(why));
+        }
+    };
     // From before it registers: a change meanwhile is not missed.
     let pools = context.hub.pools();
     let registered = nodes::register(&context.registry, &greeting).await.map_err(errors::node)?;
@@ -67,7 +81,7 @@ async fn serve(
     if tokio::time::timeout(limits::HELLO_TIMEOUT, known).await.is_err() {
         return Err(Status::unavailable("this controller does not keep up with its store"));
     }
-    let have = have(&hello, context);
+    let have = if adoption.is_none() { have(&hello, context) } else { None };
     let (session, questions) = context.hub.connect(&greeting.name, have.as_ref());
     if greeting.skew == Skew::NodeNewer {
         tracing::warn!(
@@ -82,11 +96,12 @@ async fn serve(
         context,
         greeting: &greeting,
         pools,
+        adopting: adoption.is_some(),
         through: context.hub.identities_through(),
         session: &session,
         sending: None,
         resume_until: (!questions.is_empty()).then(|| Instant::now() + limits::RESUME_TIMEOUT),
-        answers: VecDeque::from([welcome(context, questions)]),
+        answers: VecDeque::from([welcome(context, questions, adoption)]),
         told_at: Instant::now(),
         through_due: false,
     };
@@ -112,13 +127,49 @@ fn have(hello: &v1::Hello, context: &Context) -> Option<Have> {
     have.filter(|have| have.revision <= context.hub.ask(Fleet::revision))
 }
 
-fn welcome(context: &Context, want_buckets: Vec<v1::WantBuckets>) -> Message {
+enum Admission {
+    Known,
+    Adopted(v1::Adoption),
+    /// It waits for adoption.
+    Refused(String),
+}
+
+/// Whether the node may be served, given what it holds.
+async fn admit(context: &Context, hello: &v1::Hello) -> Result<Admission, Status> {
+    let store = context.registry.store.as_ref();
+    let have = hello.have.clone().unwrap_or_default();
+    let revision = store.revision().await.map_err(errors::store)?;
+    if adoption::is_of_store(&have, &context.store_id, revision) {
+        return Ok(Admission::Known);
+    }
+    let node = adoption::waiting(&hello.node, &have);
+    if let Some(adoption) = adoption::find(store, &node).await.map_err(errors::store)? {
+        return Ok(Admission::Adopted(adoption));
+    }
+    let why = format!(
+        "the node holds revision {} of store {}, this is store {} at revision {revision}: weft fleet adopt {}",
+        node.revision, node.store_id, context.store_id, node.name
+    );
+    if context.hub.turned_away(node) {
+        tracing::warn!(node = hello.node, why, "a node waits for adoption");
+    }
+    Ok(Admission::Refused(why))
+}
+
+async fn refusing_welcome(context: &Context) -> Result<v1::ControllerMessage, Status> {
+    let revision = context.registry.store.revision().await.map_err(errors::store)?;
+    context.hub.wait_applied(revision).await;
+    Ok(v1::ControllerMessage { message: Some(welcome(context, Vec::new(), None)) })
+}
+
+fn welcome(context: &Context, want_buckets: Vec<v1::WantBuckets>, adoption: Option<v1::Adoption>) -> Message {
     Message::Welcome(v1::Welcome {
         store_id: context.store_id.clone(),
         revision: context.hub.ask(Fleet::revision),
         controller: context.controller.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         want_buckets,
+        adoption,
     })
 }
 
@@ -131,6 +182,8 @@ struct Stream<'a> {
     resume_until: Option<Instant>,
     answers: VecDeque<Message>,
     greeting: &'a nodes::Greeting,
+    /// The node takes this store's word for that of another.
+    adopting: bool,
     pools: signal::Receiver<Vec<v1::Pool>>,
     through: signal::Receiver<u32>,
     /// When the node was last told of identities.
@@ -239,7 +292,7 @@ impl Stream<'_> {
 
     async fn receive(&mut self, message: v1::NodeMessage) -> Result<(), Status> {
         match message.message {
-            Some(node_message::Message::Ack(ack)) => self.acknowledge(ack),
+            Some(node_message::Message::Ack(ack)) => self.acknowledge(ack).await?,
             Some(node_message::Message::Report(report)) => self.report(report).await?,
             Some(node_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument("Hello is sent once"));
@@ -250,7 +303,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn acknowledge(&mut self, ack: v1::Ack) {
+    async fn acknowledge(&mut self, ack: v1::Ack) -> Result<(), Status> {
         let node = &self.session.node;
         let mut rejected = Vec::new();
         for resource in ack.rejected {
@@ -266,7 +319,10 @@ impl Stream<'_> {
         }
         if !self.session.acknowledge(ack.nonce, Duration::from_micros(ack.apply_micros), rejected) {
             tracing::warn!(node, nonce = ack.nonce, "acknowledgement of a delta that is not in flight");
+        } else if std::mem::take(&mut self.adopting) {
+            adoption::done(self.context.registry.store.as_ref(), node).await.map_err(errors::store)?;
         }
+        Ok(())
     }
 
     async fn report(&mut self, report: v1::NodeReport) -> Result<(), Status> {

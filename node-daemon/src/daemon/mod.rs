@@ -105,6 +105,8 @@ struct State<D, L> {
     /// What of the node's network is not as it should be.
     network_problems: Vec<String>,
     wants: Wants,
+    /// The store that adopts this node, until all of it has come.
+    adopting: Option<String>,
     /// The first such word of this daemon's life: devices are swept next.
     sweep_due: bool,
     connection: Option<Connection>,

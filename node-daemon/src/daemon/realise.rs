@@ -29,6 +29,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         if batch.listed.is_some() {
             self.wants = Wants::Differences;
+            if let Some(store_id) = self.adopting.take() {
+                self.desired.begin_anew(store_id);
+            }
+        } else if self.adopting.is_some() {
+            return Err("the store that adopts this node did not send everything".to_owned());
         }
         let (nonce, in_sync) = (batch.nonce, batch.in_sync);
         let only_progress = batch.is_only_progress() && self.failure.is_none();

@@ -24,6 +24,8 @@ impl<D: Datapath, L: Links> State<D, L> {
             have: Some(v1::Have {
                 store_id: self.desired.store_id.clone(),
                 revision: self.desired.revision,
+                identities_through: self.desired.identities_through,
+                endpoint_cidrs: self.endpoint_cidrs(),
                 digests: match self.wants {
                     // What is not in the kernel is not held.
                     Wants::Differences if self.failure.is_none() => self.desired.digests(),
@@ -34,14 +36,26 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
     }
 
-    pub(super) fn connected(&mut self, store_id: String, connection: Connection) {
-        if self.desired.store_id != store_id {
+    fn endpoint_cidrs(&self) -> Vec<String> {
+        let own = self.desired.nodes().get(&self.settings.node);
+        own.into_iter().flat_map(|route| &route.endpoint_cidrs).map(ToString::to_string).collect()
+    }
+
+    pub(super) fn connected(&mut self, store_id: String, adopts: bool, connection: Connection) {
+        if adopts || self.desired.store_id != store_id {
             self.attachments.forget_identities();
             if let Err(error) = self.attachments.store(&self.disk) {
                 self.failed(&error);
             }
         }
-        self.desired.store_id = store_id;
+        if adopts {
+            warn!(%store_id, former = %self.desired.store_id, "adopted: the state of this store is taken in");
+            // Until all of it is here the former state is enforced, and is what this node holds.
+            self.adopting = Some(store_id);
+            self.attachments.begin_anew();
+        } else {
+            self.desired.store_id = store_id;
+        }
         self.unconnected = None;
         self.connection = Some(connection);
         // A name that was given to another workload since: the former bearer ends before the new one is told of.

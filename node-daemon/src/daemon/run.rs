@@ -57,11 +57,12 @@ impl<D: Datapath, L: Links> State<D, L> {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Hello { reply } => drop(reply.send(self.hello())),
-            Command::Connected { store_id, controller, reports } => {
-                self.connected(store_id, Connection { controller, reports });
+            Command::Connected { store_id, adopts, controller, reports } => {
+                self.connected(store_id, adopts, Connection { controller, reports });
             }
             Command::Disconnected { why, guard } => {
                 self.connection = None;
+                self.adopting = None;
                 self.guarded = guard;
                 self.unconnected = Some(why);
                 self.changed.send_modify(|changes| *changes += 1);

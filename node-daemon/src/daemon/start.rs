@@ -108,6 +108,7 @@ impl Core {
             repairs: super::repairs::Repairs::default(),
             network_problems: Vec::new(),
             wants: super::Wants::Differences,
+            adopting: None,
             saved: super::Saved::Yes,
             realised: 0,
             enforced_after: None,

@@ -157,6 +157,14 @@ impl Attachments {
         (word.revision >= accepted || !self.gone.contains(&attachment.name)).then_some(word)
     }
 
+    /// The controllers' word is another store's from here on, whose revisions begin elsewhere. Of a name that had another
+    /// bearer, it may mean that one: it waits for an answer.
+    pub fn begin_anew(&mut self) {
+        for own in self.endpoints.values_mut().filter(|own| own.accepted.is_some()) {
+            own.accepted = (!self.gone.contains(&own.name)).then_some(0);
+        }
+    }
+
     /// An endpoint that the controllers' word has opened needs no credit any more.
     pub fn return_lent(&mut self, words: &BTreeMap<String, EndpointWord>) {
         let opened = |own: &Attachment| self.word(own, words).is_some_and(|word| word.open);

@@ -169,7 +169,7 @@ fn unframe<'a>(path: &Path, content: Content, bytes: &'a [u8]) -> Result<&'a [u8
 /// The payload is the store's id and revisions (`Have`), then everything held (`Delta`), each with its length in front.
 fn encode(desired: &Desired) -> Vec<u8> {
     let have =
-        v1::Have { store_id: desired.store_id.clone(), revision: desired.realised, digests: Vec::new() };
+        v1::Have { store_id: desired.store_id.clone(), revision: desired.realised, ..v1::Have::default() };
     let delta = v1::Delta {
         revision: desired.revision,
         identities_through: desired.identities_through,

@@ -117,6 +117,12 @@ impl Desired {
         }
     }
 
+    /// Another store's word counts from here on: what comes next is all of it, and its numbers begin elsewhere.
+    pub fn begin_anew(&mut self, store_id: String) {
+        self.store_id = store_id;
+        (self.revision, self.realised, self.identities_through) = (0, 0, 0);
+    }
+
     fn upsert(
         &mut self,
         key: &Key,

@@ -153,7 +153,7 @@ async fn stream(reach: &impl Reach, core: &Core, url: &str) -> Result<std::conve
     let (outgoing, messages) = mpsc::channel(REPORTS_QUEUED_MAX);
     send(&outgoing, Message::Hello(hello), url).await?;
     let incoming = client.stream(ReceiverStream::new(messages)).await.map_err(status)?.into_inner();
-    let session = Session::new(have.store_id, have.revision);
+    let session = Session::new(&have);
     exchange(core, url, session, incoming, outgoing).await
 }
 
@@ -182,11 +182,11 @@ async fn exchange(
             .map_err(|source| StreamError::Status { url: url.to_owned(), source: Box::new(source) })?;
         match session.handle(message)? {
             None => {}
-            Some(Event::Welcomed { store_id, controller, version, want_buckets }) => {
+            Some(Event::Welcomed { store_id, controller, version, adopts, want_buckets }) => {
                 info!(controller = %url, %store_id, %version, "stream is up");
                 let controller = if controller.is_empty() { url.to_owned() } else { controller };
                 if let Some(reports) = reports.take() {
-                    core.connected(store_id, controller, reports).await?;
+                    core.connected(store_id, adopts, controller, reports).await?;
                 }
                 if !want_buckets.is_empty() {
                     let buckets = core.buckets(want_buckets).await??;

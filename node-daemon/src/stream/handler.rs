@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, mem};
 
 use weft_proto::v1::{self, ControllerMessage, ResourceType, controller_message::Message};
+use weft_shared::digest;
 
 use crate::{
     desired::{Batch, Key, digests::Listing},
@@ -17,6 +18,8 @@ pub enum Event {
         store_id: String,
         controller: String,
         version: String,
+        /// An operator lets it replace what this node holds of another store.
+        adopts: bool,
         /// Types that differ: their buckets are to be reported.
         want_buckets: Vec<v1::WantBuckets>,
     },
@@ -32,7 +35,7 @@ pub enum Event {
 pub enum SessionError {
     #[error(
         "the controller's store is {offered}, this node holds the state of store {held}: nothing is changed until an \
-         operator adopts the node"
+         operator adopts the node: weft fleet adopt"
     )]
     OtherStore { held: String, offered: String },
     #[error(
@@ -67,6 +70,8 @@ pub struct Session {
     /// Empty: none yet.
     store_id: String,
     revision: u64,
+    /// Sum of the digests of what is held.
+    digest: Vec<u8>,
     welcomed: bool,
     staged: Batch,
     /// Names sent so far; `None` once this stream was in sync.
@@ -78,11 +83,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// For a node that holds this revision of this store.
-    pub fn new(store_id: impl Into<String>, revision: u64) -> Self {
+    /// For a node that has said that it holds this.
+    pub fn new(have: &v1::Have) -> Self {
+        let digests = have.digests.iter().map(|digest| &*digest.digest);
         Self {
-            store_id: store_id.into(),
-            revision,
+            store_id: have.store_id.clone(),
+            revision: have.revision,
+            digest: digest::total(digests).unwrap_or_default().to_bytes().to_vec(),
             welcomed: false,
             staged: Batch::default(),
             listed: Some(BTreeSet::new()),
@@ -113,18 +120,42 @@ impl Session {
         if self.welcomed {
             return Err(SessionError::WelcomedTwice);
         }
-        if !self.store_id.is_empty() && self.store_id != welcome.store_id {
-            return Err(SessionError::OtherStore { held: self.store_id.clone(), offered: welcome.store_id });
-        }
-        if welcome.revision < self.revision {
-            return Err(SessionError::OlderStore { held: self.revision, offered: welcome.revision });
+        let adopts = match self.refusal(&welcome) {
+            None => false,
+            Some(_) if self.is_adopted_by(&welcome) => true,
+            Some(refusal) => return Err(refusal),
+        };
+        if adopts {
+            // The revisions of the store that adopts are others.
+            self.revision = 0;
         }
         self.welcomed = true;
         Ok(Event::Welcomed {
             store_id: welcome.store_id,
             controller: welcome.controller,
             version: welcome.version,
+            adopts,
             want_buckets: welcome.want_buckets,
+        })
+    }
+
+    /// Why this store's word is not taken.
+    fn refusal(&self, welcome: &v1::Welcome) -> Option<SessionError> {
+        if !self.store_id.is_empty() && self.store_id != welcome.store_id {
+            let (held, offered) = (self.store_id.clone(), welcome.store_id.clone());
+            return Some(SessionError::OtherStore { held, offered });
+        }
+        (welcome.revision < self.revision)
+            .then_some(SessionError::OlderStore { held: self.revision, offered: welcome.revision })
+    }
+
+    /// Whether an operator has adopted a node that holds just what this one does: nothing that was said of another state,
+    /// or before a backup was restored, is taken for it.
+    fn is_adopted_by(&self, welcome: &v1::Welcome) -> bool {
+        welcome.adoption.as_ref().is_some_and(|adoption| {
+            adoption.former_store_id == self.store_id
+                && adoption.former_revision == self.revision
+                && adoption.former_digest == self.digest
         })
     }
 

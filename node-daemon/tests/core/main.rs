@@ -202,6 +202,50 @@ async fn another_store_changes_nothing_and_operators_are_told() {
 }
 
 #[tokio::test]
+async fn an_adopted_node_enforces_what_it_has_until_all_of_the_other_stores_state_is_there() {
+    let (_state, kernel, fake, node, stream) = synced(vec![address("10.200.2.9", 300)]).await;
+    drop(stream);
+    let before = ipcache_len(&kernel);
+    let mut stream = fake.stream().await;
+    let have = stream.hello.have.clone().unwrap();
+    let welcome = v1::Welcome {
+        store_id: "store-2".to_owned(),
+        revision: 3,
+        adoption: Some(v1::Adoption {
+            former_store_id: "store-1".to_owned(),
+            former_revision: have.revision,
+            former_digest: weft_shared::digest::total(have.digests.iter().map(|digest| &*digest.digest))
+                .unwrap()
+                .to_bytes()
+                .to_vec(),
+        }),
+        ..v1::Welcome::default()
+    };
+    assert_eq!((have.identities_through, have.endpoint_cidrs), (300, vec!["10.200.1.0/24".to_owned()]));
+    stream.send(v1::controller_message::Message::Welcome(welcome.clone())).await;
+    stream.report(|report| matches!(report, Report::Inventory(_)).then_some(())).await;
+    drop(stream);
+
+    // Broken off, it is as it was.
+    let mut stream = fake.stream().await;
+    assert_eq!(stream.hello.have.as_ref().unwrap().store_id, "store-1");
+    assert_eq!(ipcache_len(&kernel), before);
+
+    stream.send(v1::controller_message::Message::Welcome(welcome)).await;
+    let delta = v1::Delta { identities_through: 256, ..full(3, base()) };
+    stream.delta(delta).await;
+    assert_eq!(stream.ack().await.revision, 3);
+
+    assert_eq!(ipcache_len(&kernel), before - 1);
+    assert_eq!(kernel.maps.with(|state| state.tables.identities_through), 256);
+    let status = node.status().await;
+    assert_eq!((status.realised_revision, status.identities_through), (3, 256));
+    drop(stream);
+    let have = fake.stream().await.hello.have.unwrap();
+    assert_eq!((have.store_id.as_str(), have.revision), ("store-2", 3));
+}
+
+#[tokio::test]
 async fn without_a_controller_the_last_known_state_is_enforced() {
     let (state, kernel, fake, node, stream) = synced(vec![address("10.200.2.9", 300)]).await;
     drop((stream, fake));

@@ -116,7 +116,7 @@ impl Machine {
         .unwrap();
         let core = Core::start(Self::settings(), loaded, ground, object, links).await.unwrap();
         let (reports, received) = mpsc::channel(1024);
-        core.connected("store-1".to_owned(), "test".to_owned(), reports).await.unwrap();
+        core.connected("store-1".to_owned(), false, "test".to_owned(), reports).await.unwrap();
         Live { core, _reports: received }
     }
 

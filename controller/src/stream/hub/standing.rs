@@ -52,7 +52,34 @@ impl Hub {
         }
         let own = state.fleet.nodes().map(|(name, _)| name).filter(|name| !self.is_elsewhere(&state, name));
         let own = own.filter_map(|name| Some((name, self.standing_of(&state, name)?)));
-        own::record(&self.controller, &self.run, state.fleet.changed(), own)
+        let mut record = own::record(&self.controller, &self.run, state.fleet.changed(), own);
+        let waiting = state.waiting_for_adoption.list();
+        record.waiting_for_adoption = waiting.iter().map(prost::Message::encode_to_vec).collect();
+        record
+    }
+
+    // ---- Adoption ----
+
+    /// The node was turned away. `true`: that is news.
+    pub fn turned_away(&self, node: v1::WaitingNode) -> bool {
+        let news = self.lock().waiting_for_adoption.note(node);
+        self.tell_progress();
+        news
+    }
+
+    /// Nodes that wait at any controller.
+    pub fn waiting_for_adoption(&self) -> Vec<v1::WaitingNode> {
+        let mut state = self.lock();
+        let mut waiting = state.records.waiting_for_adoption(&self.controller, self.now());
+        waiting.extend(state.waiting_for_adoption.list());
+        // One that has asked several controllers says the same to each.
+        waiting.sort_by(|left, right| left.name.cmp(&right.name));
+        waiting.dedup_by(|later, earlier| later.name == earlier.name);
+        let served = |node: &v1::WaitingNode| {
+            self.standing_of(&state, &node.name).is_some_and(|standing| standing.connected)
+        };
+        waiting.retain(|node| !served(node));
+        waiting
     }
 
     // ---- Nodes ----
