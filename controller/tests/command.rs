@@ -62,6 +62,18 @@ fn a_second_controller_on_the_same_data_fails_and_says_why() {
     assert!(said.contains("weft.redb is in use by another process"), "{said}");
 }
 
+/// It tries for half a minute, in which nothing else has to wait for this test.
+#[test]
+fn a_store_that_cannot_be_reached_ends_the_controller_with_what_was_tried() {
+    // A port that was free a moment ago, and that nobody listens on.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{address}");
+    let (code, said) = run(&["--listen", "127.0.0.1:0", "--etcd", &url]);
+    assert_eq!(code, Some(1), "{said}");
+    let expected = format!("weft-controller: the store cannot be reached: {url}: ");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with(&expected)), "{said}");
+}
+
 #[test]
 fn every_controller_command_in_the_documents_is_one() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -3,16 +3,6 @@
 use anyhow::Result;
 use weft_integration::{fleet::scenario, traffic::Vigil};
 
-const POLICY: &str = "
-kind: Policy
-name: server
-subject: {endpoints: {matchLabels: {app: server}}}
-ingress:
-  - name: client
-    action: allow
-    peers: [{endpoints: {matchLabels: {app: client}}}]
-    ports: [{protocol: UDP, port: 1000}, {protocol: TCP, port: 1001}]
-";
 const ANOTHER: &str = "
 kind: Policy
 name: client
@@ -26,8 +16,8 @@ fn sigkill_of_the_controller_is_not_noticed_by_packets() -> Result<()> {
         let server = fleet.attach(1, "server", &[("app", "server")])?;
         let near = fleet.attach(1, "near", &[("app", "client")])?;
         let far = fleet.attach(2, "far", &[("app", "client")])?;
-        fleet.apply(POLICY)?;
-        let vigil = Vigil::start(&server, &[&near, &far], 1000)?;
+        fleet.apply(Vigil::POLICY)?;
+        let vigil = Vigil::start(&server, &[&near, &far])?;
 
         fleet.controller_mut().kill()?;
         vigil.goes_on()?;

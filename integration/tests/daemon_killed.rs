@@ -2,25 +2,14 @@
 use anyhow::Result;
 use weft_integration::{fleet::scenario, traffic::Vigil};
 
-const POLICY: &str = "
-kind: Policy
-name: server
-subject: {endpoints: {matchLabels: {app: server}}}
-ingress:
-  - name: client
-    action: allow
-    peers: [{endpoints: {matchLabels: {app: client}}}]
-    ports: [{protocol: UDP, port: 1000}, {protocol: TCP, port: 1001}]
-";
-
 #[test]
 fn sigkill_sigterm_and_restart_lose_no_packet_and_open_nothing() -> Result<()> {
     scenario("kill", 2, |fleet| {
         let server = fleet.attach(1, "server", &[("app", "server")])?;
         let near = fleet.attach(1, "near", &[("app", "client")])?;
         let far = fleet.attach(2, "far", &[("app", "client")])?;
-        fleet.apply(POLICY)?;
-        let vigil = Vigil::start(&server, &[&near, &far], 1000)?;
+        fleet.apply(Vigil::POLICY)?;
+        let vigil = Vigil::start(&server, &[&near, &far])?;
 
         // The server's and the far client's daemon, each killed and, after it is back, told to end.
         for (node, kill) in [(1, true), (2, true), (1, false), (2, false)] {

@@ -8,16 +8,6 @@ use weft_integration::{
     wait,
 };
 
-const POLICY: &str = "
-kind: Policy
-name: server
-subject: {endpoints: {matchLabels: {app: server}}}
-ingress:
-  - name: client
-    action: allow
-    peers: [{endpoints: {matchLabels: {app: client}}}]
-    ports: [{protocol: UDP, port: 1000}, {protocol: TCP, port: 1001}]
-";
 /// `weft`: the server cannot be reached. `EX_UNAVAILABLE` of sysexits.h.
 const UNREACHABLE: i32 = 69;
 
@@ -52,8 +42,8 @@ fn a_hung_and_a_killed_etcd_are_not_noticed_by_packets() -> Result<()> {
         let server = fleet.attach(1, "server", &[("app", "server")])?;
         let near = fleet.attach(1, "near", &[("app", "client")])?;
         let far = fleet.attach(2, "far", &[("app", "client")])?;
-        fleet.apply(POLICY)?;
-        let vigil = Vigil::start(&server, &[&near, &far], 1000)?;
+        fleet.apply(Vigil::POLICY)?;
+        let vigil = Vigil::start(&server, &[&near, &far])?;
 
         fleet.controller_mut().etcd()?.freeze()?;
         refused(fleet)?;

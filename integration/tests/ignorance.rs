@@ -46,7 +46,7 @@ fn newcomers_stay_out_until_they_are_known(
         let server = fleet.attach(DEAF, "server", &[("app", "server")])?;
         let known = fleet.attach(2, "known", &[("app", "client")])?;
         fleet.apply(POLICY)?;
-        let vigil = Vigil::start(&server, &[&known], 1000)?;
+        let vigil = Vigil::start(&server, &[&known])?;
 
         deafen(fleet)?;
         let bad = fleet.attach(2, "bad", &[("app", "client"), ("class", "bad")])?;

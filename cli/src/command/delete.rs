@@ -6,7 +6,7 @@ use super::{
     wait::{self, WaitFlags},
 };
 use crate::{
-    client::{self, request},
+    client::{self, Operator, request},
     failure::Failure,
     kind::{self, KindArgument},
     manifest,
@@ -31,23 +31,33 @@ impl Delete {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let mut operator = client::operator(&global.server).await?;
         let kind = self.kind.0;
-        let message =
-            v1::DeleteRequest { kind: kind.into(), name: self.name.clone(), if_revision: self.if_revision };
-        let answer = operator.client.delete(request(message)).await;
-        let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
-        let mut value = manifest::answer("DeleteResponse", &answer);
-        let mut text =
-            format!("{} {} deleted\n\nrevision {}\n", kind::name(kind), self.name, answer.revision);
-        let mut outcome = Ok(());
-        if self.waiting.wait {
-            let waited = wait::realised(&mut operator, answer.revision, self.waiting.limit.timeout).await;
-            value["realised"] = manifest::answer("WaitRealisedResponse", &waited.last);
-            if waited.outcome.is_ok() {
-                text.push_str(&apply::realised(&value["realised"]));
-            }
-            outcome = waited.outcome;
-        }
-        global.output.write(|| text, || value)?;
-        outcome
+        let said = format!("{} {} deleted", kind::name(kind), self.name);
+        let message = v1::DeleteRequest { kind: kind.into(), name: self.name, if_revision: self.if_revision };
+        delete(&mut operator, global, message, &self.waiting, &said).await
     }
+}
+
+/// Deletes, waits if that is asked for, and says what was done.
+pub(super) async fn delete(
+    operator: &mut Operator,
+    global: &Global,
+    message: v1::DeleteRequest,
+    waiting: &WaitFlags,
+    said: &str,
+) -> Result<(), Failure> {
+    let answer = operator.client.delete(request(message)).await;
+    let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
+    let mut value = manifest::answer("DeleteResponse", &answer);
+    let mut text = format!("{said}\n\nrevision {}\n", answer.revision);
+    let mut outcome = Ok(());
+    if waiting.wait {
+        let waited = wait::realised(operator, answer.revision, waiting.limit.timeout).await;
+        value["realised"] = manifest::answer("WaitRealisedResponse", &waited.last);
+        if waited.outcome.is_ok() {
+            text.push_str(&apply::realised(&value["realised"]));
+        }
+        outcome = waited.outcome;
+    }
+    global.output.write(|| text, || value)?;
+    outcome
 }

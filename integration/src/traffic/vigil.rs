@@ -5,6 +5,8 @@ use anyhow::{Result, ensure};
 use super::{Conversation, DeniedProbes, EchoStream, UdpServer};
 use crate::{fleet::Party, limits::READY, wait};
 
+/// What clients may reach the server by: UDP, for echoes, and TCP, for a conversation.
+const PORTS: (u16, u16) = (1000, 1001);
 /// Echoes on each stream that show that it goes on.
 const ECHOES: u64 = 200;
 /// First port of the probes on the server; no policy may open one from here on.
@@ -20,23 +22,36 @@ pub struct Vigil {
 }
 
 impl Vigil {
-    /// Each client may reach the server by UDP on this port, and by TCP on the next one; both families. Each of them is a
-    /// prober as well, on ports that are denied.
-    pub fn start(server: &Party, clients: &[&Party], port: u16) -> Result<Self> {
-        let udp = UdpServer::start(&server.namespace, port)?;
+    /// What it needs: clients have the label `app: client`, the server `app: server`.
+    pub const POLICY: &str = "
+kind: Policy
+name: server
+subject: {endpoints: {matchLabels: {app: server}}}
+ingress:
+  - name: client
+    action: allow
+    peers: [{endpoints: {matchLabels: {app: client}}}]
+    ports: [{protocol: UDP, port: 1000}, {protocol: TCP, port: 1001}]
+";
+
+    /// Where [`Vigil::POLICY`], or another that allows as much, is realised. Both families; each client is a prober as
+    /// well, on ports that are denied.
+    pub fn start(server: &Party, clients: &[&Party]) -> Result<Self> {
+        let (echoes, conversation) = PORTS;
+        let udp = UdpServer::start(&server.namespace, echoes)?;
         let mut vigil = Self { streams: Vec::new(), probes: Vec::new(), talks: Vec::new(), _server: udp };
         let mut denied = DENIED;
         for client in clients {
             for family in [4, 6] {
                 let (from, to, address) = (&client.namespace, &server.namespace, server.address(family)?);
-                vigil.streams.push(EchoStream::start(from, (address, port).into()));
+                vigil.streams.push(EchoStream::start(from, (address, echoes).into()));
                 vigil.probes.push(DeniedProbes::start(from, to, (address, denied).into())?);
                 denied += 1;
             }
         }
         for (client, family) in clients.iter().zip([4, 6]) {
             let (from, to, address) = (&client.namespace, &server.namespace, server.address(family)?);
-            vigil.talks.push(Conversation::establish(from, to, address, port + 1)?);
+            vigil.talks.push(Conversation::establish(from, to, address, conversation)?);
         }
         vigil.goes_on()?;
         Ok(vigil)

@@ -3,16 +3,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use weft_proto::v1;
 
-use super::super::{
-    Global, apply,
-    wait::{self, WaitFlags},
-};
-use crate::{
-    client::{self, request},
-    failure::Failure,
-    manifest,
-    output::count,
-};
+use super::super::{Global, delete::delete, wait::WaitFlags};
+use crate::{client, failure::Failure, output::count};
 
 /// Remove a node that is lost, with its endpoints: their names and addresses are free again
 ///
@@ -50,22 +42,9 @@ impl Remove {
             name: self.name.clone(),
             if_revision: self.if_revision,
         };
-        let answer = operator.client.delete(request(message)).await;
-        let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
-        let mut value = manifest::answer("DeleteResponse", &answer);
         let with = count(endpoints, "endpoint", "endpoints");
-        let mut text = format!("node {} removed, with {with}\n\nrevision {}\n", self.name, answer.revision);
-        let mut outcome = Ok(());
-        if self.waiting.wait {
-            let waited = wait::realised(&mut operator, answer.revision, self.waiting.limit.timeout).await;
-            value["realised"] = manifest::answer("WaitRealisedResponse", &waited.last);
-            if waited.outcome.is_ok() {
-                text.push_str(&apply::realised(&value["realised"]));
-            }
-            outcome = waited.outcome;
-        }
-        global.output.write(|| text, || value)?;
-        outcome
+        let said = format!("node {} removed, with {with}", self.name);
+        delete(&mut operator, global, message, &self.waiting, &said).await
     }
 }
 
