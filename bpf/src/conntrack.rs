@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
 use weft_shared::layout::{Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds};
 
 use crate::{
-    maps::{self, FLOWS, NODES, SUBJECTS},
+    maps::{self, FLOWS, NODES, ROW, SUBJECTS},
     parse::{Echo, Packet, protocol, tcp},
     verdict::Moment,
 };
@@ -114,8 +114,23 @@ pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
 /// every way.
 #[inline(never)]
 pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
-    let (key, high) = key(packet);
-    live(packet, &key, high, now)
+    let row = aside()?;
+    let high;
+    (row.key, high) = key(packet);
+    live(packet, &row.key, high, now)
+}
+
+/// A row of the flow table in the making.
+#[derive(Clone, Copy)]
+pub struct Row {
+    key: FlowKey,
+    flow: Flow,
+}
+
+#[inline(always)]
+fn aside() -> Option<&'static mut Row> {
+    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
+    ROW.get_ptr_mut(0).map(|row| unsafe { &mut *row })
 }
 
 /// The live entry of the packet's flow. One that is over is none: timed out, or closed and opened again.
@@ -265,12 +280,14 @@ pub fn remember(
 /// direction.
 #[inline(never)]
 fn write(packet: &Packet, ends: &Ends, state: u32, moment: &Moment) -> bool {
-    let (key, high) = key(packet);
+    let Some(row) = aside() else { return false };
+    let high;
+    (row.key, high) = key(packet);
     let original = state >> 16 != 0;
     let (from, to) =
         if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
     let from_high = if original == high { flow_flags::FROM_HIGH } else { 0 };
-    let flow = Flow {
+    row.flow = Flow {
         judged_at: moment.epoch,
         seen_at: moment.now,
         source_identity: from.identity,
@@ -285,7 +302,7 @@ fn write(packet: &Packet, ends: &Ends, state: u32, moment: &Moment) -> bool {
         destination_class: to.class as u8,
     };
     // Replaced as a whole, so that no other CPU sees half of one verdict and half of another.
-    FLOWS.insert(&key, &flow, BPF_ANY.into()).is_ok()
+    FLOWS.insert(&row.key, &row.flow, BPF_ANY.into()).is_ok()
 }
 
 /// The clock of the flow table: coarse, because a fine one costs as much as a look-up.

@@ -15,7 +15,7 @@ use weft_shared::layout::{
     },
 };
 
-use crate::{events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
+use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
@@ -77,6 +77,9 @@ pub static CUT: PerCpuArray<Cut, 1> = PerCpuArray::new();
 /// What later fragments will be given, on its way to the table: the stack has no room for it.
 #[btf_map]
 pub static HANDED_ON: PerCpuArray<Fragment, 1> = PerCpuArray::new();
+/// A row of the flow table on its way there: the stack has no room for it.
+#[btf_map]
+pub static ROW: PerCpuArray<Row, 1> = PerCpuArray::new();
 /// What an ICMP error quotes.
 #[btf_map]
 pub static QUOTED: PerCpuArray<Quoted, 1> = PerCpuArray::new();
