@@ -68,3 +68,6 @@ pub const MTU_BYTES_MIN: u32 = 1280;
 pub const OVERLAY_BYTES_V4: u32 = 50;
 /// VXLAN over IPv6.
 pub const OVERLAY_BYTES_V6: u32 = 70;
+
+/// Attempts at loading a kernel program whose verification is interrupted; libbpf makes as many.
+pub const LOAD_ATTEMPTS_MAX: u32 = 5;

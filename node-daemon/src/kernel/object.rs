@@ -26,7 +26,10 @@ use super::{
     pins,
     trusted::Plain,
 };
-use crate::plan::tables::{Step, Tables};
+use crate::{
+    limits::LOAD_ATTEMPTS_MAX,
+    plan::tables::{Step, Tables},
+};
 
 /// The object, as `build.rs` found it.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("WEFT_BPF_OBJECT"));
@@ -136,9 +139,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     let programs = ebpf.programs_mut().filter(|(name, _)| PROGRAMS.contains(name));
     thread::scope(|scope| {
         let loading: Vec<_> = programs
-            .map(|(name, program)| {
-                (name, scope.spawn(move || <&mut SchedClassifier>::try_from(program)?.load()))
-            })
+            .map(|(name, program)| (name, scope.spawn(move || load_program(program.try_into()?))))
             .collect();
         for (name, load) in loading {
             let failed = |error: ProgramError| KernelError::new(format!("load {name}"), error);
@@ -154,6 +155,18 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
     let program =
         ebpf.program_mut(name).ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
     program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
+}
+
+/// Loads, again where the verifier gave up because a signal was there for the thread (EAGAIN): it has not looked then.
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS_MAX {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
+            other => return other,
+        }
+    }
+    program.load()
 }
 
 /// Handles of their own to the maps, which the typed ones don't give away.
