@@ -115,6 +115,7 @@ fn tests(workspace: &Workspace, options: &Options, part: Part) -> Result<Counts>
         run.args(["test", "--workspace", "--exclude", "weft-integration"]).args(AS_NEXTEST);
     }
     run.args(&options.filter).env("WEFT_BINARIES", build::binaries(workspace, false));
+    run.env("WEFT_BENCH_OBJECT", workspace.bench_object());
     if !is_root() {
         run.env(format!("CARGO_TARGET_{}_RUNNER", host_triple()), "sudo --preserve-env");
     }

@@ -181,12 +181,12 @@ fn one(subjects: &mut Subjects, group: &Group, entries: u32, options: &Options, 
 }
 
 fn figures(groups: &[Group]) -> Vec<Figure> {
-    let references = Flows::ALL.map(|flows| {
+    let references = Flows::ALL.into_iter().filter_map(|flows| {
         let of_all = groups.iter().filter(|group| group.flows == flows);
         let rounds: Vec<f64> = of_all.flat_map(|group| group.reference.iter().copied()).collect();
-        Figure::plain(flows.reference(), "ns", &rounds)
+        (!rounds.is_empty()).then(|| Figure::plain(flows.reference(), "ns", &rounds))
     });
-    references.into_iter().chain(groups.iter().flat_map(Group::figures)).collect()
+    references.chain(groups.iter().flat_map(Group::figures)).collect()
 }
 
 /// Another CPU's caches are cold, and its share of the tables' free rows is another.
