@@ -130,6 +130,6 @@ pub(super) fn peer_selectors(policy: &Policy) -> BTreeMap<Arc<str>, Selector> {
 pub(super) fn needs_all_addresses(policy: &Policy) -> bool {
     let rules = policy.ingress.iter().chain(&policy.egress).flatten();
     rules.into_iter().any(|rule| {
-        rule.denies_by_labels() || rule.names_class(Class::Fleet) || rule.names_class(Class::Unmanaged)
+        rule.denies_endpoints() || rule.names_class(Class::Fleet) || rule.names_class(Class::Unmanaged)
     })
 }

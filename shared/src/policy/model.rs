@@ -74,10 +74,11 @@ pub enum Peer<S = Selector> {
 }
 
 impl<S> Rule<S> {
-    /// Whether it denies endpoints by their labels.
-    pub fn denies_by_labels(&self) -> bool {
-        self.action == Action::Deny
-            && self.peers.iter().flatten().any(|peer| matches!(peer, Peer::Endpoints(_)))
+    /// Whether it denies endpoints: some by their labels, or all of them.
+    pub fn denies_endpoints(&self) -> bool {
+        let is_endpoints =
+            |peer| matches!(peer, &Peer::Endpoints(_) | &Peer::Entity(Entity::Class(Class::Fleet)));
+        self.action == Action::Deny && self.peers.iter().flatten().any(is_endpoints)
     }
 
     /// Whether it names this class itself (`all` and absent peers do not name any).
@@ -90,9 +91,9 @@ impl<S> Rule<S> {
 }
 
 /// "Never open by ignorance": whether these rules, one subject's in one direction, close it to addresses inside the pools
-/// of which nothing is known, because such an address might be one that they deny by its labels.
+/// of which nothing is known, because such an address might be an endpoint that they deny.
 pub fn unmanaged_is_closed<'a, S: 'a>(mut rules: impl Iterator<Item = &'a Rule<S>> + Clone) -> bool {
-    rules.clone().any(Rule::denies_by_labels) && !rules.any(|rule| rule.names_class(Class::Unmanaged))
+    rules.clone().any(Rule::denies_endpoints) && !rules.any(|rule| rule.names_class(Class::Unmanaged))
 }
 
 /// A class of parties, or all of them.

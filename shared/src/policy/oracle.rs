@@ -40,7 +40,7 @@ pub fn judge(
 
     let rules = selecting.iter().flat_map(|policy| policy.rules(direction));
     if peer.class == Class::Unmanaged && unmanaged_is_closed(rules) {
-        let text = "rules deny by labels, and nothing is known of this address inside the pools";
+        let text = "rules deny endpoints, and nothing is known of this address inside the pools";
         return decided(Action::Deny, "", "", text);
     }
     for action in [Action::Deny, Action::Allow] {
