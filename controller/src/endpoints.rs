@@ -165,14 +165,22 @@ async fn plan_report(
     Ok(revision)
 }
 
-/// The endpoint's attachment has ended. Of another node's endpoint, nothing happens.
-pub async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<(), EndpointError> {
+/// The endpoint's attachment has ended. Of another node's endpoint, or another instance of the name (`None`: whichever),
+/// nothing happens.
+pub async fn gone(
+    store: &dyn Store,
+    node: &str,
+    name: &str,
+    instance: Option<&str>,
+) -> Result<(), EndpointError> {
     let key = keys::object(v1::Kind::Endpoint, name);
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
         let (stored, _) = store.get(&key).await?;
         let Some(stored) = stored else { return Ok(()) };
         let endpoint = resource::decode_endpoint(&stored)?;
-        if endpoint.node != node {
+        let stored_instance = endpoint.attachment.as_ref().map_or("", |attachment| &attachment.instance);
+        let is_other = |instance: &str| !stored_instance.is_empty() && instance != stored_instance;
+        if endpoint.node != node || instance.is_some_and(is_other) {
             return Ok(());
         }
         let mut plan = Plan::default();

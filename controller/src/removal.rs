@@ -50,7 +50,7 @@ async fn try_remove(
     let Some(stored) = stored else { return Err(NodeError::NotFound(name.to_owned())) };
     let node = resource::decode_node(&stored)?;
     for endpoint in &known.endpoints {
-        endpoints::gone(store, name, endpoint).await.map_err(NodeError::Endpoint)?;
+        endpoints::gone(store, name, endpoint, None).await.map_err(NodeError::Endpoint)?;
     }
     let mut plan = Plan::default();
     plan.expect(&key, Some(&stored));

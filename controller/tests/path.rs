@@ -68,7 +68,9 @@ async fn an_applied_policy_reaches_its_subjects_node_and_counts_as_realised_when
 #[tokio::test]
 async fn an_endpoints_address_is_gone_from_its_peers_when_it_is() {
     let (_fleet, mut first, second) = web_and_api().await;
-    second.report(Report::EndpointGone(v1::EndpointGone { name: "web-1".to_owned() })).await;
+    second
+        .report(Report::EndpointGone(v1::EndpointGone { name: "web-1".to_owned(), ..Default::default() }))
+        .await;
     first.until("the address is gone", |node| node.names(ResourceType::Address).is_empty()).await;
 }
 

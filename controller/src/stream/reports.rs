@@ -36,8 +36,9 @@ pub(super) async fn endpoint(
     }
 }
 
-pub(super) async fn gone(store: &dyn Store, node: &str, name: &str) -> Result<(), Status> {
-    endpoints::gone(store, node, name).await.map_err(failed)
+pub(super) async fn gone(store: &dyn Store, node: &str, gone: &v1::EndpointGone) -> Result<(), Status> {
+    let instance = Some(&*gone.instance).filter(|instance| !instance.is_empty());
+    endpoints::gone(store, node, &gone.name, instance).await.map_err(failed)
 }
 
 pub(super) async fn inventory(
@@ -59,7 +60,7 @@ pub(super) async fn inventory(
     });
     for name in others {
         tracing::info!(node, endpoint = name, "endpoint removed: its node does not have it any more");
-        endpoints::gone(store, node, &name).await.map_err(failed)?;
+        endpoints::gone(store, node, &name, None).await.map_err(failed)?;
     }
     Ok(())
 }

@@ -333,7 +333,7 @@ impl Stream<'_> {
                 let answer = reports::endpoint(&self.context.registry, node, report).await?;
                 self.answers.push_back(Message::EndpointAnswer(answer));
             }
-            Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone.name).await?,
+            Some(Report::EndpointGone(gone)) => reports::gone(store, node, &gone).await?,
             Some(Report::Inventory(inventory)) => {
                 reports::inventory(store, &self.context.hub, node, inventory).await?;
             }

@@ -274,7 +274,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.failed(&error);
         }
         self.reported.remove(name);
-        self.report(Report::EndpointGone(v1::EndpointGone { name: name.to_owned() }));
+        let gone = v1::EndpointGone { name: name.to_owned(), instance: attachment.instance };
+        self.report(Report::EndpointGone(gone));
+        let word = self.desired.endpoints().get(name).cloned();
+        self.set_right.insert(name.to_owned(), word);
         info!(endpoint = %name, "detached");
         if let Err(error) = self.write_kernel() {
             self.failed(&error);

@@ -28,7 +28,7 @@ pub use network::Ground;
 pub use start::{Loaded, StartError};
 
 use crate::{
-    desired::{Desired, attachments::Attachments, disk::Disk},
+    desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk},
     kernel::links::Link,
     observe::names::Names,
     plan::tables::Tables,
@@ -122,6 +122,9 @@ struct State<D, L> {
     guarded: bool,
     /// What the controller of this stream was told of each endpoint.
     reported: BTreeMap<String, v1::Endpoint>,
+    /// The controller's words that are not about what this node has, of which it was told on this stream. `None`: there
+    /// was no word where one should be.
+    set_right: BTreeMap<String, Option<EndpointWord>>,
     /// Endpoints that the controller refused, until their caller has asked.
     refused: BTreeMap<String, Refusal>,
     /// Goes up whenever something that a caller may wait for has changed.

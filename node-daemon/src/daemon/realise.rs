@@ -154,6 +154,7 @@ impl<D: Datapath, L: Links> State<D, L> {
     pub(super) fn after_change(&mut self) {
         self.attachments.return_lent(self.desired.endpoints());
         self.names.store(std::sync::Arc::new(Names::of(&self.desired, &self.attachments)));
+        self.set_right();
         self.report_endpoints();
         self.changed.send_modify(|changes| *changes += 1);
     }

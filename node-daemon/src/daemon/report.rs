@@ -1,12 +1,14 @@
 //! What the controller is told of this node, and what it answers.
 
+use std::collections::BTreeMap;
+
 use tracing::{info, warn};
 use weft_proto::v1::{self, node_report::Report};
 use weft_shared::layout::endpoint_flags;
 
 use super::{Connection, Refusal, State, Wants};
 use crate::{
-    desired::{FEATURES, attachments::Attachment},
+    desired::{EndpointWord, FEATURES, attachments::Attachment},
     endpoint::interface::mac_text,
     kernel::{Datapath, links::Links},
     limits::ENDPOINTS_MAX,
@@ -63,13 +65,50 @@ impl<D: Datapath, L: Links> State<D, L> {
         for name in gone {
             let taken_in = self.attachments.endpoints.get(&name).is_some_and(|own| own.accepted.is_some());
             if !taken_in {
-                self.report(Report::EndpointGone(v1::EndpointGone { name }));
+                let instance = String::new();
+                self.report(Report::EndpointGone(v1::EndpointGone { name, instance }));
             }
         }
         let names = self.attachments.endpoints.keys().cloned().collect();
         self.report(Report::Inventory(v1::EndpointInventory { names }));
         self.reported.clear();
+        self.set_right.clear();
         self.report_endpoints();
+    }
+
+    /// What was said on an earlier stream may have been stored late, over what was said since. Where the controllers'
+    /// word is not about what this node has, they are told again, once for each such word.
+    pub(super) fn set_right(&mut self) {
+        if self.connection.is_none() || !self.synced {
+            return;
+        }
+        let words = self.desired.endpoints();
+        let strays = words.iter().filter(|(name, _)| !self.attachments.endpoints.contains_key(*name));
+        let mut wrong: BTreeMap<String, Option<EndpointWord>> =
+            strays.map(|(name, word)| (name.clone(), Some(word.clone()))).collect();
+        for own in self.attachments.endpoints.values() {
+            let told = own.accepted.is_some_and(|accepted| self.desired.revision >= accepted);
+            match words.get(&own.name) {
+                Some(word) if !own.is_meant_by(&word.instance) => {
+                    wrong.insert(own.name.clone(), Some(word.clone()));
+                }
+                None if told => drop(wrong.insert(own.name.clone(), None)),
+                _ => {}
+            }
+        }
+        for (name, word) in &wrong {
+            if self.set_right.get(name) == Some(word) {
+                continue;
+            }
+            info!(endpoint = %name, "what the controller says of it is not so any more: it is told again");
+            if self.attachments.endpoints.contains_key(name) {
+                self.reported.remove(name);
+            } else {
+                let instance = word.as_ref().map(|word| word.instance.clone()).unwrap_or_default();
+                self.report(Report::EndpointGone(v1::EndpointGone { name: name.clone(), instance }));
+            }
+        }
+        self.set_right = wrong;
     }
 
     /// Reports each endpoint whose state the controller was not told yet.

@@ -120,6 +120,7 @@ impl Core {
             unconnected: Some("not tried yet".to_owned()),
             guarded: false,
             reported: BTreeMap::new(),
+            set_right: BTreeMap::new(),
             refused: BTreeMap::new(),
             changed,
             names: Arc::clone(&names),

@@ -506,6 +506,24 @@ async fn what_is_said_of_an_attachment_is_never_taken_for_the_next_of_its_name()
 }
 
 #[tokio::test]
+async fn a_controller_that_says_what_is_not_so_is_told_again() {
+    let (_state, _kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("web", "web").await;
+    let current = reported_instance(&mut stream).await;
+    let said = |revision, upserts| v1::Delta { nonce: revision, revision, upserts, ..v1::Delta::default() };
+
+    // Transactions of earlier streams, which came late: one over this attachment, one of a name that nobody has.
+    let late = vec![endpoint_of("former", "web", 256, true), endpoint_of("ended", "db", 257, false)];
+    stream.delta(said(7, late)).await;
+
+    let gone =
+        stream.report(|report| if let Report::EndpointGone(gone) = report { Some(gone) } else { None });
+    let gone = gone.await;
+    assert_eq!((gone.name.as_str(), gone.instance.as_str()), ("db", "ended"));
+    assert_eq!(reported_instance(&mut stream).await, current);
+}
+
+#[tokio::test]
 async fn an_endpoint_whose_rows_cannot_be_taken_away_yet_is_over_all_the_same() {
     let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
     node.attach("web", "web").await;
