@@ -23,6 +23,8 @@ pub(crate) struct Options {
 enum Name {
     /// Packets through the kernel programs, beside a reference
     Datapath,
+    /// From `apply` to realised on up to 1,000 nodes, beside a bare fan-out
+    Control,
 }
 
 impl Name {
@@ -30,6 +32,7 @@ impl Name {
     fn subcommand(self) -> &'static str {
         match self {
             Self::Datapath => "datapath",
+            Self::Control => "control",
         }
     }
 
@@ -37,6 +40,7 @@ impl Name {
     fn optimised(self) -> bool {
         match self {
             Self::Datapath => false,
+            Self::Control => true,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_integration::bench::{Report, datapath};
+use weft_integration::bench::{Report, control, datapath};
 
 #[derive(Debug, Parser)]
 #[command(name = "weft-bench", about = "Measures what Weft promises in numbers")]
@@ -24,6 +24,14 @@ struct Arguments {
 enum Bench {
     /// Packets through the kernel programs, beside a reference
     Datapath(datapath::Options),
+    /// From `apply` to realised, beside a bare fan-out of the same bytes
+    Control(control::Options),
+    /// What `control` measures, as a process of its own
+    #[command(hide = true)]
+    ControllerProcess(control::servers::ControllerOptions),
+    /// What `control` compares with, as a process of its own
+    #[command(hide = true)]
+    FanOutProcess(control::servers::FanOutOptions),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +49,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let say = |text: &str| eprintln!("  {text}");
     let report: Report = match &arguments.bench {
         Bench::Datapath(options) => datapath::run(&arguments.object, options, say)?,
+        Bench::Control(options) => control::run(options, say)?,
+        Bench::ControllerProcess(options) => return control::servers::controller(options),
+        Bench::FanOutProcess(options) => return control::servers::fan_out(options),
     };
     println!("{}", report.table());
     if let Some(path) = &arguments.json {

@@ -1,0 +1,140 @@
+//! What a reconnect costs on the wire, in both directions, HTTP/2 and all: a real daemon core on the kernel's twin, behind a
+//! wire that counts.
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio_util::sync::CancellationToken;
+use weft_noded::{
+    daemon::{AttachSpec, Core, Ground, Loaded, Settings, Target, VXLAN_DEVICE},
+    desired::disk::Disk,
+    kernel::twin::{Twin, TwinLinks},
+    stream::client,
+};
+
+use super::{
+    PATIENCE,
+    operator::{Operator, policy},
+    proxy::Proxy,
+};
+use crate::bench::report::Figure;
+
+/// Policies that the node holds; 1 % of them is changed.
+const POLICIES: u32 = 1000;
+const CHANGED: u32 = POLICIES / 100;
+/// As many as one Apply takes.
+const APPLIED_AT_ONCE: usize = 50;
+/// After the last that is waited for, for what is still on its way.
+const SETTLE: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const ROUNDS: u32 = 5;
+
+pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Figure>> {
+    let (proxy, directory) = (Proxy::start(url).await?, tempfile::tempdir()?);
+    let core = daemon(directory.path()).await?;
+    let cancel = CancellationToken::new();
+    tokio::spawn(client::run(core.clone(), vec![proxy.url.clone()], cancel.clone()));
+    connected(&core).await?;
+    core.attach(workload()).await?.map_err(|error| anyhow!("{error}"))?;
+    let mut revision = change(operator, 0..POLICIES, 1).await?;
+    realised(&core, revision).await?;
+    let (mut none, mut some, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        none.push(reconnect(&core, &proxy, revision).await?);
+        proxy.set_up(false);
+        disconnected(&core).await?;
+        revision = change(operator, 0..CHANGED, 2 + 2 * round).await?;
+        some.push(back(&core, &proxy, revision).await?);
+        proxy.set_up(false);
+        disconnected(&core).await?;
+        revision = change(operator, 0..POLICIES, 3 + 2 * round).await?;
+        all.push(back(&core, &proxy, revision).await?);
+    }
+    cancel.cancel();
+    Ok(vec![
+        Figure::paired("control.reconnect.changed_0", "B", &none, "control.reconnect.changed_100", &all),
+        Figure::paired("control.reconnect.changed_1", "B", &some, "control.reconnect.changed_100", &all),
+        Figure::plain("control.reconnect.changed_100", "B", &all),
+    ])
+}
+
+async fn reconnect(core: &Core, proxy: &Proxy, revision: u64) -> Result<f64> {
+    proxy.set_up(false);
+    disconnected(core).await?;
+    back(core, proxy, revision).await
+}
+
+#[expect(clippy::cast_precision_loss, reason = "few bytes")]
+async fn back(core: &Core, proxy: &Proxy, revision: u64) -> Result<f64> {
+    proxy.take_passed();
+    proxy.set_up(true);
+    connected(core).await?;
+    realised(core, revision).await?;
+    tokio::time::sleep(SETTLE).await;
+    Ok(proxy.take_passed() as f64)
+}
+
+async fn change(operator: &mut Operator, which: std::ops::Range<u32>, version: u32) -> Result<u64> {
+    let objects: Vec<_> =
+        which.map(|number| policy(&format!("held-{number:04}"), "held", 1024 + version)).collect();
+    let mut revision = 0;
+    for objects in objects.chunks(APPLIED_AT_ONCE) {
+        revision = operator.apply(objects.to_vec()).await?;
+    }
+    Ok(revision)
+}
+
+async fn realised(core: &Core, revision: u64) -> Result<()> {
+    until(core, |status| status.connected && status.realised_revision >= revision).await
+}
+
+async fn connected(core: &Core) -> Result<()> {
+    until(core, |status| status.connected && status.realised_revision > 0).await
+}
+
+async fn disconnected(core: &Core) -> Result<()> {
+    until(core, |status| !status.connected).await
+}
+
+async fn until(core: &Core, is: impl Fn(&weft_proto::v1::StatusResponse) -> bool) -> Result<()> {
+    let waited = async {
+        loop {
+            if is(&core.status().await?) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.context("the node does not get there")?
+}
+
+async fn daemon(directory: &std::path::Path) -> Result<Core> {
+    let settings = Settings {
+        node: "held".to_owned(),
+        labels: BTreeMap::new(),
+        addresses: vec!["198.19.0.1".parse()?],
+        uplinks: Vec::new(),
+        vxlan_device: VXLAN_DEVICE.to_owned(),
+        vxlan_port: 8472,
+        boot_id: "boot".to_owned(),
+        kernel_release: "6.12".to_owned(),
+        tcx: true,
+        btf: true,
+    };
+    let links = TwinLinks::default();
+    let loaded = Loaded::from(Disk::open(directory)?)?;
+    let ground = Ground::prepare(&settings, &links).await?;
+    Ok(Core::start(settings, loaded, ground, Twin::default(), Arc::new(links)).await?)
+}
+
+fn workload() -> AttachSpec {
+    AttachSpec {
+        name: "held".to_owned(),
+        labels: BTreeMap::from([("app".to_owned(), "held".to_owned())]),
+        target: Target::Netns("/proc/self/ns/net".to_owned()),
+        addresses: Vec::new(),
+        interface_name: "eth0".to_owned(),
+        container_id: String::new(),
+        ingress_bits_per_second: None,
+        egress_bits_per_second: None,
+    }
+}
