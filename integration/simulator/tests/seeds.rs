@@ -10,7 +10,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 use weft_simulator::{Failure, Size, run};
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 200;
 const SIZE: Size = Size { events: 25 };
 /// Of the history of a seed that failed.
 const LINES_SHOWN: usize = 400;
