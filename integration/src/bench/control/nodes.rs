@@ -105,7 +105,7 @@ impl Node {
             let _permit = room.acquire().await?;
             connect(url, &self.name, self.address).await?
         };
-        let mut session = Session::new("", 0);
+        let mut session = Session::new(&v1::Have::default());
         let mut reported = false;
         while let Some(message) = incoming.message().await? {
             match session.handle(message)? {
