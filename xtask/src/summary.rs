@@ -1,6 +1,8 @@
 //! Counts of what passed and failed, out of the closing lines of cargo-nextest and of cargo's own test runner.
 use std::ops::AddAssign;
 
+const NEXTEST_SUMMARY: &str = "Summary [";
+
 /// How many checks and tests passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -18,8 +20,11 @@ impl Counts {
     /// was killed) is one failure.
     pub(crate) fn of_run(log: &str, success: bool) -> Self {
         let mut counts = Self::default();
-        for line in log.lines() {
-            counts += of_line(line.trim());
+        let lines = || log.lines().map(str::trim);
+        // nextest shows what a failed test printed, and each of its tests is a run of cargo's runner.
+        let by_nextest = lines().any(|line| line.starts_with(NEXTEST_SUMMARY));
+        for line in lines().filter(|line| !by_nextest || line.starts_with(NEXTEST_SUMMARY)) {
+            counts += of_line(line);
         }
         if !success && counts.failed == 0 {
             counts.failed = 1;
@@ -38,7 +43,7 @@ impl AddAssign for Counts {
 /// `Summary [  1.2s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 3 skipped` (nextest), or
 /// `test result: FAILED. 5 passed; 1 failed; 0 ignored; …` (cargo).
 fn of_line(line: &str) -> Counts {
-    let counted = match (line.strip_prefix("test result:"), line.starts_with("Summary [")) {
+    let counted = match (line.strip_prefix("test result:"), line.starts_with(NEXTEST_SUMMARY)) {
         (Some(rest), _) => rest,
         (None, true) => line.split_once("run:").map_or("", |(_, rest)| rest),
         (None, false) => return Counts::default(),
@@ -70,6 +75,12 @@ mod tests {
     fn nextests_summary_is_counted_with_its_remarks() {
         let log = "  Summary [   1.234s] 9 tests run: 7 passed (1 slow, 1 flaky), 1 failed, 1 timed out, 3 skipped\n";
         assert_eq!(Counts::of_run(log, false), Counts { passed: 7, failed: 2 });
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_not_counted_again() {
+        let log = "Summary [ 1.2s] 2 tests run: 1 passed, 1 failed, 0 skipped\n  test result: FAILED. 0 passed; 1 failed;\n";
+        assert_eq!(Counts::of_run(log, false), Counts { passed: 1, failed: 1 });
     }
 
     #[test]
