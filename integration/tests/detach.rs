@@ -1,5 +1,7 @@
 //! Promise: what is detached is gone: no traffic, no object, and its addresses are free again.
-use anyhow::Result;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
 use weft_integration::{
     fleet::scenario,
     limits::READY,
@@ -49,16 +51,17 @@ fn an_interface_that_was_given_stays_and_is_down_once_its_endpoint_is_detached()
             "link add given0 type veth peer name eth0 address {MAC} netns {}",
             workload.name()
         ))?;
-        let add =
-            ["endpoint", "add", "server", "--interface", "given0", "--mac", MAC, "--address", "10.200.0.200"];
-        node.weft(&add)?.success()?;
+        let add = ["endpoint", "add", "server", "--interface", "given0", "--mac", MAC, "--output", "json"];
+        let added = node.weft(&add)?.success()?.json()?;
+        let address = added["endpoint"]["addresses"][0].as_str().context("an address")?;
+        let to: IpAddr = address.parse()?;
+        assert!(to.is_ipv4(), "{added}");
         fleet.ip(&workload, "link set lo up")?;
         fleet.ip(&workload, "link set eth0 up")?;
-        fleet.ip(&workload, "addr add 10.200.0.200/32 dev eth0")?;
+        fleet.ip(&workload, &format!("addr add {address}/32 dev eth0"))?;
         fleet.ip(&workload, "route add 169.254.1.1 dev eth0")?;
         fleet.ip(&workload, "route add default via 169.254.1.1")?;
         let _listening = TcpServer::start(&workload, 1000, "server")?;
-        let to = "10.200.0.200".parse()?;
         let flow = Flow { from: client.namespace.clone(), to, protocol: Protocol::Tcp(1000) };
         assert_eq!(flow.attempt()?, Outcome::Allow);
         assert!(in_node("link show given0")?.contains("state UP"));
