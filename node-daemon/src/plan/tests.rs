@@ -8,7 +8,10 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
 use weft_proto::v1::{self, ResourceType};
-use weft_shared::layout::{Action, Address, Direction, Peer, PolicyKey, PolicyRow, endpoint_flags};
+use weft_shared::{
+    layout::{Action, Address, Direction, Peer, PolicyKey, PolicyRow, endpoint_flags},
+    policy::compile::IdentitySets,
+};
 
 use super::{
     compile::{self, Input, Stale},
@@ -23,6 +26,8 @@ use crate::{
     },
     kernel::{Datapath, twin::Twin},
 };
+
+mod batches;
 
 const OWN: [&str; 2] = ["10.200.1.10", "10.200.1.11"];
 const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];
@@ -111,7 +116,7 @@ fn upsert(kind: ResourceType, name: String, message: &impl Message) -> v1::Upser
 }
 
 impl Model {
-    fn desired(&self) -> Desired {
+    fn upserts(&self) -> Vec<v1::Upsert> {
         let unknown = if self.unmanaged { v1::Entity::Unmanaged } else { v1::Entity::Fleet };
         let default = if self.deny_by_default { v1::DefaultAction::Deny } else { v1::DefaultAction::Allow };
         let fleet = v1::NodeFleet {
@@ -152,11 +157,15 @@ impl Model {
             let message = v1::NodeEndpoint { identity: *identity, open: true, ..v1::NodeEndpoint::default() };
             upserts.push(upsert(ResourceType::Endpoint, format!("w{index}"), &message));
         }
+        upserts
+    }
+
+    fn desired(&self) -> Desired {
         let mut desired = Desired::default();
         desired.apply(Batch {
             revision: 5,
             identities_through: 300,
-            upserts,
+            upserts: self.upserts(),
             in_sync: true,
             ..Batch::default()
         });
@@ -194,14 +203,18 @@ fn attachments() -> Attachments {
 
 /// All the steps from what the kernel holds to the model, as the daemon takes them.
 fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
-    let (desired, former, attachments) = (model.desired(), former.desired(), attachments());
+    steps_of(twin, &model.desired(), former.desired().sets())
+}
+
+fn steps_of(twin: &Twin, desired: &Desired, former_sets: &IdentitySets) -> Vec<Step> {
+    let attachments = attachments();
     let input = Input {
         node: "n1",
         own_addresses: &[],
         host_addresses: &[],
-        desired: &desired,
+        desired,
         attachments: &attachments,
-        former_sets: former.sets(),
+        former_sets,
     };
     let mut now = twin.with(|state| state.tables.clone());
     let mut all = Vec::new();
