@@ -312,3 +312,6 @@ impl Drop for Session {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
