@@ -1,5 +1,5 @@
-//! Many seeds. `WEFT_SEEDS=N` runs N of them, `WEFT_SEED=N` runs one and prints what happens in it (with
-//! `RUST_LOG=info`, as controllers and daemons see it, too).
+//! Many seeds. `WEFT_SEEDS=N` runs N of them, `WEFT_FIRST_SEED=N` begins with another than 0; `WEFT_SEED=N` runs one and
+//! prints what happens in it (with `RUST_LOG=info`, as controllers and daemons see it, too).
 #![expect(clippy::panic, reason = "tests fail this way")]
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 use weft_simulator::{Failure, Size, run};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 1000;
 const SIZE: Size = Size { events: 25 };
 /// Of the history of a seed that failed.
 const LINES_SHOWN: usize = 400;
@@ -40,12 +40,13 @@ fn fleets_come_to_rest_after_any_faults_and_are_never_open_by_ignorance() {
         }
         return;
     }
-    let (seeds, next) = (number("WEFT_SEEDS").unwrap_or(SEEDS), AtomicU64::new(0));
+    let first = number("WEFT_FIRST_SEED").unwrap_or(0);
+    let (end, next) = (first + number("WEFT_SEEDS").unwrap_or(SEEDS), AtomicU64::new(first));
     let work = || {
         let mut failures = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds || !failures.is_empty() {
+            if seed >= end || !failures.is_empty() {
                 return failures;
             }
             failures.extend(run(seed, SIZE).err());
