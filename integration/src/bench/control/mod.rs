@@ -11,7 +11,7 @@ mod proxy;
 mod reconnect;
 pub mod servers;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -50,7 +50,8 @@ async fn measure(options: &Options, etcd: &str, say: impl Fn(&str)) -> Result<Re
     say("a reconnect");
     let mut figures = reconnect::measure(controller.url(), &mut operator).await?;
     let (mut sent, mut busy, mut memory) = (0_usize, Duration::ZERO, Vec::new());
-    for &count in &options.nodes {
+    // Upwards: every node there is takes part.
+    for &count in options.nodes.iter().collect::<BTreeSet<_>>() {
         say(&format!("{count} nodes"));
         let fleet = Fleet::start(controller.url(), count).await?;
         let mut policy = operator.policy(0).await?;

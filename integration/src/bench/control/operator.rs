@@ -1,11 +1,14 @@
 //! What the bench does as an operator.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tonic::transport::Channel;
+use tokio::time::Instant;
+use tonic::{Code, transport::Channel};
 use weft_proto::v1::{self, object::Kind as Of, operator_service_client::OperatorServiceClient};
 
 use super::PATIENCE;
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct Operator(OperatorServiceClient<Channel>);
 
@@ -34,6 +37,19 @@ impl Operator {
     pub(super) async fn apply(&mut self, objects: Vec<v1::Object>) -> Result<u64> {
         let request = v1::ApplyRequest { objects, ..v1::ApplyRequest::default() };
         Ok(self.0.apply(request).await?.into_inner().revision)
+    }
+
+    /// Takes the node out of the fleet as soon as the controller has noticed that its stream is over.
+    pub(super) async fn remove_node(&mut self, name: &str) -> Result<()> {
+        let request =
+            v1::DeleteRequest { kind: v1::Kind::Node.into(), name: name.to_owned(), if_revision: None };
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(status) = self.0.delete(request.clone()).await {
+            let waits = status.code() == Code::FailedPrecondition && Instant::now() < deadline;
+            ensure!(waits, "node {name} cannot be removed: {status}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn wait_realised(&mut self, revision: u64) -> Result<()> {

@@ -8,8 +8,9 @@ use weft_noded::{
     daemon::{AttachSpec, Core, Ground, Loaded, Settings, Target, VXLAN_DEVICE},
     desired::disk::Disk,
     kernel::twin::{Twin, TwinLinks},
-    stream::client,
+    stream::client::{self, Network, Reach},
 };
+use weft_proto::v1;
 
 use super::{
     PATIENCE,
@@ -27,16 +28,38 @@ const APPLIED_AT_ONCE: usize = 50;
 const SETTLE: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const ROUNDS: u32 = 5;
+/// Endpoints beside the first, to tell what each costs.
+const ENDPOINTS_MORE: u32 = 16;
+/// What the node and its first endpoint are called.
+const NODE: &str = "held";
+
+/// TCP, by a node that chance lets wait for little: of what is measured, waiting is no part.
+struct Eager;
+
+impl Reach for Eager {
+    type Channel = <Network as Reach>::Channel;
+    type Error = <Network as Reach>::Error;
+
+    async fn connect(&self, url: &str) -> Result<Self::Channel, Self::Error> {
+        Network.connect(url).await
+    }
+
+    fn random(&self) -> f64 {
+        0.002
+    }
+}
 
 pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Figure>> {
     let (proxy, directory) = (Proxy::start(url).await?, tempfile::tempdir()?);
     let core = daemon(directory.path()).await?;
     let cancel = CancellationToken::new();
-    tokio::spawn(client::run(core.clone(), vec![proxy.url.clone()], cancel.clone()));
+    let (running, urls, stop) = (core.clone(), vec![proxy.url.clone()], cancel.clone());
+    tokio::spawn(async move { client::run_over(&Eager, running, urls, stop).await });
     connected(&core).await?;
-    core.attach(workload()).await?.map_err(|error| anyhow!("{error}"))?;
+    attach(&core, NODE).await?;
     let mut revision = change(operator, 0..POLICIES, 1).await?;
     realised(&core, revision).await?;
+    ready(&core).await?;
     let (mut none, mut some, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         none.push(reconnect(&core, &proxy, revision).await?);
@@ -49,9 +72,22 @@ pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Fi
         revision = change(operator, 0..POLICIES, 3 + 2 * round).await?;
         all.push(back(&core, &proxy, revision).await?);
     }
+    for number in 0..ENDPOINTS_MORE {
+        attach(&core, &format!("{NODE}-{number}")).await?;
+    }
+    ready(&core).await?;
+    let few = none.iter().copied().fold(f64::INFINITY, f64::min);
+    let mut each = Vec::new();
+    for _ in 0..ROUNDS {
+        each.push((reconnect(&core, &proxy, revision).await? - few) / f64::from(ENDPOINTS_MORE));
+    }
     cancel.cancel();
+    proxy.set_up(false);
+    // Nobody waits for it from here on.
+    operator.remove_node(NODE).await?;
     Ok(vec![
         Figure::paired("control.reconnect.changed_0", "B", &none, "control.reconnect.changed_100", &all),
+        Figure::plain("control.reconnect.changed_0.each_endpoint_more", "B", &each),
         Figure::paired("control.reconnect.changed_1", "B", &some, "control.reconnect.changed_100", &all),
         Figure::plain("control.reconnect.changed_100", "B", &all),
     ])
@@ -87,6 +123,21 @@ async fn realised(core: &Core, revision: u64) -> Result<()> {
     until(core, |status| status.connected && status.realised_revision >= revision).await
 }
 
+/// All endpoints are open.
+async fn ready(core: &Core) -> Result<()> {
+    let waited = async {
+        loop {
+            let endpoints = core.endpoints().await?;
+            let state = |endpoint: &v1::Endpoint| endpoint.status.as_ref().map(v1::EndpointStatus::state);
+            if endpoints.iter().all(|endpoint| state(endpoint) == Some(v1::EndpointState::Ready)) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.context("the endpoints do not open")?
+}
+
 async fn connected(core: &Core) -> Result<()> {
     until(core, |status| status.connected && status.realised_revision > 0).await
 }
@@ -95,7 +146,7 @@ async fn disconnected(core: &Core) -> Result<()> {
     until(core, |status| !status.connected).await
 }
 
-async fn until(core: &Core, is: impl Fn(&weft_proto::v1::StatusResponse) -> bool) -> Result<()> {
+async fn until(core: &Core, is: impl Fn(&v1::StatusResponse) -> bool) -> Result<()> {
     let waited = async {
         loop {
             if is(&core.status().await?) {
@@ -109,7 +160,7 @@ async fn until(core: &Core, is: impl Fn(&weft_proto::v1::StatusResponse) -> bool
 
 async fn daemon(directory: &std::path::Path) -> Result<Core> {
     let settings = Settings {
-        node: "held".to_owned(),
+        node: NODE.to_owned(),
         labels: BTreeMap::new(),
         addresses: vec!["198.19.0.1".parse()?],
         uplinks: Vec::new(),
@@ -126,9 +177,13 @@ async fn daemon(directory: &std::path::Path) -> Result<Core> {
     Ok(Core::start(settings, loaded, ground, Twin::default(), Arc::new(links)).await?)
 }
 
-fn workload() -> AttachSpec {
+async fn attach(core: &Core, name: &str) -> Result<()> {
+    core.attach(workload(name)).await?.map(drop).map_err(|error| anyhow!("{error}"))
+}
+
+fn workload(name: &str) -> AttachSpec {
     AttachSpec {
-        name: "held".to_owned(),
+        name: name.to_owned(),
         labels: BTreeMap::from([("app".to_owned(), "held".to_owned())]),
         target: Target::Netns("/proc/self/ns/net".to_owned()),
         addresses: Vec::new(),
