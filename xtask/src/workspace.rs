@@ -17,7 +17,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn find() -> Result<Self> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Said by the `cargo run` that started this; what was compiled in goes stale when the tree is moved.
+        let here = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = here.parent().context("xtask lies in the workspace's root")?.to_path_buf();
         let target = match env::var_os("CARGO_TARGET_DIR") {
             Some(path) => env::current_dir()?.join(path),
