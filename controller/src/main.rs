@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -47,9 +48,10 @@ struct Arguments {
     #[command(flatten)]
     store: StoreFlags,
 
-    /// What this controller calls itself to nodes and in their status
-    #[arg(long, env = "WEFT_CONTROLLER_NAME", value_name = "NAME", default_value = "controller")]
-    name: String,
+    /// What this controller calls itself to nodes and in their status; no two of a fleet may have one name [default: the host
+    /// name]
+    #[arg(long, env = "WEFT_CONTROLLER_NAME", value_name = "NAME")]
+    name: Option<String>,
 
     /// How logs look. What is logged is set by the variable `RUST_LOG` (default: info)
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value = "text")]
@@ -109,8 +111,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(etcd) => StoreConfig::Etcd(etcd),
         None => StoreConfig::Embedded { directory: arguments.store.data_dir },
     };
-    let config =
-        Config { listen: arguments.listen, name: arguments.name, insecure: arguments.store.insecure };
+    let name = arguments.name.map_or_else(host_name, Ok)?;
+    let config = Config { listen: arguments.listen, name, insecure: arguments.store.insecure };
     let starting = Controller::start(config, &store);
     let mut controller = tokio::select! {
         controller = starting => controller?,
@@ -124,6 +126,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     tracing::info!("stopping");
     Ok(controller.stop().await?)
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("no host name; give --name")?;
+    Ok(name.trim().to_owned())
 }
 
 async fn move_to_etcd(flags: StoreFlags) -> anyhow::Result<()> {

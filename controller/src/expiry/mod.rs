@@ -174,6 +174,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_two_controllers_of_one_name_neither_takes_the_others_nodes_for_away() {
+        let store = store_with(&["n"], "c").await;
+        let first = controller(&store, "c").await;
+        let second = controller(&store, "c").await;
+        let _session = second.hub.connect("n", None);
+        tokio::time::sleep(3 * EXPIRY).await;
+        assert_eq!(names(&store, v1::Kind::Node).await, ["n"]);
+        let refused = removal::remove(store.as_ref(), &first.hub, "n", None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "node n is connected to controller c: stop its daemon first");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_controller_that_was_down_gives_nodes_the_time_to_come_back() {
         let store = store_with(&["n"], "c1").await;
         let first = controller(&store, "c1").await;

@@ -51,6 +51,8 @@ struct State {
     next_session: u64,
     /// Of the other controllers, and of this one's earlier runs.
     records: Records,
+    /// When another controller of this one's name was heard of last.
+    namesake_heard: Option<Duration>,
     waiters: Waiters,
     waiting_for_adoption: WaitingForAdoption,
 }

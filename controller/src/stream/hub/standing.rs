@@ -1,11 +1,12 @@
 //! How far each node is, wherever it is connected, and who waits for it.
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use weft_proto::v1;
 
 use super::{Hub, State};
 use crate::{
+    limits,
     progress::{Standing, own, waiters::Outlook},
     store::{Event, KeyValue},
 };
@@ -27,6 +28,7 @@ impl Hub {
             if controller != self.controller {
                 self.look_at_nodes_of(&mut state, &controller);
             } else if state.records.run(&controller).is_some_and(|run| run != self.run) {
+                state.namesake_heard = Some(self.now());
                 tracing::error!(
                     controller,
                     "another controller calls itself the same: give each a name of its own (--name), or it will not be known \
@@ -97,7 +99,7 @@ impl Hub {
         let seen = state.seen.get(node).map(|seen| seen.at);
         let remembered = || state.records.last_standing(node, &facts.controller)?.last_seen;
         Some(Standing {
-            connected: state.fleet.is_connected(node),
+            connected: state.fleet.is_connected(node) || self.is_a_namesakes(state, node),
             controller: facts.controller.clone(),
             realised: state.fleet.realised(node),
             answered: state.fleet.answered(node),
@@ -112,6 +114,14 @@ impl Hub {
         !state.fleet.is_connected(node)
             && facts.controller != self.controller
             && state.records.is_alive(&facts.controller, self.now())
+    }
+
+    /// Whether another controller of the same name lives, which may have the node: of the two that overwrite each other's
+    /// record, neither can say that a node is away.
+    fn is_a_namesakes(&self, state: &State, node: &str) -> bool {
+        let lives = |heard: Duration| self.now().saturating_sub(heard) < limits::PROGRESS_STALE;
+        state.namesake_heard.is_some_and(lives)
+            && state.fleet.node(node).is_some_and(|facts| facts.controller == self.controller)
     }
 
     /// Takes over nodes that no controller has: what changes from here on is pending for them.
