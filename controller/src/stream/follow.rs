@@ -173,7 +173,7 @@ mod tests {
         fleet_config::initialise(&store).await.unwrap();
         put(&store, "stays").await;
         put(&store, "goes").await;
-        load(&store, &hub).await.unwrap();
+        let listed = load(&store, &hub).await.unwrap();
         assert_eq!(policies(&hub), ["goes", "stays"]);
 
         let mut plan = Plan::default();
@@ -183,7 +183,16 @@ mod tests {
             .unwrap();
         plan.commit(&store).await.unwrap();
         put(&store, "comes").await;
-        let revision = load(&store, &hub).await.unwrap();
+        let revision = store.revision().await.unwrap();
+        store.compact(revision).await.unwrap();
+
+        let (store, hub, stop): (Arc<dyn Store>, _, _) =
+            (Arc::new(store), Arc::new(hub), CancellationToken::new());
+        let following = tokio::spawn(follow(store, Arc::clone(&hub), Some(listed), stop.clone()));
+        let reached = tokio::time::timeout(Duration::from_secs(30), hub.wait_applied(revision)).await;
+        reached.expect("the follower lists again");
+        stop.cancel();
+        following.await.unwrap().unwrap();
         assert_eq!(policies(&hub), ["comes", "stays"]);
         assert_eq!(hub.ask(Fleet::revision), revision);
         assert_eq!(hub.ask(Fleet::identities_through), 256);
