@@ -1,9 +1,5 @@
 //! Where things are: the source tree and the build outputs.
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
