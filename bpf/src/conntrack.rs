@@ -2,7 +2,10 @@
 
 use core::{arch::asm, ptr::NonNull};
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_ktime_get_coarse_ns,
+};
 use weft_shared::layout::{Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds};
 
 use crate::{
@@ -103,9 +106,13 @@ fn key(packet: &Packet) -> (FlowKey, bool) {
     (key, high)
 }
 
-/// Looks for the live entry of the flow of a packet in registers.
+/// Looks for the live entry of the flow of a packet in registers. Not for one that opens a connection, which is most likely
+/// not known: it is judged as its flow's first, and [`remember`] finds out.
 #[inline(always)]
 pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
+    if packet.tcp_opens() {
+        return None;
+    }
     let (key, high) = key(packet);
     Some(Entry { flow: live(packet, &key, high, now)?, high })
 }
@@ -114,10 +121,24 @@ pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
 /// every way.
 #[inline(never)]
 pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
+    if packet.tcp_opens() {
+        return None;
+    }
     let row = aside()?;
+    let high = make_key(packet, row) != 0;
+    live(packet, &row.key, high, now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_key(packet: *const Packet, row: *mut Row) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(row)) = (unsafe { (packet.as_ref(), row.as_mut()) }) else {
+        return 0;
+    };
     let high;
     (row.key, high) = key(packet);
-    live(packet, &row.key, high, now)
+    high.into()
 }
 
 /// A row of the flow table in the making.
@@ -263,27 +284,38 @@ fn flags_of(packet: &Packet, original: bool) -> u16 {
     flags
 }
 
-/// Remembers a verdict. `previous` are the flags of the entry that was judged again.
+/// Remembers a verdict. `previous` are the flags of the entry that was judged again, where one was found.
 #[inline(always)]
 pub fn remember(
     packet: &Packet,
     original: bool,
     ends: &Ends,
-    previous: u16,
+    previous: Option<u16>,
     moment: &Moment,
 ) -> Result<(), Reason> {
-    let state = u32::from(previous) | u32::from(original) << 16;
-    if write(packet, ends, state, moment) { Ok(()) } else { Err(Reason::KernelError) }
+    let state = match previous {
+        Some(flags) => u32::from(flags) | FOUND,
+        None => 0,
+    } | if original { ORIGINAL } else { 0 };
+    if write_flow(packet, ends, state, moment) == 0 { Ok(()) } else { Err(Reason::KernelError) }
 }
 
-/// A function of its own, as [`find_kept`]. `state`: the previous flags, and above them whether the packet is of the original
-/// direction.
+/// Above the previous flags in `write_flow`'s `state`: the packet is of the original direction; there was an entry.
+const ORIGINAL: u32 = 1 << 16;
+const FOUND: u32 = 1 << 17;
+
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn write(packet: &Packet, ends: &Ends, state: u32, moment: &Moment) -> bool {
-    let Some(row) = aside() else { return false };
+extern "C" fn write_flow(packet: *const Packet, ends: *const Ends, state: u32, moment: *const Moment) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(ends), Some(moment), Some(row)) =
+        (unsafe { (packet.as_ref(), ends.as_ref(), moment.as_ref(), aside()) })
+    else {
+        return 1;
+    };
     let high;
     (row.key, high) = key(packet);
-    let original = state >> 16 != 0;
+    let original = state & ORIGINAL != 0;
     let (from, to) =
         if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
     let from_high = if original == high { flow_flags::FROM_HIGH } else { 0 };
@@ -301,8 +333,17 @@ fn write(packet: &Packet, ends: &Ends, state: u32, moment: &Moment) -> bool {
         source_class: from.class as u8,
         destination_class: to.class as u8,
     };
+    if state & FOUND == 0 {
+        if FLOWS.insert(&row.key, &row.flow, BPF_NOEXIST.into()).is_ok() {
+            return 0;
+        }
+        // Known after all: a connection's first packet comes again, or what is there is over.
+        if let Some(flow) = live(packet, &row.key, high, moment.now) {
+            row.flow.flags |= Entry { flow, high }.flags();
+        }
+    }
     // Replaced as a whole, so that no other CPU sees half of one verdict and half of another.
-    FLOWS.insert(&row.key, &row.flow, BPF_ANY.into()).is_ok()
+    FLOWS.insert(&row.key, &row.flow, BPF_ANY.into()).is_err().into()
 }
 
 /// The clock of the flow table: coarse, because a fine one costs as much as a look-up.

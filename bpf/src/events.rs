@@ -2,7 +2,11 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    helpers::bpf_ktime_get_ns,
+    programs::TcContext,
+};
 use weft_shared::layout::{
     Address, Direction, Event, Point, Reason, Told, ToldKey, maps::counter_index, monitor_flags,
 };
@@ -134,10 +138,33 @@ pub fn allowed(ctx: &TcContext, point: Point, packet: &'static Packet, trace: &T
 /// In place of a reason.
 const ALLOWED: u32 = u32::MAX;
 
-/// Writes an event, unless one just like it was written a moment ago. A function of its own, for no packet that goes on comes
-/// here; and the event is made aside, because the stack has no room for it.
-#[inline(never)]
+/// Writes an event, unless one just like it was written a moment ago.
+#[inline(always)]
 fn tell(ctx: &TcContext, point: u32, reason: u32, packet: Option<&'static Packet>, trace: &Trace) {
+    let packet = packet.map_or(core::ptr::null(), core::ptr::from_ref);
+    tell_of(ctx.skb.skb, point, reason, packet, trace);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tell_of(
+    skb: *mut __sk_buff,
+    point: u32,
+    reason: u32,
+    packet: *const Packet,
+    trace: *const Trace,
+) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (packet, trace) = unsafe { (packet.as_ref(), trace.as_ref()) };
+    if let Some(trace) = trace {
+        write(&TcContext::new(skb), point, reason, packet, trace);
+    }
+    0
+}
+
+/// The event is made aside, because the stack has no room for it.
+#[inline(always)]
+fn write(ctx: &TcContext, point: u32, reason: u32, packet: Option<&Packet>, trace: &Trace) {
     let Some(event) = EVENT.get_ptr_mut(0) else { return };
     // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
     let event = unsafe { &mut *event };

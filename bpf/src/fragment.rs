@@ -47,8 +47,9 @@ pub fn note(offset_and_more: u16, bytes: u32, id: u32) -> Result<Part, Reason> {
 }
 
 /// A function of its own for the verifier, which forgets what it was called with.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn note_number(offset_and_more: u32, bytes: u32, id: u32) -> u32 {
+extern "C" fn note_number(offset_and_more: u32, bytes: u32, id: u32) -> u32 {
     const MORE: u32 = 1;
     // With more to come, a part has a multiple of eight bytes: the others' offsets can't say anything else.
     let Some(cut) = CUT.get_ptr_mut(0) else { return u32::MAX };
@@ -73,12 +74,18 @@ fn cut() -> Option<Cut> {
 /// Remembers a packet that was let through, if it is a first fragment.
 #[inline(always)]
 pub fn remember(packet: &Packet) -> Result<(), Reason> {
-    if packet.part == Part::First && !write(packet) { Err(Reason::KernelError) } else { Ok(()) }
+    if packet.part == Part::First && write_first(packet) == 0 { Err(Reason::KernelError) } else { Ok(()) }
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn write(packet: &Packet) -> bool {
-    let (Some(cut), Some(value)) = (cut(), HANDED_ON.get_ptr_mut(0)) else { return false };
+extern "C" fn write_first(packet: *const Packet) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(cut), Some(value)) =
+        (unsafe { packet.as_ref() }, cut(), HANDED_ON.get_ptr_mut(0))
+    else {
+        return 0;
+    };
     let first = Fragment {
         seen_at: now(),
         source_port: packet.source_port,
@@ -95,21 +102,28 @@ fn write(packet: &Packet) -> bool {
         value.write(first);
         &*value
     };
-    FRAGMENTS.insert(key(packet, cut), value, BPF_ANY.into()).is_ok()
+    FRAGMENTS.insert(key(packet, cut), value, BPF_ANY.into()).is_ok().into()
 }
 
 /// Gives a later fragment what its first said. A fragment that overlaps the first is none of its datagram: it could replace
 /// what was judged.
-#[inline(never)]
+#[inline(always)]
 pub fn recall(packet: &mut Packet) -> bool {
-    let Some(cut) = cut() else { return false };
+    recall_first(packet) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn recall_first(packet: *mut Packet) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(cut)) = (unsafe { packet.as_mut() }, cut()) else { return 0 };
     // SAFETY: read only. Another CPU may take the element for another datagram meanwhile, as with all maps of this kind;
     // then this is judged as a packet of that one.
     let Some(first) = (unsafe { FRAGMENTS.get(key(packet, cut)) }) else {
-        return false;
+        return 0;
     };
     if cut.offset < first.first_bytes || now().saturating_sub(first.seen_at) > FRAGMENT_NANOSECONDS {
-        return false;
+        return 0;
     }
     packet.source_port = first.source_port;
     packet.destination_port = first.destination_port;
@@ -117,7 +131,7 @@ pub fn recall(packet: &mut Packet) -> bool {
     packet.protocol = first.protocol;
     packet.tcp_flags = first.tcp_flags;
     packet.echo = Echo::from_number(first.echo);
-    true
+    1
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::{
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     plain,
-    verdict::{self, Moment, has_address, in_pools},
+    verdict::{self, Hook, Moment, has_address, in_pools},
 };
 
 #[inline(always)]
@@ -52,8 +52,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
             &*packet.keep()?
         }
         None => {
-            let network = parse::network(ctx, &frame, ethertype)?;
-            let packet = parse::packet(ctx, &frame, &network)?;
+            let packet = parse::packet(ctx, ethertype)?;
             *seen = Some(packet);
             if neighbour::is_discovery(packet) {
                 return neighbour::discovery(ctx, packet, endpoint);
@@ -143,7 +142,7 @@ fn judge(
         source: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
         destination: maps::peer_of(&packet.destination),
     };
-    verdict::decide(ctx, packet, entry, &ends, moment, trace)?;
+    verdict::decide(ctx, packet, entry, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)?;
     Ok((ends.destination, None))
 }
 

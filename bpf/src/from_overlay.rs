@@ -16,7 +16,7 @@ use crate::{
     frame::{Frame, meta},
     maps,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
-    verdict::{self, Moment, in_pools},
+    verdict::{self, Hook, Moment, in_pools},
 };
 
 #[inline(always)]
@@ -40,11 +40,12 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => ethertype,
         _ => return Err(Reason::UnknownEtherType),
     };
-    let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
+    if ethertype == ETHERTYPE_IPV6 {
+        frame.with_headers_v6(ctx);
+    }
     let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
     let now = conntrack::now();
-    let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::packet(ctx, &frame, &network)?;
+    let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     let (receiver, ifindex) = judge(
@@ -125,7 +126,8 @@ fn judge(
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
     let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
     refuse_foreign_source(packet, sender)?;
-    verdict::decide(ctx, packet, entry, &ends, moment, trace)?;
+    let hook = Hook { endpoint: Some(receiver), ifindex: ends.destination.ifindex };
+    verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)?;
     Ok((receiver, ends.destination.ifindex))
 }
 

@@ -2,6 +2,10 @@
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `deliver` (on
 //! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
+//! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
+//! by itself, and not for every path that leads there. They take numbers, the context and pointers, which may be null for
+//! all that it knows and whose targets have the size of their type. Nothing is known of what they return or write.
+//!
 //! Every error is a drop with its reason; nothing passes because something could not be found out.
 #![no_std]
 #![no_main]

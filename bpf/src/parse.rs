@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, Reason};
 
 use crate::{
@@ -81,12 +81,12 @@ impl Echo {
 
 /// Addresses of a packet and where what they carry begins.
 #[derive(Clone, Copy)]
-pub struct Network {
-    pub source: Address,
-    pub destination: Address,
-    pub v6: bool,
-    pub protocol: u8,
-    pub part: Part,
+struct Network {
+    source: Address,
+    destination: Address,
+    v6: bool,
+    protocol: u8,
+    part: Part,
     /// Offset of the transport header; `FIXED_V4` or `FIXED_V6` where there is nothing between.
     transport: u32,
     /// Offset behind the packet's last byte, by its own word.
@@ -203,9 +203,40 @@ pub fn addresses(frame: &Frame, ethertype: u16) -> Result<(Address, Address), Re
     }
 }
 
+/// The whole packet, wherever its headers are; of a later fragment, with the transport header that its first had. The fixed
+/// headers are in the linear part, where they fit (see `Frame::with_headers`).
+#[inline(always)]
+pub fn packet(ctx: &TcContext, ethertype: u16) -> Result<&'static Packet, Reason> {
+    match parse_packet(ctx.skb.skb, ethertype.into()) {
+        PARSED => {}
+        number => return Err(Reason::from_number(number).unwrap_or(Reason::Malformed)),
+    }
+    // SAFETY: as in `Packet::keep`.
+    let packet = unsafe { &mut *PACKET.get_ptr_mut(0).ok_or(Reason::KernelError)? };
+    if packet.part == Part::Later && !fragment::recall(packet) {
+        return Err(Reason::FragmentWithoutFirst);
+    }
+    Ok(packet)
+}
+
+/// In place of a reason.
+const PARSED: u32 = u32::MAX;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_packet(skb: *mut __sk_buff, ethertype: u32) -> u32 {
+    let ctx = &TcContext::new(skb);
+    let frame = &Frame::of(ctx);
+    let parsed = network(ctx, frame, ethertype as u16).and_then(|network| transport(ctx, frame, &network));
+    match parsed.and_then(Packet::keep) {
+        Ok(_) => PARSED,
+        Err(reason) => reason as u32,
+    }
+}
+
 /// IPv4 or IPv6 by the EtherType.
 #[inline(always)]
-pub fn network(ctx: &TcContext, frame: &Frame, ethertype: u16) -> Result<Network, Reason> {
+fn network(ctx: &TcContext, frame: &Frame, ethertype: u16) -> Result<Network, Reason> {
     if ethertype == ETHERTYPE_IPV4 { ipv4(ctx, frame) } else { ipv6(ctx, frame) }
 }
 
@@ -343,19 +374,15 @@ fn extensions(ctx: &TcContext, network: &mut Network) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The whole packet; of a later fragment, with the transport header that its first had.
+/// A later fragment has no transport header of its own.
 #[inline(always)]
-pub fn packet(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<&'static Packet, Reason> {
-    if network.part == Part::Later {
-        let packet = Packet::without_ports(network).keep()?;
-        return if fragment::recall(packet) { Ok(packet) } else { Err(Reason::FragmentWithoutFirst) };
-    }
-    transport(ctx, frame, network)?.keep().map(|packet| &*packet)
+fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
+    if network.part == Part::Later { Ok(Packet::without_ports(network)) } else { ports(ctx, frame, network) }
 }
 
 /// The transport header's part that is judged.
 #[inline(always)]
-fn transport(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
+fn ports(ctx: &TcContext, frame: &Frame, network: &Network) -> Result<Packet, Reason> {
     let mut packet = Packet::without_ports(network);
     match network.protocol {
         protocol::TCP => {

@@ -4,7 +4,7 @@
 //! The flow is judged anew and nothing is remembered: errors are few, and must keep no flow alive. What quotes no known
 //! flow, or quotes it wrongly, is judged by its own type and code like any packet.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, Class, Reason};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     frame::{ETHERNET, IPV4, IPV6, load},
     maps::{self, QUOTED},
     parse::{self, Echo, Packet, protocol},
-    verdict::{self, Way, in_pools, same},
+    verdict::{self, Hook, Way, in_pools, same},
 };
 
 /// What an error quotes, and what is asked about it: aside, because the stack has no room for it.
@@ -41,7 +41,7 @@ pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
     let Some(quoted) = QUOTED.get_ptr_mut(0) else { return false };
     // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
     let quoted = unsafe { &mut *quoted };
-    if !quote(ctx, packet.v6, &mut quoted.packet) {
+    if quote(ctx.skb.skb, packet.v6 as u32, &mut quoted.packet) == 0 {
         return false;
     }
     let way = match way_in_flow(packet, ends, quoted) {
@@ -49,7 +49,7 @@ pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
         BACK => Way::Back,
         _ => return false,
     };
-    verdict::judge(&quoted.packet, &quoted.ends, way, &mut quoted.trace).is_ok()
+    verdict::judge(&quoted.packet, &quoted.ends, Hook::NONE, way, &mut quoted.trace).is_ok()
 }
 
 const NONE: u32 = 0;
@@ -71,8 +71,15 @@ fn is_error(packet: &Packet) -> bool {
 
 /// Which way the quoted packet went in its flow, and who is at its ends; [`NONE`] where there is no such flow, or it is not
 /// the sender's to tell of. One after the other with what else is asked, and not one in the other, for the stack's sake.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn way_in_flow(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> u32 {
+extern "C" fn way_in_flow(error: *const Packet, ends: *const Ends, quoted: *mut Quoted) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(error), Some(ends), Some(quoted)) =
+        (unsafe { (error.as_ref(), ends.as_ref(), quoted.as_mut()) })
+    else {
+        return NONE;
+    };
     if !name_ends(error, ends, quoted) {
         return NONE;
     }
@@ -103,10 +110,14 @@ fn name_ends(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> bool {
 
 /// The quoted packet's addresses and ports. What is behind extension headers is found for the usual ones; not an error
 /// that has extension headers itself, nor what is about a later fragment.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn quote(ctx: &TcContext, v6: bool, quoted: &mut Packet) -> bool {
-    let found = if v6 { quote_v6(ctx, quoted) } else { quote_v4(ctx, quoted) };
-    found.is_ok_and(|(transport, end)| ports(ctx, quoted, transport, end).is_ok())
+extern "C" fn quote(skb: *mut __sk_buff, v6: u32, quoted: *mut Packet) -> u32 {
+    let ctx = &TcContext::new(skb);
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let Some(quoted) = (unsafe { quoted.as_mut() }) else { return 0 };
+    let found = if v6 != 0 { quote_v6(ctx, quoted) } else { quote_v4(ctx, quoted) };
+    found.is_ok_and(|(transport, end)| ports(ctx, quoted, transport, end).is_ok()).into()
 }
 
 /// Gives the offset of the quoted transport header, and that behind the error's last byte.

@@ -12,7 +12,7 @@ use crate::{
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     plain,
-    verdict::{self, Moment, has_address, in_pools},
+    verdict::{self, Hook, Moment, has_address, in_pools},
 };
 
 #[inline(always)]
@@ -49,8 +49,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
             &*packet.keep()?
         }
         None => {
-            let network = parse::network(ctx, &frame, ethertype)?;
-            let packet = parse::packet(ctx, &frame, &network)?;
+            let packet = parse::packet(ctx, ethertype)?;
             *seen = Some(packet);
             if neighbour::is_discovery(packet) {
                 if answered {
@@ -123,7 +122,7 @@ fn judge(
     if !came_by_its_way(ctx, &ends.source) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
-    verdict::decide(ctx, packet, entry, &ends, moment, trace)
+    verdict::decide(ctx, packet, entry, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)
 }
 
 /// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address

@@ -11,7 +11,7 @@ use crate::{
     frame::{Frame, meta},
     maps,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
-    verdict::{self, Moment, in_pools},
+    verdict::{self, Hook, Moment, in_pools},
 };
 
 #[inline(always)]
@@ -30,8 +30,7 @@ pub fn receive(
         return if in_pools(&to) { Err(Reason::NoEndpoint) } else { Ok(deliver::to_stack()) };
     }
     let receiver = verdict::own_endpoint(&to, &destination)?;
-    let network = parse::network(ctx, &frame, ethertype)?;
-    let packet = parse::packet(ctx, &frame, &network)?;
+    let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     judge(ctx, packet, receiver, &to, epoch, trace)?;
     fragment::remember(packet)?;
@@ -72,7 +71,8 @@ fn judge(
     if !may_come_by_uplink(&ends.source) {
         return Err(Reason::Spoofed);
     }
-    verdict::decide(ctx, packet, entry, &ends, Moment { epoch, now, point: Point::FromUplink }, trace)
+    let hook = Hook { endpoint: Some(receiver), ifindex: to.ifindex };
+    verdict::decide(ctx, packet, entry, &ends, hook, Moment { epoch, now, point: Point::FromUplink }, trace)
 }
 
 #[inline(always)]

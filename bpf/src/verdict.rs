@@ -24,6 +24,27 @@ pub enum Way {
     Back = 1,
 }
 
+/// The endpoint whose hook this is, if it is an endpoint's: it is open, and has the packet's address on its side.
+#[derive(Clone, Copy)]
+pub struct Hook<'a> {
+    pub endpoint: Option<&'a Endpoint>,
+    pub ifindex: u32,
+}
+
+impl<'a> Hook<'a> {
+    /// None that is known already.
+    pub const NONE: Self = Self { endpoint: None, ifindex: 0 };
+
+    /// The endpoint that a party is: looked up unless it is this one.
+    #[inline(always)]
+    fn or_own_endpoint(self, peer: &Peer, address: &Address) -> Result<&'a Endpoint, Reason> {
+        match self.endpoint {
+            Some(endpoint) if self.ifindex == peer.ifindex => Ok(endpoint),
+            _ => own_endpoint(peer, address),
+        }
+    }
+}
+
 /// When a packet is judged: state read before any table.
 #[derive(Clone, Copy)]
 pub struct Moment {
@@ -77,6 +98,7 @@ pub fn decide(
     packet: &'static Packet,
     entry: Option<Entry>,
     ends: &Ends,
+    hook: Hook,
     moment: Moment,
     trace: &mut Trace,
 ) -> Result<(), Reason> {
@@ -93,21 +115,21 @@ pub fn decide(
         let way = if entry.original() { Way::Forth } else { Way::Back };
         // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
         // answering party says in the midst of a connection would pass by the verdict of its own direction.
-        judge(packet, ends, way, trace)?;
-        return conntrack::remember(packet, entry.original(), ends, entry.flags(), &moment);
+        judge(packet, ends, hook, way, trace)?;
+        return conntrack::remember(packet, entry.original(), ends, Some(entry.flags()), &moment);
     }
     events::nobody_asked();
     let mut original = true;
-    if let Err(reason) = judge(packet, ends, Way::Forth, trace) {
+    if let Err(reason) = judge(packet, ends, hook, Way::Forth, trace) {
         let mut second = Trace::empty();
-        if !packet.tcp_without_syn() || judge(packet, ends, Way::Back, &mut second).is_err() {
+        if !packet.tcp_without_syn() || judge(packet, ends, hook, Way::Back, &mut second).is_err() {
             return Err(reason);
         }
         original = false;
     }
     // An answer to an echo that nobody asked for must not open the way for questions.
     if packet.has_flow() && packet.echo != Echo::Reply {
-        conntrack::remember(packet, original, ends, 0, &moment)?;
+        conntrack::remember(packet, original, ends, None, &moment)?;
     }
     events::allowed(ctx, moment.point, packet, trace);
     Ok(())
@@ -115,8 +137,10 @@ pub fn decide(
 
 /// The verdict of both subjects.
 #[inline(always)]
-pub fn judge(packet: &Packet, ends: &Ends, way: Way, trace: &mut Trace) -> Result<(), Reason> {
-    match judge_number(packet, ends, way as u32, trace) {
+pub fn judge(packet: &Packet, ends: &Ends, hook: Hook, way: Way, trace: &mut Trace) -> Result<(), Reason> {
+    let own = hook.endpoint.map_or(core::ptr::null(), core::ptr::from_ref);
+    let way = u64::from(hook.ifindex) << 1 | way as u64;
+    match judge_number(packet, ends, own, way, trace) {
         ALLOWED => Ok(()),
         number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
     }
@@ -124,15 +148,30 @@ pub fn judge(packet: &Packet, ends: &Ends, way: Way, trace: &mut Trace) -> Resul
 
 const ALLOWED: u32 = u32::MAX;
 
-/// A function of its own for the verifier, which looks at it once for each caller and not once for each path there.
+/// `way`: a [`Way`], and above its bit the interface that `own` is the endpoint of.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge_number(packet: &Packet, ends: &Ends, way: u32, trace: &mut Trace) -> u32 {
-    let judged = if way == Way::Forth as u32 {
+pub extern "C" fn judge_number(
+    packet: *const Packet,
+    ends: *const Ends,
+    own: *const Endpoint,
+    way: u64,
+    trace: *mut Trace,
+) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(ends), Some(trace)) =
+        (unsafe { (packet.as_ref(), ends.as_ref(), trace.as_mut()) })
+    else {
+        return Reason::KernelError as u32;
+    };
+    // SAFETY: as above.
+    let hook = Hook { endpoint: unsafe { own.as_ref() }, ifindex: (way >> 1) as u32 };
+    let judged = if way & 1 == Way::Forth as u64 {
         let flow = Question { port: packet.policy_port(), protocol: packet.protocol };
-        both(&flow, &ends.source, &packet.source, &ends.destination, &packet.destination, trace)
+        both(&flow, hook, &ends.source, &packet.source, &ends.destination, &packet.destination, trace)
     } else {
         let flow = Question { port: packet.policy_port_of_original(), protocol: packet.protocol };
-        both(&flow, &ends.destination, &packet.destination, &ends.source, &packet.source, trace)
+        both(&flow, hook, &ends.destination, &packet.destination, &ends.source, &packet.source, trace)
     };
     match judged {
         Ok(()) => ALLOWED,
@@ -148,6 +187,7 @@ struct Question {
 #[inline(always)]
 fn both(
     flow: &Question,
+    hook: Hook,
     from: &Peer,
     from_address: &Address,
     to: &Peer,
@@ -155,12 +195,12 @@ fn both(
     trace: &mut Trace,
 ) -> Result<(), Reason> {
     if from.ifindex != 0 {
-        let subject = own_endpoint(from, from_address)?;
+        let subject = hook.or_own_endpoint(from, from_address)?;
         one(flow, subject, Direction::Egress, to, trace)?;
     }
     // A node may always reach its own endpoints.
     if to.ifindex != 0 {
-        let subject = own_endpoint(to, to_address)?;
+        let subject = hook.or_own_endpoint(to, to_address)?;
         if from.class != Class::Host as u32 {
             one(flow, subject, Direction::Ingress, from, trace)?;
         }
