@@ -38,18 +38,22 @@ pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
     if !is_error(packet) {
         return false;
     }
-    let Some(quoted) = QUOTED.get_ptr_mut(0) else { return false };
-    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
-    let quoted = unsafe { &mut *quoted };
+    let Some(quoted) = in_hand() else { return false };
     if quote(ctx.skb.skb, packet.v6 as u32, &mut quoted.packet) == 0 {
         return false;
     }
-    let way = match way_in_flow(packet, ends, quoted) {
+    let way = match way_in_flow(packet, ends) {
         FORTH => Way::Forth,
         BACK => Way::Back,
         _ => return false,
     };
     verdict::judge(&quoted.packet, &quoted.ends, Hook::NONE, way, &mut quoted.trace).is_ok()
+}
+
+#[inline(always)]
+fn in_hand() -> Option<&'static mut Quoted> {
+    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
+    QUOTED.get_ptr_mut(0).map(|quoted| unsafe { &mut *quoted })
 }
 
 const NONE: u32 = 0;
@@ -73,13 +77,13 @@ fn is_error(packet: &Packet) -> bool {
 /// the sender's to tell of. One after the other with what else is asked, and not one in the other, for the stack's sake.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn way_in_flow(error: *const Packet, ends: *const Ends, quoted: *mut Quoted) -> u32 {
+extern "C" fn way_in_flow(error: *const Packet, ends: *const Ends) -> u32 {
     // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(error), Some(ends), Some(quoted)) =
-        (unsafe { (error.as_ref(), ends.as_ref(), quoted.as_mut()) })
-    else {
+    let (Some(error), Some(ends)) = (unsafe { (error.as_ref(), ends.as_ref()) }) else {
         return NONE;
     };
+    // Looked up again: kernel 6.1 takes no memory that was handed over as the key of a map.
+    let Some(quoted) = in_hand() else { return NONE };
     if !name_ends(error, ends, quoted) {
         return NONE;
     }
