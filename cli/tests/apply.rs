@@ -24,7 +24,7 @@ fn applied() -> v1::ApplyResponse {
         change: v1::Change::Created.into(),
         uid: "1b4e28ba-2fa1-11d2-883f-0016d3cca427".to_owned(),
     };
-    v1::ApplyResponse { revision: 42, objects: vec![object] }
+    v1::ApplyResponse { revision: 42, objects: vec![object], warnings: Vec::new() }
 }
 
 fn realised(nodes: u32, of: u32, waiting_for: &[&str]) -> v1::WaitRealisedResponse {
@@ -53,6 +53,24 @@ async fn objects_of_standard_input_are_applied_and_the_changes_shown() {
 }
 
 #[tokio::test]
+async fn what_is_warned_of_is_shown_at_its_line_and_applied() {
+    let warning = v1::Warning {
+        field: "objects[0].policy.subject.endpoints".to_owned(),
+        message: "the selector selects nothing".to_owned(),
+    };
+    let answer = v1::ApplyResponse { warnings: vec![warning], ..applied() };
+    let controller = Controller::start(Script { apply: Some(Ok(answer)), ..Script::default() }).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, "policy.yaml", POLICY);
+    let ran = controller.weft(&["apply", "-f", &path]).await;
+    ran.assert_code(0);
+    let expected = format!("warning: {path}:3:11: subject.endpoints: the selector selects nothing\n");
+    assert_eq!(ran.stderr, expected);
+    let ran = controller.weft(&["apply", "-f", &path, "-o", "json"]).await;
+    assert_eq!(ran.json()["warnings"][0]["message"], "the selector selects nothing");
+}
+
+#[tokio::test]
 async fn files_and_directories_make_one_request_in_order() {
     let directory = tempfile::tempdir().unwrap();
     file(&directory, "b.yaml", "kind: CidrSet\nname: b\n");
@@ -78,7 +96,10 @@ async fn a_dry_run_says_that_nothing_was_changed() {
     let controller = Controller::start(Script { apply: Some(Ok(applied())), ..Script::default() }).await;
     let ran = controller.weft_with_input(&["apply", "-f", "-", "--dry-run", "-o", "json"], POLICY).await;
     let object = json!({"kind": "Policy", "name": "api-from-web", "change": "created", "uid": "1b4e28ba-2fa1-11d2-883f-0016d3cca427"});
-    assert_eq!(ran.assert_code(0).json(), json!({"revision": 42, "objects": [object], "dryRun": true}));
+    assert_eq!(
+        ran.assert_code(0).json(),
+        json!({"revision": 42, "objects": [object], "warnings": [], "dryRun": true})
+    );
     assert!(controller.asked(|asked| asked.apply[0].dry_run));
 }
 

@@ -18,7 +18,9 @@ use weft_noded::{
     stream::handler::{Event, Session},
 };
 use weft_proto::v1::{self, controller_message::Message};
-use weft_shared::policy::model::{Action, Labels, Peer, Policy, Requirement, Rule, Selector};
+use weft_shared::policy::model::{
+    Labels, Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier,
+};
 
 const NODE: &str = "n1";
 const STORE: &str = "the-store";
@@ -38,17 +40,17 @@ fn put_policy(number: u8, peers: &[u8]) -> Change {
     let name = format!("p{number}");
     let rule = Rule {
         name: "0".to_owned(),
-        action: Action::Allow,
+        action: RuleAction::Allow,
         peers: Some(vec![Peer::Endpoints(selector(peers))]),
         ports: None,
     };
     let policy = Policy {
         name: name.clone(),
-        subject: selector(&[0]),
+        tier: Tier::Application { default_deny_ingress: true, default_deny_egress: false },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints(selector(&[0])),
         ingress: Some(vec![rule]),
         egress: None,
-        default_deny_ingress: true,
-        default_deny_egress: false,
     };
     Change::Policy { name, policy: Some(policy) }
 }

@@ -20,8 +20,8 @@ use crate::{
 
 /// Create or change resources from YAML manifests, all or none
 ///
-/// JSON: {revision, objects: [{kind, name, change: created|configured|unchanged, uid}], dryRun}; with --wait also
-/// realised: {nodes, realised, waitingFor, done, tookMilliseconds}.
+/// JSON: {revision, objects: [{kind, name, change: created|configured|unchanged, uid}], warnings: [{field, message}],
+/// dryRun}; with --wait also realised: {nodes, realised, waitingFor, done, tookMilliseconds}.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Apply {
     /// A file, a directory (its *.yaml and *.yml), or - for standard input; may be repeated
@@ -47,6 +47,7 @@ impl Apply {
         check_size(&manifests)?;
         let mut operator = client::operator(&global.server).await?;
         let applied = self.send(&mut operator, &manifests).await?;
+        warn(&applied.warnings, &manifests);
         let revision = applied.revision;
         let mut value = manifest::answer("ApplyResponse", &applied);
         value["dryRun"] = self.dry_run.into();
@@ -138,6 +139,21 @@ fn check_size(manifests: &Manifests) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is right and can still hardly be meant, at the line where it was written.
+pub(super) fn warn(warnings: &[v1::Warning], manifests: &Manifests) {
+    for v1::Warning { field, message } in warnings {
+        match manifests.place(field) {
+            Some(place) => note(&format!("warning: {place}: {}: {message}", within_object(field))),
+            None => note(&format!("warning: {field}: {message}")),
+        }
+    }
+}
+
+/// `objects[2].policy.ingress[0].action`: which object is clear from the place.
+fn within_object(field: &str) -> &str {
+    field.splitn(3, '.').nth(2).unwrap_or(field)
+}
+
 /// What the server says of a field, at the line where the field was written.
 fn at_their_places(failure: Failure, manifests: &Manifests) -> Failure {
     let Failure::Refused { message, fields, code } = failure else { return failure };
@@ -146,8 +162,7 @@ fn at_their_places(failure: Failure, manifests: &Manifests) -> Failure {
         let Some(place) = manifests.place(field) else {
             return Failure::Refused { message, fields, code };
         };
-        // `objects[2].policy.ingress[0].action`: which object is clear from the place.
-        let short = field.splitn(3, '.').nth(2).unwrap_or(field);
+        let short = within_object(field);
         let problem = Problem::new(place.clone(), format!("{short}: {description}"));
         problems.push((object_index(field), problem.label("refused by the controller")));
     }

@@ -27,12 +27,12 @@ struct Wanted {
 impl Operator {
     pub(super) async fn apply_objects(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, Status> {
         check_size(&request)?;
-        let wanted = check_objects(request.objects)?;
+        let (wanted, warnings) = check_objects(request.objects)?;
         for _ in 0..limits::TRANSACTION_ATTEMPTS {
             let mut plan = Plan::default();
             let (read_at, objects) = self.plan_apply(&wanted, request.if_revision, &mut plan).await?;
             if request.dry_run || plan.changes_nothing() {
-                return Ok(v1::ApplyResponse { revision: read_at, objects });
+                return Ok(v1::ApplyResponse { revision: read_at, objects, warnings });
             }
             plan.put(keys::OPERATOR_CHANGE, "");
             if let Some(revision) = plan.commit(self.store.as_ref()).await.map_err(errors::store)? {
@@ -40,7 +40,7 @@ impl Operator {
                     let (kind, name, change) = (object.kind(), &object.name, object.change());
                     tracing::info!(revision, ?kind, name, ?change, "applied");
                 }
-                return Ok(v1::ApplyResponse { revision, objects });
+                return Ok(v1::ApplyResponse { revision, objects, warnings });
             }
         }
         Err(errors::contended(&Contended))
@@ -177,8 +177,8 @@ fn check_size(request: &v1::ApplyRequest) -> Result<(), Status> {
     Err(errors::bad_field("objects", format!("{bytes} bytes, the limit is {most}{largest}")))
 }
 
-fn check_objects(objects: Vec<Object>) -> Result<Vec<Wanted>, Status> {
-    let mut wrong = Vec::new();
+fn check_objects(objects: Vec<Object>) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
+    let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<(i32, String), usize> = BTreeMap::new();
     let mut wanted = Vec::with_capacity(objects.len());
     for (index, object) in objects.into_iter().enumerate() {
@@ -188,9 +188,15 @@ fn check_objects(objects: Vec<Object>) -> Result<Vec<Wanted>, Status> {
             let field = if error.path.is_empty() { path.clone() } else { format!("{path}.{}", error.path) };
             FieldError::new(field, error.message)
         };
-        if let Err(errors) = parse::object(&object) {
-            wrong.extend(errors.into_iter().map(within));
-            continue;
+        match parse::object(&object) {
+            Ok(warned) => warnings.extend(warned.into_iter().map(|warning| v1::Warning {
+                field: format!("{path}.{}", warning.path),
+                message: warning.message,
+            })),
+            Err(errors) => {
+                wrong.extend(errors.into_iter().map(within));
+                continue;
+            }
         }
         if resource::has_status(&object) {
             wrong.push(within(FieldError::new("status", "is written by the controller alone")));
@@ -201,5 +207,5 @@ fn check_objects(objects: Vec<Object>) -> Result<Vec<Wanted>, Status> {
         }
         wanted.push(Wanted { kind, name, object, path });
     }
-    if wrong.is_empty() { Ok(wanted) } else { Err(errors::bad_request(&wrong)) }
+    if wrong.is_empty() { Ok((wanted, warnings)) } else { Err(errors::bad_request(&wrong)) }
 }

@@ -50,14 +50,8 @@ impl Operator {
                 if let What::Endpoint { node, .. } = &subject.what {
                     let subject_party = party(fleet, &config, subject, node.as_deref());
                     let peer_party = party(fleet, &config, peer, node.as_deref());
-                    let verdict = oracle::judge(
-                        &policies,
-                        config.default_action,
-                        &subject_party,
-                        &peer_party,
-                        direction,
-                        port,
-                    );
+                    let context = oracle::Context { policies: &policies, cidr_sets: &[], config: &config };
+                    let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
                     directions.push(direction_verdict(direction, verdict));
                 }
             }
@@ -149,15 +143,15 @@ fn node(fleet: &Fleet, name: &str, facts: &NodeFacts, address: Option<IpAddr>) -
 fn party(fleet: &Fleet, config: &FleetConfig, found: &Found, subject_node: Option<&str>) -> Party {
     match &found.what {
         What::Endpoint { labels, address, .. } => {
-            Party { class: Class::Fleet, labels: labels.clone(), address: *address }
+            Party { class: Class::Fleet, labels: labels.clone(), address: *address, local: false }
         }
         What::Node { name, labels, address } => {
             let class = if Some(name.as_str()) == subject_node { Class::Host } else { Class::RemoteNode };
-            Party { class, labels: labels.clone(), address: *address }
+            Party { class, labels: labels.clone(), address: *address, local: false }
         }
         What::Address(address) => {
             let class = class_of(fleet, config, *address);
-            Party { class, labels: Labels::new(), address: Some(*address) }
+            Party { class, labels: Labels::new(), address: Some(*address), local: false }
         }
     }
 }

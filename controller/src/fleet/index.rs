@@ -120,7 +120,7 @@ pub(super) fn member_key(set: &str, identity: u32) -> Key {
 pub(super) fn peer_selectors(policy: &Policy) -> BTreeMap<Arc<str>, Selector> {
     let selectors = policy.peers().filter_map(|peer| match peer {
         Peer::Endpoints(selector) => Some(selector),
-        Peer::Cidr { .. } | Peer::Entity(_) => None,
+        _ => None,
     });
     selectors.map(|selector| (Arc::from(selector.set_name()), selector.clone())).collect()
 }
@@ -130,6 +130,6 @@ pub(super) fn peer_selectors(policy: &Policy) -> BTreeMap<Arc<str>, Selector> {
 pub(super) fn needs_all_addresses(policy: &Policy) -> bool {
     let rules = policy.ingress.iter().chain(&policy.egress).flatten();
     rules.into_iter().any(|rule| {
-        rule.denies_endpoints() || rule.names_class(Class::Fleet) || rule.names_class(Class::Unmanaged)
+        rule.may_deny_endpoints() || rule.names_class(Class::Fleet) || rule.names_class(Class::Unmanaged)
     })
 }

@@ -133,7 +133,7 @@ fn node_fleet(config: &v1::FleetConfig, all_addresses: bool) -> v1::NodeFleet {
         encryption_mode: config.encryption_mode,
         default_action: config.default_action,
         host_to_endpoint: config.host_to_endpoint,
-        failsafe: config.failsafe.as_ref().map(|list| list.items.clone()).unwrap_or_default(),
+        failsafe: Vec::new(),
         unknown_pool_address: unknown.into(),
     }
 }

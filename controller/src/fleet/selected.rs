@@ -102,14 +102,14 @@ impl Fleet {
 
     /// Returns the sets that the policy uses.
     fn add_policy(&mut self, name: &str, policy: Policy, aftermath: &mut Aftermath) -> BTreeSet<Arc<str>> {
-        let bytes = wire::to_node(&policy).encode_to_vec();
+        let bytes = wire::to_node(&policy, |_| Vec::new()).encode_to_vec();
         let id = self.put(Key::new(ResourceType::Policy, name), bytes);
         let peers = peer_selectors(&policy);
-        let subject_set: Arc<str> = Arc::from(policy.subject.set_name());
+        let subject_set: Arc<str> = Arc::from(policy.subject.named().set_name());
         for (set, selector) in &peers {
             self.use_set(set, selector, name, aftermath);
         }
-        self.use_set(&subject_set, &policy.subject, name, aftermath);
+        self.use_set(&subject_set, policy.subject.named(), name, aftermath);
         if let Some(set) = self.index.sets.get_mut(&subject_set) {
             set.subjects.insert(name.to_owned());
         }

@@ -137,7 +137,7 @@ impl Inspector {
         if weft_controller::identity::is_of_node(labels) {
             return None;
         }
-        let peer = Party { class: Class::Fleet, labels: labels.clone(), address: None };
+        let peer = Party { class: Class::Fleet, labels: labels.clone(), address: None, local: false };
         Some(Flow { slot, subject, peer, question: self.question(identity, Class::Fleet)? })
     }
 
@@ -153,7 +153,7 @@ impl Inspector {
         let labels = ledger.identities.get(&identity)?.clone();
         let found = Who::new(tables, &Lengths::of([tables])).is(Address::from(address));
         let class = Class::ALL.into_iter().find(|class| *class as u32 == found.class)?;
-        let peer = Party { class: Class::Fleet, labels, address: Some(address) };
+        let peer = Party { class: Class::Fleet, labels, address: Some(address), local: false };
         Some(Flow { slot, subject, peer, question: self.question(found.identity, class)? })
     }
 
@@ -179,7 +179,7 @@ impl Inspector {
 
 fn rules_allow(policies: &[Policy], desired: &Desired, flow: &Flow<'_>) -> bool {
     let Some(fleet) = desired.fleet() else { return false };
-    let subject = Party { class: Class::Fleet, labels: flow.subject.clone(), address: None };
+    let subject = Party { class: Class::Fleet, labels: flow.subject.clone(), address: None, local: true };
     let Question { direction, port, .. } = flow.question;
     verdict::rules_allow(policies, fleet.default_action, &subject, &flow.peer, direction, port)
 }
@@ -190,7 +190,7 @@ fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
 
 /// Who names the class of what nothing is known of has taken the chance.
 fn names_unmanaged(policies: &[Policy], flow: &Flow<'_>) -> bool {
-    let selecting = policies.iter().filter(|policy| policy.subject.matches(flow.subject));
+    let selecting = policies.iter().filter(|policy| policy.subject.named().matches(flow.subject));
     let mut rules = selecting.flat_map(|policy| policy.rules(flow.question.direction));
     rules.any(|rule| rule.names_class(Class::Unmanaged))
 }

@@ -96,7 +96,7 @@ pub(crate) async fn right_verdicts(world: &World) -> Result<(), String> {
 fn everybody(ledger: &Ledger) -> Vec<(IpAddr, Party)> {
     let endpoints = ledger.addresses(|_| true).filter_map(|(address, identity)| {
         let labels = ledger.identities.get(&identity)?.clone();
-        Some((address, Party { class: Class::Fleet, labels, address: Some(address) }))
+        Some((address, Party { class: Class::Fleet, labels, address: Some(address), local: false }))
     });
     let unknown = [
         ("203.0.113.1", Class::World),
@@ -107,7 +107,7 @@ fn everybody(ledger: &Ledger) -> Vec<(IpAddr, Party)> {
     ];
     let unknown = unknown.into_iter().filter_map(|(text, class)| {
         let address: IpAddr = text.parse().ok()?;
-        Some((address, Party { class, labels: Labels::new(), address: Some(address) }))
+        Some((address, Party { class, labels: Labels::new(), address: Some(address), local: false }))
     });
     endpoints.chain(unknown).collect()
 }
@@ -121,7 +121,7 @@ fn right_for(
     rules: &Rules,
 ) -> Result<(), String> {
     let Rules { policies, default_action } = rules;
-    let subject = Party { class: Class::Fleet, labels: labels.clone(), address: None };
+    let subject = Party { class: Class::Fleet, labels: labels.clone(), address: None, local: true };
     let lengths = Lengths::of([tables]);
     for (address, peer) in peers {
         let found = Who::new(tables, &lengths).is(Address::from(*address));

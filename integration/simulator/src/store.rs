@@ -111,7 +111,7 @@ impl Ledger {
             Peer::Endpoints(selector) => Some(selector),
             _ => None,
         });
-        for selector in peers.chain([&policy.subject]) {
+        for selector in peers.chain([policy.subject.named()]) {
             self.selectors.insert(selector.set_name(), selector.clone());
         }
     }

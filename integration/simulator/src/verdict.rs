@@ -11,7 +11,10 @@ use weft_shared::{
         IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow,
     },
     policy::{
-        model::{FlowPort, NodePolicy, Party, Peer, Policy, Rule, Selector},
+        model::{
+            FleetConfig, FlowPort, NodePeer, NodePolicy, NodeRule, Party, Peer, Policy, Rule, Selector,
+            Subject,
+        },
         oracle,
     },
 };
@@ -63,23 +66,24 @@ pub(crate) fn written(desired: &Desired, selectors: &BTreeMap<String, Selector>)
 }
 
 fn written_policy(policy: &NodePolicy, selectors: &BTreeMap<String, Selector>) -> Option<Policy> {
-    let rules = |rules: &Option<Vec<Rule<String>>>| -> Option<Vec<Rule>> {
+    let rules = |rules: &Option<Vec<NodeRule>>| -> Option<Vec<Rule>> {
         rules.as_ref().map(|rules| rules.iter().map(|rule| written_rule(rule, selectors)).collect())
     };
     Some(Policy {
         name: policy.name.clone(),
-        subject: selectors.get(&policy.subject)?.clone(),
+        tier: policy.tier,
+        mode: policy.mode,
+        subject: Subject::Endpoints(selectors.get(policy.subject.named())?.clone()),
         ingress: rules(&policy.ingress),
         egress: rules(&policy.egress),
-        default_deny_ingress: policy.default_deny_ingress,
-        default_deny_egress: policy.default_deny_egress,
     })
 }
 
-fn written_rule(rule: &Rule<String>, selectors: &BTreeMap<String, Selector>) -> Rule {
-    let peer = |peer: &Peer<String>| match peer {
+fn written_rule(rule: &NodeRule, selectors: &BTreeMap<String, Selector>) -> Rule {
+    let peer = |peer: &NodePeer| match peer {
         Peer::Endpoints(set) => selectors.get(set).cloned().map(Peer::Endpoints),
         Peer::Cidr { cidr, except } => Some(Peer::Cidr { cidr: *cidr, except: except.clone() }),
+        Peer::Nodes(_) | Peer::CidrSet(_) => None,
         Peer::Entity(entity) => Some(Peer::Entity(*entity)),
     };
     Rule {
@@ -99,5 +103,7 @@ pub(crate) fn rules_allow(
     direction: Direction,
     port: FlowPort,
 ) -> bool {
-    oracle::judge(policies, default_action, subject, peer, direction, port).action == Action::Allow
+    let config = FleetConfig { default_action, ..FleetConfig::of_pools(Vec::new()) };
+    let context = oracle::Context { policies, cidr_sets: &[], config: &config };
+    oracle::judge(context, subject, peer, direction, port).action == Action::Allow
 }

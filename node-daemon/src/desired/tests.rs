@@ -63,7 +63,7 @@ fn bytes_that_are_no_message_are_rejected_and_the_last_good_form_stays() {
 
     desired.apply(batch(6, vec![broken, member("s/300")]));
 
-    assert_eq!(desired.policies()["p"].subject, "good");
+    assert_eq!(desired.policies()["p"].subject.named(), "good");
     assert!(desired.sets().contains_key("s"), "the rest of the batch is applied");
     let rejected: Vec<_> = desired.rejected().collect();
     assert_eq!((rejected.len(), rejected[0].name.as_str()), (1, "p"));
@@ -76,7 +76,7 @@ fn bytes_that_are_no_message_are_rejected_and_the_last_good_form_stays() {
     desired.apply(batch(7, vec![upsert(ResourceType::Policy, "p", &policy("better"))]));
 
     assert_eq!(desired.rejected().count(), 0);
-    assert_eq!((desired.policies()["p"].subject.as_str(), desired.realised), ("better", 7));
+    assert_eq!((desired.policies()["p"].subject.named().as_str(), desired.realised), ("better", 7));
 }
 
 #[test]

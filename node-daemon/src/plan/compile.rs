@@ -240,7 +240,7 @@ pub fn policies_of<'a>(
     sets: &compile::IdentitySets,
 ) -> impl Iterator<Item = &'a NodePolicy> {
     let selects = move |policy: &&NodePolicy| {
-        sets.get(&policy.subject).is_some_and(|members| members.contains(&subject.0))
+        sets.get(policy.subject.named()).is_some_and(|members| members.contains(&subject.0))
     };
     desired.policies().values().filter(selects)
 }

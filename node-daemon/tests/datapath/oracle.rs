@@ -30,7 +30,10 @@ use weft_shared::{
     policy::{
         arbitrary,
         compile::{IdentitySets, rule_number},
-        model::{Action, Class, Direction, FlowPort, Labels, Party, Peer, Policy, Rule, Selector},
+        model::{
+            Action, Class, Direction, FleetConfig, FlowPort, Labels, Mode, Party, Peer, Policy, Rule,
+            RuleAction, Selector, Subject, Tier,
+        },
         oracle, wire,
     },
 };
@@ -109,7 +112,7 @@ impl Other {
             Self::Unmanaged => (Class::Unmanaged, Labels::new()),
             Self::World(_) => (Class::World, Labels::new()),
         };
-        Party { class, labels, address: Some(self.address(v6)) }
+        Party { class, labels, address: Some(self.address(v6)), local: matches!(self, Self::Local(_)) }
     }
 }
 
@@ -133,6 +136,7 @@ fn flow() -> impl Strategy<Value = Flow> {
             };
             // Each family has an ICMP of its own.
             let protocol = match (port.protocol, v6) {
+                (0 | 47 | 50 | 255, _) => 6,
                 (1 | 58, true) => 58,
                 (1 | 58, false) => 1,
                 (other, _) => other,
@@ -177,9 +181,9 @@ fn batch(policies: &[Policy], default_action: Action) -> Batch {
     let selectors = policies.iter().flat_map(|policy| {
         let peers = policy.peers().filter_map(|peer| match peer {
             Peer::Endpoints(selector) => Some(selector),
-            Peer::Cidr { .. } | Peer::Entity(_) => None,
+            _ => None,
         });
-        peers.chain([&policy.subject])
+        peers.chain([policy.subject.named()])
     });
     for selector in selectors.collect::<BTreeSet<&Selector>>() {
         for (place, labels) in arbitrary::label_sets().iter().enumerate() {
@@ -190,7 +194,11 @@ fn batch(policies: &[Policy], default_action: Action) -> Batch {
         }
     }
     for policy in policies {
-        upserts.push(upsert(ResourceType::Policy, &policy.name, wire::to_node(policy).encode_to_vec()));
+        upserts.push(upsert(
+            ResourceType::Policy,
+            &policy.name,
+            wire::to_node(policy, |_| Vec::new()).encode_to_vec(),
+        ));
     }
     for place in 0..arbitrary::label_sets().len() {
         for v6 in [false, true] {
@@ -370,7 +378,9 @@ fn expected(
         if !matches!(judged, Other::Local(_)) {
             continue;
         }
-        let verdict = oracle::judge(policies, default_action, judge, peer, direction, flow.port);
+        let config = FleetConfig { default_action, ..FleetConfig::of_pools(Vec::new()) };
+        let context = oracle::Context { policies, cidr_sets: &[], config: &config };
+        let verdict = oracle::judge(context, judge, peer, direction, flow.port);
         if verdict.action == Action::Deny {
             return Err((direction, numbers(policies, &verdict, judge, peer, direction, flow.port)));
         }
@@ -391,10 +401,10 @@ fn numbers(
     if last.rule.is_empty() {
         return [if last.policy.is_empty() { 0 } else { rule_number(&last.policy, direction, "") }].into();
     }
-    let selecting = policies.iter().filter(|policy| policy.subject.matches(&subject.labels));
+    let selecting = policies.iter().filter(|policy| policy.selects(subject));
     let rules = selecting.flat_map(|policy| policy.rules(direction).iter().map(move |rule| (policy, rule)));
     rules
-        .filter(|(_, rule)| rule.action == Action::Deny && rule.matches(peer, port))
+        .filter(|(_, rule)| rule.action == RuleAction::Deny && rule.matches(&[], peer, port))
         .map(|(policy, rule)| rule_number(&policy.name, direction, &rule.name))
         .collect()
 }
@@ -433,7 +443,7 @@ fn check(
 fn the_programs_give_the_oracles_verdict_on_random_flows_through_random_policies() {
     let node = std::cell::RefCell::new(Node::new());
     let config = Config { failure_persistence: None, ..Config::with_cases(FLEETS) };
-    let random = (arbitrary::policies(), any::<bool>(), proptest::collection::vec(flow(), FLOWS));
+    let random = (arbitrary::application_policies(), any::<bool>(), proptest::collection::vec(flow(), FLOWS));
     let tried = std::cell::Cell::new((0, 0));
     let result = TestRunner::new(config).run(&random, |(policies, default_allow, flows)| {
         let default_action = if default_allow { Action::Allow } else { Action::Deny };
@@ -464,17 +474,17 @@ fn the_programs_give_the_oracles_verdict_on_random_flows_through_random_policies
 fn a_prefix_of_all_ipv6_says_nothing_of_ipv4() {
     let everything = Rule {
         name: "0".to_owned(),
-        action: Action::Allow,
+        action: RuleAction::Allow,
         peers: Some(vec![Peer::Cidr { cidr: "::/0".parse().expect("a constant"), except: Vec::new() }]),
         ports: None,
     };
     let policy = Policy {
         name: "all-of-ipv6".to_owned(),
-        subject: Selector::default(),
+        tier: Tier::Application { default_deny_ingress: false, default_deny_egress: true },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints(Selector::default()),
         ingress: None,
         egress: Some(vec![everything]),
-        default_deny_ingress: false,
-        default_deny_egress: true,
     };
     let mut node = Node::new();
     node.enforce(&[policy], Action::Allow);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use siphasher::sip::SipHasher13;
 
 use super::{
-    model::{Action, Class, Direction, Entity, NodePolicy, Peer, Rule, unmanaged_is_closed},
+    model::{Action, Class, Direction, Entity, NodePolicy, NodeRule, Peer, RuleAction, unmanaged_is_closed},
     ports,
     prefix::PrefixIdentities,
 };
@@ -110,13 +110,13 @@ fn entries_by_peer(
     found
 }
 
-fn entries_of(policy: &NodePolicy, direction: Direction, rule: &Rule<String>) -> Vec<Entry> {
+fn entries_of(policy: &NodePolicy, direction: Direction, rule: &NodeRule) -> Vec<Entry> {
     let row = PolicyRow {
         precedence: match rule.action {
-            Action::Allow => precedence::ALLOW,
-            Action::Deny => precedence::DENY,
+            RuleAction::Allow => precedence::ALLOW,
+            RuleAction::Deny | RuleAction::Pass => precedence::DENY,
         },
-        action: rule.action as u32,
+        action: rule.action.verdict().unwrap_or(Action::Deny) as u32,
         rule: rule_number(&policy.name, direction, &rule.name),
     };
     match &rule.ports {
@@ -132,14 +132,15 @@ fn entries_of(policy: &NodePolicy, direction: Direction, rule: &Rule<String>) ->
 }
 
 /// Identities (of endpoints, prefixes and classes) that a rule is about.
-fn peers_of(rule: &Rule<String>, sets: &IdentitySets, prefixes: &PrefixIdentities) -> BTreeSet<u32> {
+fn peers_of(rule: &NodeRule, sets: &IdentitySets, prefixes: &PrefixIdentities) -> BTreeSet<u32> {
     let classes = || Class::ALL.map(|class| class as u32);
     let Some(peers) = &rule.peers else { return classes().into() };
     let mut found = BTreeSet::new();
     for peer in peers {
         match peer {
-            Peer::Endpoints(set) => found.extend(sets.get(set).into_iter().flatten()),
+            Peer::Endpoints(set) | Peer::Nodes(set) => found.extend(sets.get(set).into_iter().flatten()),
             Peer::Cidr { cidr, except } => found.extend(prefixes.within(cidr, except)),
+            Peer::CidrSet(_) => {}
             Peer::Entity(Entity::All) => found.extend(classes()),
             Peer::Entity(Entity::Class(class)) => {
                 found.insert(*class as u32);

@@ -58,10 +58,10 @@ impl PrefixIdentities {
 }
 
 /// Every prefix that a peer names.
-pub fn named<S>(peer: &Peer<S>) -> impl Iterator<Item = IpNet> + '_ {
+pub fn named<S, C>(peer: &Peer<S, C>) -> impl Iterator<Item = IpNet> + '_ {
     let (cidr, except) = match peer {
         Peer::Cidr { cidr, except } => (Some(*cidr), except.as_slice()),
-        Peer::Endpoints(_) | Peer::Entity(_) => (None, [].as_slice()),
+        Peer::Endpoints(_) | Peer::Nodes(_) | Peer::CidrSet(_) | Peer::Entity(_) => (None, [].as_slice()),
     };
     cidr.into_iter().chain(except.iter().copied())
 }

@@ -33,6 +33,16 @@ pub enum Requirement {
 }
 
 impl Requirement {
+    /// The label that it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::In { key, .. }
+            | Self::NotIn { key, .. }
+            | Self::Exists { key }
+            | Self::DoesNotExist { key } => key,
+        }
+    }
+
     /// Whether labels meet it.
     pub fn holds(&self, labels: &Labels) -> bool {
         match self {
@@ -65,6 +75,34 @@ impl Selector {
     /// Whether labels meet every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.holds(labels))
+    }
+
+    /// A key of which so much is demanded that no labels can meet it; then the selector selects nothing.
+    pub fn contradiction(&self) -> Option<&str> {
+        let keys: BTreeSet<&str> = self.requirements.iter().map(Requirement::key).collect();
+        keys.into_iter().find(|key| self.is_contradicted(key))
+    }
+
+    fn is_contradicted(&self, key: &str) -> bool {
+        let mut allowed: Option<BTreeSet<&str>> = None;
+        let mut refused: BTreeSet<&str> = BTreeSet::new();
+        let (mut must_be_there, mut must_not_be_there) = (false, false);
+        for requirement in self.requirements.iter().filter(|requirement| requirement.key() == key) {
+            match requirement {
+                Requirement::In { values, .. } => {
+                    must_be_there = true;
+                    let values = values.iter().map(String::as_str);
+                    allowed = Some(match &allowed {
+                        None => values.collect(),
+                        Some(allowed) => values.filter(|value| allowed.contains(value)).collect(),
+                    });
+                }
+                Requirement::NotIn { values, .. } => refused.extend(values.iter().map(String::as_str)),
+                Requirement::Exists { .. } => must_be_there = true,
+                Requirement::DoesNotExist { .. } => must_not_be_there = true,
+            }
+        }
+        (must_be_there && must_not_be_there) || allowed.is_some_and(|allowed| allowed.is_subset(&refused))
     }
 
     /// Name of the identity set that this selector makes: a frozen hash (SipHash-1-3, 128 bits, key 0) of its canonical
@@ -128,6 +166,34 @@ mod tests {
     fn an_empty_selector_selects_everything() {
         assert!(Selector::default().matches(&labels(&[])));
         assert!(Selector::default().matches(&labels(&[("a", "b")])));
+    }
+
+    #[test]
+    fn a_selector_that_no_labels_can_meet_names_the_key() {
+        let key = || "app".to_owned();
+        let is = |list: &[&str]| Requirement::In { key: key(), values: values(list) };
+        let is_not = |list: &[&str]| Requirement::NotIn { key: key(), values: values(list) };
+        let (exists, absent) = (Requirement::Exists { key: key() }, Requirement::DoesNotExist { key: key() });
+        let impossible = [
+            vec![is(&["web"]), is_not(&["web", "api"])],
+            vec![is(&["web"]), is(&["api"])],
+            vec![is(&["web"]), absent.clone()],
+            vec![exists.clone(), absent.clone()],
+            vec![is(&["web", "api"]), is(&["web", "db"]), is_not(&["web"])],
+        ];
+        for requirements in impossible {
+            assert_eq!(Selector::new(requirements.clone()).contradiction(), Some("app"), "{requirements:?}");
+        }
+        let possible = [
+            vec![],
+            vec![is(&["web", "api"]), is_not(&["web"])],
+            vec![is_not(&["web"]), absent],
+            vec![is_not(&["web"]), exists.clone()],
+            vec![exists, Requirement::DoesNotExist { key: "env".to_owned() }],
+        ];
+        for requirements in possible {
+            assert_eq!(Selector::new(requirements.clone()).contradiction(), None, "{requirements:?}");
+        }
     }
 
     #[test]

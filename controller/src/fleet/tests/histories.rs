@@ -37,7 +37,7 @@ fn any_peer() -> impl Strategy<Value = Peer> {
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
-    let action = || select(vec![Action::Allow, Action::Allow, Action::Deny]);
+    let action = || select(vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny]);
     prop_oneof![
         2 => (0..4_u8, any_selector(), action(), any_peer())
             .prop_map(|(number, subject, action, peer)| put_policy(policy(&format!("p{number}"), subject, action, peer))),

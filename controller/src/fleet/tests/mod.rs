@@ -6,7 +6,7 @@ use std::{
 };
 
 use weft_proto::v1;
-use weft_shared::policy::model::{Action, Class, Peer, Requirement, Rule, Selector};
+use weft_shared::policy::model::{Class, Mode, Peer, Requirement, Rule, RuleAction, Selector, Subject, Tier};
 
 use super::*;
 use crate::limits;
@@ -23,15 +23,15 @@ fn selector(app: &str) -> Selector {
     Selector::new([Requirement::In { key: "app".to_owned(), values: BTreeSet::from([app.to_owned()]) }])
 }
 
-fn policy(name: &str, subject: Selector, action: Action, peer: Peer) -> Policy {
+fn policy(name: &str, subject: Selector, action: RuleAction, peer: Peer) -> Policy {
     let rule = Rule { name: "0".to_owned(), action, peers: Some(vec![peer]), ports: None };
     Policy {
         name: name.to_owned(),
-        subject,
+        tier: Tier::Application { default_deny_ingress: true, default_deny_egress: false },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints(subject),
         ingress: Some(vec![rule]),
         egress: None,
-        default_deny_ingress: true,
-        default_deny_egress: false,
     }
 }
 
@@ -40,7 +40,7 @@ fn put_policy(policy: Policy) -> Change {
 }
 
 fn api_from_web() -> Change {
-    put_policy(policy("api-from-web", selector("api"), Action::Allow, Peer::Endpoints(selector("web"))))
+    put_policy(policy("api-from-web", selector("api"), RuleAction::Allow, Peer::Endpoints(selector("web"))))
 }
 
 fn put_node(number: u8) -> Change {
@@ -214,7 +214,7 @@ fn a_node_whose_policy_denies_by_labels_is_sent_every_used_address() {
     assert_eq!(node_fleet(&api), v1::Entity::Fleet);
 
     let deny = Peer::Endpoints(selector("db"));
-    apply_each(&mut fleet, [put_policy(policy("no-db", selector("api"), Action::Deny, deny))]);
+    apply_each(&mut fleet, [put_policy(policy("no-db", selector("api"), RuleAction::Deny, deny))]);
     settle(&mut fleet, "n2", &mut api);
     assert_eq!(node_fleet(&api), v1::Entity::Unmanaged);
     assert_eq!(api.names(ResourceType::Address), ["10.200.1.5", "10.200.2.5"]);

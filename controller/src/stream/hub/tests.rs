@@ -1,5 +1,7 @@
 //! What a hub keeps is bounded by what there is and who is connected, however much has happened and however slow nodes are.
-use weft_shared::policy::model::{Action, Peer, Policy, Requirement, Rule, Selector};
+use weft_shared::policy::model::{
+    Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier,
+};
 
 use super::*;
 use crate::{
@@ -28,14 +30,14 @@ fn selector(app: &str) -> Selector {
 
 fn policy() -> Change {
     let peers = Some(vec![Peer::Endpoints(selector("web"))]);
-    let rule = Rule { name: "0".to_owned(), action: Action::Allow, peers, ports: None };
+    let rule = Rule { name: "0".to_owned(), action: RuleAction::Allow, peers, ports: None };
     let policy = Policy {
         name: "from-web".to_owned(),
-        subject: Selector::default(),
+        tier: Tier::Application { default_deny_ingress: true, default_deny_egress: false },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints(Selector::default()),
         ingress: Some(vec![rule]),
         egress: None,
-        default_deny_ingress: true,
-        default_deny_egress: false,
     };
     Change::Policy { name: policy.name.clone(), policy: Some(policy) }
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::{
     arbitrary,
-    model::{FlowPort, Labels, Party, Policy, PortRange},
-    oracle, parse, prefix, wire,
+    model::{FleetConfig, FlowPort, Labels, Mode, Party, Policy, PortRange, Subject, Tier},
+    oracle, prefix, wire,
 };
 
 /// Label sets are numbered by their place.
@@ -23,7 +23,7 @@ fn sets(policies: &[Policy]) -> IdentitySets {
     let peers = policies.iter().flat_map(Policy::peers);
     let selectors = peers.filter_map(|peer| match peer {
         Peer::Endpoints(selector) => Some(selector),
-        Peer::Cidr { .. } | Peer::Entity(_) => None,
+        Peer::Nodes(_) | Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => None,
     });
     let members = |selector: &crate::policy::selector::Selector| -> BTreeSet<u32> {
         arbitrary::label_sets().iter().filter(|labels| selector.matches(labels)).map(identity_of).collect()
@@ -65,19 +65,21 @@ proptest! {
 
     #[test]
     fn the_compiled_table_gives_the_oracles_verdict(
-        policies in arbitrary::policies(),
+        policies in arbitrary::application_policies(),
         subject in proptest::sample::select(arbitrary::label_sets()),
         flows in proptest::collection::vec((arbitrary::peer(), arbitrary::flow_port(), any::<bool>()), 20),
         default_allow: bool,
     ) {
         let default_action = if default_allow { Action::Allow } else { Action::Deny };
-        let party = Party { class: Class::Fleet, labels: subject.clone(), address: None };
+        let party = Party { class: Class::Fleet, labels: subject.clone(), address: None, local: true };
+        let config = FleetConfig { default_action, ..FleetConfig::of_pools(Vec::new()) };
+        let context = oracle::Context { policies: &policies, cidr_sets: &[], config: &config };
         let nodes: Vec<NodePolicy> = policies
             .iter()
-            .map(|policy| wire::from_node(&policy.name, &wire::to_node(policy)).expect("what was written can be read"))
+            .map(|policy| wire::from_node(&policy.name, &wire::to_node(policy, |_| Vec::new())).expect("what was written can be read"))
             .collect();
         let selecting: Vec<&NodePolicy> =
-            nodes.iter().zip(&policies).filter(|(_, policy)| policy.subject.matches(&subject)).map(|(node, _)| node).collect();
+            nodes.iter().zip(&policies).filter(|(_, policy)| policy.selects(&party)).map(|(node, _)| node).collect();
         let wanted = nodes.iter().flat_map(Policy::peers).flat_map(prefix::named);
         let prefixes = PrefixIdentities::assign([], wanted, &arbitrary::pools());
         let table = table(Identity(identity_of(&subject)), &selecting, &sets(&policies), &prefixes, default_action)
@@ -85,7 +87,7 @@ proptest! {
 
         for (peer, port, ingress) in flows {
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let expected = oracle::judge(&policies, default_action, &party, &peer, direction, port);
+            let expected = oracle::judge(context, &party, &peer, direction, port);
             // The programs let a node reach its own endpoints without a lookup.
             let found = if ingress && peer.class == Class::Host {
                 Action::Allow as u32
@@ -98,8 +100,8 @@ proptest! {
 
     #[test]
     fn prefixes_keep_their_numbers_when_others_come_and_go(
-        first in arbitrary::policies(),
-        second in arbitrary::policies(),
+        first in arbitrary::application_policies(),
+        second in arbitrary::application_policies(),
     ) {
         let named = |policies: &[Policy]| policies.iter().flat_map(Policy::peers).flat_map(prefix::named).collect::<Vec<_>>();
         let before = PrefixIdentities::assign([], named(&first), &arbitrary::pools());
@@ -117,16 +119,16 @@ fn one_row_more_than_a_table_holds_is_an_overflow() {
     let members = |count: u32| IdentitySets::from([("all".to_owned(), (256..256 + count).collect())]);
     let policy = NodePolicy {
         name: "wide".to_owned(),
-        subject: "all".to_owned(),
-        ingress: Some(vec![Rule {
+        tier: Tier::Application { default_deny_ingress: true, default_deny_egress: false },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints("all".to_owned()),
+        ingress: Some(vec![NodeRule {
             name: "0".to_owned(),
-            action: Action::Allow,
+            action: RuleAction::Allow,
             peers: Some(vec![Peer::Endpoints("all".to_owned())]),
             ports: Some(vec![PortRange { protocol: 6, first: 443, last: 443 }]),
         }]),
         egress: None,
-        default_deny_ingress: true,
-        default_deny_egress: false,
     };
     let compile = |count| {
         table(Identity(256), &[&policy], &members(count), &PrefixIdentities::default(), Action::Allow)
@@ -141,21 +143,4 @@ fn one_row_more_than_a_table_holds_is_an_overflow() {
 fn rule_numbers_are_frozen() {
     assert_eq!(rule_number("api-from-web", Direction::Ingress, "web"), 2_435_672_946);
     assert_ne!(rule_number("a", Direction::Ingress, "0"), rule_number("a", Direction::Egress, "0"));
-}
-
-#[test]
-fn a_policy_of_another_version_is_not_half_understood() {
-    let mut message = wire::to_node(&Policy {
-        name: "p".to_owned(),
-        subject: crate::policy::selector::Selector::default(),
-        ingress: Some(Vec::new()),
-        egress: None,
-        default_deny_ingress: true,
-        default_deny_egress: false,
-    });
-    for tier in [77, weft_proto::v1::Tier::Admin.into()] {
-        message.tier = tier;
-        let refused = wire::from_node("p", &message).map_err(|error: parse::FieldError| error.path);
-        assert_eq!(refused, Err("tier".to_owned()));
-    }
 }

@@ -6,8 +6,10 @@ use ipnet::IpNet;
 use weft_proto::v1;
 
 use super::{
-    super::model::{Action, FleetConfig, IdentityLabels, LabelPattern, Pool},
+    super::model::{Action, Direction, Failsafe, FleetConfig, IdentityLabels, LabelPattern, Pool},
+    super::wire,
     Errors, FieldError, metadata,
+    port::port,
     text::prefix,
 };
 
@@ -15,6 +17,8 @@ use super::{
 const NAME: &str = "fleet";
 /// A pool gives out at most this many bits of node prefixes: 2^16 nodes.
 const NODE_PREFIX_BITS_MAX: u8 = 16;
+/// Entries are walked one by one for each new flow of a node.
+const FAILSAFE_MAX: usize = 64;
 /// A restart of a node takes less.
 const NODE_EXPIRY_MIN_SECONDS: u32 = 300;
 
@@ -36,7 +40,17 @@ pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldE
     };
     let identity_labels = identity_labels(message.identity_labels.as_ref());
     let node_expiry = node_expiry(&mut errors, message.node_expiry_seconds);
-    errors.finish(Some(FleetConfig { pools, default_action, identity_labels, node_expiry }))
+    let host_to_endpoint = errors.take(wire::host_to_endpoint(message.host_to_endpoint));
+    let failsafe = failsafe(&mut errors, message.failsafe.as_ref());
+    let config = host_to_endpoint.map(|host_to_endpoint| FleetConfig {
+        pools,
+        default_action,
+        identity_labels,
+        host_to_endpoint,
+        failsafe,
+        node_expiry,
+    });
+    errors.finish(config)
 }
 
 fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
@@ -46,15 +60,51 @@ fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
     if !matches!(message.encryption_mode(), v1::EncryptionMode::Unspecified | v1::EncryptionMode::None) {
         errors.add("encryptionMode", "this version does not support encryption yet");
     }
-    if !matches!(message.host_to_endpoint(), v1::HostToEndpoint::Unspecified | v1::HostToEndpoint::Allow) {
-        errors.add("hostToEndpoint", "this version supports allow only");
-    }
-    if message.failsafe.is_some() {
-        errors.add("failsafe", "this version has no host policies that failsafe entries could hold against");
-    }
     if message.limits.is_some() {
         errors.add("limits", "this version does not support limits yet");
     }
+}
+
+/// Absent: the defaults. Present and empty: nothing is held open.
+fn failsafe(errors: &mut Errors, list: Option<&v1::FailsafeList>) -> Vec<Failsafe> {
+    let Some(list) = list else { return Failsafe::defaults() };
+    if list.items.len() > FAILSAFE_MAX {
+        let text = format!("{} entries, at most {FAILSAFE_MAX} are allowed", list.items.len());
+        errors.add("failsafe", text);
+    }
+    let entries = list.items.iter().enumerate();
+    entries.filter_map(|(index, message)| entry(errors, message, &format!("failsafe[{index}]"))).collect()
+}
+
+fn entry(errors: &mut Errors, message: &v1::Failsafe, path: &str) -> Option<Failsafe> {
+    let as_port = v1::Port {
+        protocol: message.protocol,
+        protocol_number: message.protocol_number,
+        port: message.port,
+        end_port: message.end_port,
+        ..v1::Port::default()
+    };
+    let range = port(errors, &as_port, path);
+    let direction = match v1::Direction::try_from(message.direction) {
+        Ok(v1::Direction::Ingress) => Some(Direction::Ingress),
+        Ok(v1::Direction::Egress) => Some(Direction::Egress),
+        Ok(v1::Direction::Unspecified) | Err(_) => {
+            errors.add(format!("{path}.direction"), "expected ingress or egress, as the node sees it");
+            None
+        }
+    };
+    let cidrs = message.cidrs.iter().enumerate();
+    let prefixes =
+        cidrs.filter_map(|(index, text)| errors.take(prefix(text, &format!("{path}.cidrs[{index}]"))));
+    let prefixes = prefixes.collect();
+    let range = range?;
+    Some(Failsafe {
+        protocol: range.protocol,
+        first: range.first,
+        last: range.last,
+        direction: direction?,
+        prefixes,
+    })
 }
 
 fn node_expiry(errors: &mut Errors, seconds: Option<u32>) -> Option<Duration> {

@@ -2,8 +2,11 @@
 //! (`ingress[0].ports[1].endPort`, spelled as in manifests) and says what was expected. What this version does not
 //! enforce is refused, never half understood.
 
+mod cidr_set;
 mod fleet;
+mod peer;
 mod policy;
+mod port;
 mod selector;
 mod text;
 
@@ -12,8 +15,10 @@ use std::fmt;
 use weft_proto::v1::{self, object};
 
 pub use self::{
+    cidr_set::cidr_set,
     fleet::fleet_config,
-    policy::{entity_to_proto, policy},
+    peer::entity_to_proto,
+    policy::{policy, policy_and_warnings},
     selector::selector,
     text::{labels, name},
 };
@@ -40,15 +45,23 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// Checks an object that an operator gives: its metadata, and all that its kind demands.
-pub fn object(object: &v1::Object) -> Result<(), Vec<FieldError>> {
+/// What is right, and can still hardly be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldWarning {
+    /// Of the field, inside the object.
+    pub path: String,
+    pub message: String,
+}
+
+/// Checks an object that an operator gives: its metadata, and all that its kind demands. Returns what can hardly be meant.
+pub fn object(object: &v1::Object) -> Result<Vec<FieldWarning>, Vec<FieldError>> {
     match &object.kind {
-        Some(object::Kind::Policy(message)) => policy(message).map(drop),
-        Some(object::Kind::FleetConfig(message)) => fleet_config(message).map(drop),
+        Some(object::Kind::Policy(message)) => policy_and_warnings(message).map(|(_, warnings)| warnings),
+        Some(object::Kind::FleetConfig(message)) => fleet_config(message).map(|_| Vec::new()),
+        Some(object::Kind::CidrSet(message)) => cidr_set(message).map(|_| Vec::new()),
         Some(object::Kind::Node(_)) => refuse("a node is written by its own daemon when it connects"),
         Some(object::Kind::Endpoint(_)) => refuse("an endpoint is written by the node that attaches it"),
         Some(object::Kind::Identity(_)) => refuse("identities are allocated by the controller"),
-        Some(object::Kind::CidrSet(_)) => refuse("this version does not support CidrSet yet"),
         Some(object::Kind::Service(_)) => refuse("this version does not support Service yet"),
         Some(object::Kind::Prefilter(_)) => refuse("this version does not support Prefilter yet"),
         Some(object::Kind::EgressGateway(_)) => refuse("this version does not support EgressGateway yet"),
@@ -58,34 +71,45 @@ pub fn object(object: &v1::Object) -> Result<(), Vec<FieldError>> {
     }
 }
 
-fn refuse(message: &str) -> Result<(), Vec<FieldError>> {
+fn refuse(message: &str) -> Result<Vec<FieldWarning>, Vec<FieldError>> {
     Err(vec![FieldError::new("kind", message)])
 }
 
-/// Errors of one object, collected so that an operator sees all of them at once.
+/// Errors and warnings of one object, collected so that an operator sees all of them at once.
 #[derive(Debug, Default)]
-struct Errors(Vec<FieldError>);
+struct Errors {
+    errors: Vec<FieldError>,
+    warnings: Vec<FieldWarning>,
+}
 
 impl Errors {
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(FieldError::new(path, message));
+        self.errors.push(FieldError::new(path, message));
+    }
+
+    fn warn(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.warnings.push(FieldWarning { path: path.into(), message: message.into() });
     }
 
     /// The value, or `None` with its error noted.
     fn take<T>(&mut self, result: Result<T, FieldError>) -> Option<T> {
-        result.map_err(|error| self.0.push(error)).ok()
+        result.map_err(|error| self.errors.push(error)).ok()
     }
 
     /// The value, or `None` with its errors noted.
     fn take_all<T>(&mut self, result: Result<T, Vec<FieldError>>) -> Option<T> {
-        result.map_err(|errors| self.0.extend(errors)).ok()
+        result.map_err(|errors| self.errors.extend(errors)).ok()
     }
 
     /// The whole, if nothing was wrong with a part.
     fn finish<T>(self, value: Option<T>) -> Result<T, Vec<FieldError>> {
+        self.finish_with_warnings(value).map(|(value, _)| value)
+    }
+
+    fn finish_with_warnings<T>(self, value: Option<T>) -> Result<(T, Vec<FieldWarning>), Vec<FieldError>> {
         match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            _ => Err(self.0),
+            Some(value) if self.errors.is_empty() => Ok((value, self.warnings)),
+            _ => Err(self.errors),
         }
     }
 }

@@ -13,6 +13,13 @@ use super::{
 /// A selector; `path` is the field's, inside the object.
 pub fn selector(message: &v1::Selector, path: &str) -> Result<Selector, Vec<FieldError>> {
     let mut errors = Errors::default();
+    let value = selector_of(&mut errors, message, path);
+    errors.finish(value)
+}
+
+/// The same as a part of an object; one that can select nothing is warned of.
+pub(super) fn selector_of(errors: &mut Errors, message: &v1::Selector, path: &str) -> Option<Selector> {
+    let before = errors.errors.len();
     let mut requirements = Vec::new();
     for (key, value) in &message.match_labels {
         let path = format!("{path}.matchLabels.{key}");
@@ -22,9 +29,17 @@ pub fn selector(message: &v1::Selector, path: &str) -> Result<Selector, Vec<Fiel
     }
     for (index, expression) in message.match_expressions.iter().enumerate() {
         let path = format!("{path}.matchExpressions[{index}]");
-        requirements.extend(requirement(&mut errors, expression, &path));
+        requirements.extend(requirement(errors, expression, &path));
     }
-    errors.finish(Some(Selector::new(requirements)))
+    let selector = Selector::new(requirements);
+    if errors.errors.len() > before {
+        return None;
+    }
+    if let Some(key) = selector.contradiction() {
+        let text = format!("no labels can meet what is demanded of \"{key}\": the selector selects nothing");
+        errors.warn(path, text);
+    }
+    Some(selector)
 }
 
 fn requirement(errors: &mut Errors, message: &v1::LabelRequirement, path: &str) -> Option<Requirement> {

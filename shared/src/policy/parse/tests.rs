@@ -2,7 +2,10 @@
 
 use weft_proto::v1;
 
-use super::{super::model::PortRange, *};
+use super::{
+    super::model::{Direction, Failsafe, Mode, PortRange, RuleAction, Tier},
+    *,
+};
 
 fn selector_of(key: &str, value: &str) -> v1::Selector {
     v1::Selector { match_labels: [(key.to_owned(), value.to_owned())].into(), match_expressions: Vec::new() }
@@ -53,11 +56,115 @@ fn cidr(cidr: &str, except: &[&str]) -> v1::Peer {
     v1::Peer { cidr: Some(cidr.to_owned()), except, ..Default::default() }
 }
 
+fn cidr_set(name: Option<&str>, labels: &[(&str, &str)]) -> v1::Peer {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let reference = v1::CidrSetReference { name: name.map(str::to_owned), match_labels: labels.collect() };
+    v1::Peer { cidr_set: Some(reference), ..Default::default() }
+}
+
+fn of_tier(tier: v1::Tier) -> v1::Policy {
+    v1::Policy { tier: tier.into(), ..right() }
+}
+
+#[test]
+fn tiers_orders_modes_and_passing_are_what_is_written() {
+    let mut message = with_rule(|rule| rule.action = v1::Action::Pass.into());
+    message.tier = v1::Tier::Admin.into();
+    message.mode = v1::PolicyMode::Audit.into();
+    message.subject = Some(v1::Subject { nodes: Some(v1::Selector::default()), endpoints: None });
+    let parsed = policy(&message).expect("it is right");
+    assert_eq!(parsed.tier, Tier::Admin { order: Tier::DEFAULT_ORDER });
+    assert_eq!((parsed.mode, parsed.subject.is_nodes()), (Mode::Audit, true));
+    assert_eq!(parsed.rules(Direction::Ingress)[0].action, RuleAction::Pass);
+    let last = v1::Policy { order: Some(65_535), ..of_tier(v1::Tier::Baseline) };
+    assert_eq!(policy(&last).map(|policy| policy.tier), Ok(Tier::Baseline { order: 65_535 }));
+}
+
+#[test]
+fn what_can_match_nothing_is_right_and_warned_of() {
+    let nothing = v1::Selector {
+        match_expressions: vec![v1::LabelRequirement {
+            key: "app".into(),
+            operator: v1::LabelOperator::NotIn.into(),
+            values: vec!["api".into()],
+        }],
+        ..selector_of("app", "api")
+    };
+    let subject = v1::Subject { endpoints: Some(nothing.clone()), nodes: None };
+    let warned = |message: &v1::Policy| -> Vec<String> {
+        let (_, warnings) = policy_and_warnings(message).expect("it is right");
+        warnings.into_iter().map(|warning| warning.path).collect()
+    };
+    assert_eq!(warned(&right()), Vec::<String>::new());
+    assert_eq!(warned(&v1::Policy { subject: Some(subject), ..right() }), ["subject.endpoints"]);
+    let peer = v1::Peer { nodes: Some(nothing), ..Default::default() };
+    assert_eq!(warned(&with_peer(&peer)), ["ingress[0].peers[0].nodes"]);
+    let hole = cidr("198.51.100.0/24", &["198.51.100.0/24"]);
+    assert_eq!(warned(&with_peer(&hole)), ["ingress[0].peers[0].except[0]"]);
+}
+
+#[test]
+fn cidr_sets_are_sorted_and_checked() {
+    let set = |cidrs: &[&str]| v1::CidrSet {
+        metadata: Some(v1::Metadata { name: "partners".into(), ..Default::default() }),
+        cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
+    };
+    let parsed = super::cidr_set(&set(&["2001:db8::/32", "198.51.100.0/24", "2001:db8::/32"]));
+    let texts = parsed.map(|set| set.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(texts, Ok(vec!["198.51.100.0/24".to_owned(), "2001:db8::/32".to_owned()]));
+    let errors = super::cidr_set(&set(&["::/0", "198.51.100.1/24"])).expect_err("host bits");
+    assert_eq!(errors[0].path, "cidrs[1]");
+}
+
+#[test]
+fn failsafe_entries_are_the_defaults_unless_given() {
+    let config = |failsafe| v1::FleetConfig {
+        metadata: Some(v1::Metadata { name: "fleet".into(), ..Default::default() }),
+        pools: vec![v1::Pool { cidr: "10.200.0.0/16".into(), node_prefix_length: 24 }],
+        failsafe,
+        ..Default::default()
+    };
+    let parsed =
+        |entries: Vec<v1::Failsafe>| fleet_config(&config(Some(v1::FailsafeList { items: entries })));
+    assert_eq!(fleet_config(&config(None)).map(|config| config.failsafe), Ok(Failsafe::defaults()));
+    assert_eq!(parsed(Vec::new()).map(|config| config.failsafe), Ok(Vec::new()));
+    let ssh = v1::Failsafe {
+        protocol: v1::Protocol::Tcp.into(),
+        port: Some(22),
+        direction: v1::Direction::Ingress.into(),
+        cidrs: vec!["192.0.2.0/24".into()],
+        ..Default::default()
+    };
+    let expected = Failsafe {
+        protocol: 6,
+        first: 22,
+        last: 22,
+        direction: Direction::Ingress,
+        prefixes: vec!["192.0.2.0/24".parse().expect("a prefix")],
+    };
+    assert_eq!(parsed(vec![ssh.clone()]).map(|config| config.failsafe), Ok(vec![expected]));
+    let cases = [
+        (v1::Failsafe { direction: 0, ..ssh.clone() }, "failsafe[0].direction"),
+        (v1::Failsafe { port: Some(0), ..ssh.clone() }, "failsafe[0].port"),
+        (v1::Failsafe { protocol: 0, ..ssh.clone() }, "failsafe[0].protocol"),
+        (v1::Failsafe { end_port: Some(21), ..ssh.clone() }, "failsafe[0].endPort"),
+        (v1::Failsafe { cidrs: vec!["192.0.2.1/24".into()], ..ssh.clone() }, "failsafe[0].cidrs[0]"),
+    ];
+    for (entry, path) in cases {
+        assert_eq!(parsed(vec![entry]).expect_err(path)[0].path, path);
+    }
+    assert_eq!(parsed(vec![ssh; 65]).expect_err("too many")[0].path, "failsafe");
+}
+
 #[test]
 fn a_policy_becomes_what_it_says() {
     let parsed = policy(&right()).expect("it is right");
     assert_eq!(parsed.name, "api-from-web");
-    assert!(parsed.default_deny_ingress && !parsed.default_deny_egress && parsed.egress.is_none());
+    assert!(
+        parsed.default_deny(Direction::Ingress)
+            && !parsed.default_deny(Direction::Egress)
+            && parsed.egress.is_none()
+    );
     let rule = &parsed.ingress.expect("it has ingress")[0];
     assert_eq!(rule.ports, Some(vec![PortRange { protocol: 6, first: 8080, last: 8090 }]));
 }
@@ -75,7 +182,11 @@ fn absent_and_empty_lists_differ() {
     assert_eq!((empty.peers, empty.ports), (Some(Vec::new()), Some(Vec::new())));
     let nothing = v1::Policy { egress: Some(v1::RuleList::default()), ingress: None, ..right() };
     let nothing = policy(&nothing).expect("it is right");
-    assert!(nothing.ingress.is_none() && nothing.egress == Some(Vec::new()) && nothing.default_deny_egress);
+    assert!(
+        nothing.ingress.is_none()
+            && nothing.egress == Some(Vec::new())
+            && nothing.default_deny(Direction::Egress)
+    );
 }
 
 #[test]
@@ -140,9 +251,41 @@ fn bad_policies_are_refused_at_their_place() {
         ),
         (v1::Policy { subject: None, ..right() }, "subject", "selector"),
         (v1::Policy { ingress: None, ..right() }, "ingress", "says nothing"),
-        (v1::Policy { tier: v1::Tier::Admin.into(), ..right() }, "tier", "application"),
+        (v1::Policy { tier: 9, ..right() }, "tier", "admin, application or baseline"),
         (v1::Policy { order: Some(1), ..right() }, "order", "no order"),
-        (v1::Policy { mode: v1::PolicyMode::Audit.into(), ..right() }, "mode", "audit"),
+        (v1::Policy { order: Some(65_536), ..of_tier(v1::Tier::Admin) }, "order", "0 to 65535"),
+        (
+            v1::Policy { default_deny: Some(v1::DefaultDeny::default()), ..of_tier(v1::Tier::Baseline) },
+            "defaultDeny",
+            "application",
+        ),
+        (v1::Policy { ingress: None, ..of_tier(v1::Tier::Baseline) }, "ingress", "says nothing"),
+        (v1::Policy { mode: 9, ..right() }, "mode", "audit"),
+        (
+            v1::Policy {
+                subject: Some(v1::Subject {
+                    endpoints: Some(v1::Selector::default()),
+                    nodes: Some(v1::Selector::default()),
+                }),
+                ..right()
+            },
+            "subject",
+            "not both",
+        ),
+        (with_rule(|rule| rule.name = "r".repeat(254)), "ingress[0].name", "253"),
+        (
+            v1::Policy {
+                tier: v1::Tier::Baseline.into(),
+                ..with_rule(|rule| rule.action = v1::Action::Pass.into())
+            },
+            "ingress[0].action",
+            "admin",
+        ),
+        (
+            v1::Policy { tier: v1::Tier::Admin.into(), ..with_rule(|rule| rule.action = 0) },
+            "ingress[0].action",
+            "allow, deny or pass",
+        ),
         (with_rule(|rule| rule.action = 0), "ingress[0].action", "allow or deny"),
         (with_rule(|rule| rule.action = v1::Action::Pass.into()), "ingress[0].action", "admin"),
         (with_port(tcp(Some(0), None)), "ingress[0].ports[0].port", "1 to 65535"),
@@ -198,10 +341,13 @@ fn bad_policies_are_refused_at_their_place() {
             "ingress[0].peers[0].except",
             "goes with cidr",
         ),
+        (with_peer(&cidr_set(None, &[])), "ingress[0].peers[0].cidrSet", "matchLabels"),
+        (with_peer(&cidr_set(Some("a"), &[("kind", "bad")])), "ingress[0].peers[0].cidrSet", "not both"),
+        (with_peer(&cidr_set(Some("A"), &[])), "ingress[0].peers[0].cidrSet.name", "lower-case"),
         (
-            with_peer(&v1::Peer { nodes: Some(v1::Selector::default()), ..Default::default() }),
-            "ingress[0].peers[0].nodes",
-            "not support",
+            with_peer(&cidr_set(None, &[("-kind", "bad")])),
+            "ingress[0].peers[0].cidrSet.matchLabels.-kind",
+            "label key",
         ),
     ];
     for (message, path, part) in cases {
@@ -225,7 +371,7 @@ fn two_rules_of_one_name_are_refused() {
 #[test]
 fn all_errors_of_an_object_are_told_at_once() {
     let mut message = with_port(tcp(Some(0), None));
-    message.mode = v1::PolicyMode::Audit.into();
+    message.mode = 9;
     assert_eq!(policy(&message).expect_err("two things are wrong").len(), 2);
 }
 
