@@ -7,11 +7,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Address, Config, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PolicyKey, PolicyRow,
-    RuntimeState, Subject, Told, ToldKey,
+    Address, Config, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow,
+    PortKey, RuleKey, RuntimeState, Subject, Told, ToldKey,
     maps::{
         COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENTS_MAX, IPCACHE_MAX,
-        NODE_ADDRESSES_MAX, NODES_MAX, POLICY_ROWS_MAX, PREFIXES_MAX, SUBJECTS_MAX, TOLD_MAX,
+        NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
 };
 
@@ -20,10 +20,9 @@ use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, rel
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey` and `PolicyKey` without their lengths.
+/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey` and `RuleKey` without their lengths.
 type PrefixBytes = [u32; 4];
-type PolicyBytes = [u8; 8];
-pub type PolicyTable = LpmTrie<PolicyBytes, PolicyRow, POLICY_ROWS_MAX>;
+type RuleBytes = [u8; 8];
 
 #[unsafe(no_mangle)]
 static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
@@ -41,7 +40,12 @@ pub static NODE_ADDRESSES: HashMap<Address, u32, NODE_ADDRESSES_MAX, GROWING> = 
 #[btf_map]
 pub static SUBJECTS: Array<Subject, SUBJECTS_MAX> = Array::new();
 #[btf_map]
-pub static POLICIES: ArrayOfMaps<PolicyTable, SUBJECTS_MAX> = ArrayOfMaps::new();
+pub static PEER_RULES: HashMap<PeerKey, u32, PEER_RULES_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static RULES: LpmTrie<RuleBytes, PolicyRow, RULES_MAX> = LpmTrie::new();
+/// For the daemon alone.
+#[btf_map]
+pub static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub static RUNTIME: Array<RuntimeState, 1> = Array::new();
 #[btf_map]
@@ -135,18 +139,10 @@ pub fn node_slot(address: &Address) -> Option<u32> {
     unsafe { NODE_ADDRESSES.get(address) }.copied()
 }
 
-/// The row of a table that a flow meets for a peer's identity or class.
+/// The row of a rulebook that a flow meets.
 #[inline(always)]
-pub fn policy_row(table: &'static PolicyTable, key: &PolicyKey) -> Option<&'static PolicyRow> {
-    let bytes: PolicyBytes = [
-        key.direction,
-        key.identity[0],
-        key.identity[1],
-        key.identity[2],
-        key.identity[3],
-        key.protocol,
-        key.port[0],
-        key.port[1],
-    ];
-    table.get(&Key::new(key.bits, bytes))
+pub fn rule(rulebook: u32, protocol: u8, port: u16) -> Option<&'static PolicyRow> {
+    let RuleKey { bits, rulebook: [a, b, c, d], protocol, port: [high, low], zero } =
+        RuleKey::new(rulebook, PortKey::exact(protocol, port));
+    RULES.get(&Key::new(bits, [a, b, c, d, protocol, high, low, zero]))
 }

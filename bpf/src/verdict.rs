@@ -1,15 +1,17 @@
-//! What the policy says: both local subjects of a flow are asked, each for its own direction, by exact identity and by
-//! class. Whatever is missing denies.
+//! What the policy says: both local subjects of a flow are asked, each for its own direction. Whatever is missing denies.
+
+use core::arch::asm;
 
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
-    Action, Address, Class, Direction, Endpoint, Peer, Point, PolicyKey, PolicyRow, Reason, endpoint_flags,
+    Action, Address, CLASS_RULEBOOKS, Class, Direction, Endpoint, Peer, PeerKey, Point, Reason,
+    class_rulebook, endpoint_flags,
 };
 
 use crate::{
     conntrack::{self, Ends, Entry},
     events::{self, Trace},
-    maps::{self, POLICIES, SUBJECTS, policy_row},
+    maps::{self, PEER_RULES, SUBJECTS},
     parse::{Echo, Packet},
     related,
 };
@@ -198,12 +200,9 @@ fn both(
         let subject = hook.or_own_endpoint(from, from_address)?;
         one(flow, subject, Direction::Egress, to, trace)?;
     }
-    // A node may always reach its own endpoints.
     if to.ifindex != 0 {
         let subject = hook.or_own_endpoint(to, to_address)?;
-        if from.class != Class::Host as u32 {
-            one(flow, subject, Direction::Ingress, from, trace)?;
-        }
+        one(flow, subject, Direction::Ingress, from, trace)?;
     }
     Ok(())
 }
@@ -217,20 +216,8 @@ fn one(
     peer: &Peer,
     trace: &mut Trace,
 ) -> Result<(), Reason> {
-    let slot = SUBJECTS.get(subject.subject).ok_or(Reason::PolicyMissing)?;
-    if slot.identity != subject.identity {
-        return Err(Reason::PolicyMissing);
-    }
-    // Once: both look-ups see the same table, whatever is swapped meanwhile.
-    let table = POLICIES.get(subject.subject).ok_or(Reason::PolicyMissing)?;
-    let row = |identity| policy_row(table, &PolicyKey::flow(direction, identity, flow.protocol, flow.port));
-    let exact = row(peer.identity);
-    let class = if peer.class == peer.identity { None } else { row(peer.class) };
-    let row = match (exact, class) {
-        (Some(exact), Some(class)) => stronger(exact, class),
-        (Some(only), None) | (None, Some(only)) => only,
-        (None, None) => return Err(Reason::PolicyMissing),
-    };
+    let rulebook = rulebook(subject, direction, peer).ok_or(Reason::PolicyMissing)?;
+    let row = maps::rule(rulebook, flow.protocol, flow.port).ok_or(Reason::PolicyMissing)?;
     if row.action == Action::Allow as u32 {
         events::allowed_by(direction, row.rule);
         return Ok(());
@@ -240,13 +227,44 @@ fn one(
     Err(Reason::PolicyDenied)
 }
 
+/// The rulebook of a peer, or of its class. The class's is read first: the daemon puts rows before the classes change, and
+/// takes them away when all who read a former one have come to their end. So whoever finds no row has the rulebook that
+/// goes with that.
 #[inline(always)]
-fn stronger(one: &'static PolicyRow, other: &'static PolicyRow) -> &'static PolicyRow {
-    if one.precedence > other.precedence {
-        one
-    } else if other.precedence > one.precedence || other.action != Action::Allow as u32 {
-        other
-    } else {
-        one
+fn rulebook(subject: &Endpoint, direction: Direction, peer: &Peer) -> Option<u32> {
+    if peer.class > Class::World as u32 {
+        return None;
     }
+    let slot = SUBJECTS.get_ptr(subject.subject)?;
+    let place =
+        in_register((class_rulebook(direction, Class::Host) as u64).wrapping_add(peer.class.into()) - 1);
+    if place >= CLASS_RULEBOOKS as u64 {
+        return None;
+    }
+    let place = place as usize;
+    // SAFETY: an element of an array, which never moves; whole numbers are written at once.
+    let (identity, of_class) = unsafe {
+        ((&raw const (*slot).identity).read_volatile(), (&raw const (*slot).rulebooks[place]).read_volatile())
+    };
+    if identity != subject.identity {
+        return None;
+    }
+    // The host's identity may be other nodes', too.
+    if peer.identity == peer.class || peer.class == Class::Host as u32 {
+        return Some(of_class);
+    }
+    let key = PeerKey { subject: identity, peer: peer.identity, direction: direction as u32 };
+    // SAFETY: read only; rows are replaced, never written in place.
+    unsafe { PEER_RULES.get(&key) }.copied().or(Some(of_class))
+}
+
+/// The same number, of which the compiler knows nothing any more: what is checked and what is used is one register, as the
+/// verifier wants it.
+#[inline(always)]
+fn in_register(mut number: u64) -> u64 {
+    // SAFETY: changes the one register, into itself.
+    unsafe {
+        asm!("{number} = {number}", number = inout(reg) number, options(nomem, nostack, preserves_flags, pure));
+    }
+    number
 }

@@ -68,7 +68,8 @@ impl Inspector {
         let policies = verdict::written(desired, &ledger.selectors);
         for _ in 0..2 {
             let Some(flow) = self.some_identity(now, &ledger) else { return };
-            let slot_before = slot_of(before, now.subjects.get(&flow.slot).copied().unwrap_or_default());
+            let slot_before =
+                slot_of(before, now.subjects.get(&flow.slot).map_or(0, |subject| subject.identity));
             let allowed = verdict::allows(now, flow.slot, flow.question);
             let was = slot_before.is_some_and(|slot| verdict::allows(before, slot, flow.question));
             if allowed && !was && !rules_allow(&policies, desired, &flow) {
@@ -117,9 +118,7 @@ impl Inspector {
                     self.node, row.identity
                 ));
             }
-            if tables.subjects.get(&row.subject) != Some(&row.identity)
-                || !tables.policies.contains_key(&row.subject)
-            {
+            if tables.subjects.get(&row.subject).map(|subject| subject.identity) != Some(row.identity) {
                 self.history.violated(format!(
                     "node {}: interface {ifindex} is open without the table of identity {}",
                     self.node, row.identity
@@ -159,7 +158,7 @@ impl Inspector {
 
     fn some_subject<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<(u32, &'a Labels)> {
         let subjects: Vec<(u32, u32)> =
-            tables.subjects.iter().map(|(slot, identity)| (*slot, *identity)).collect();
+            tables.subjects.iter().map(|(slot, subject)| (*slot, subject.identity)).collect();
         let (slot, identity) = *self.chance.pick(&subjects)?;
         Some((slot, ledger.identities.get(&identity)?))
     }
@@ -185,7 +184,7 @@ fn rules_allow(policies: &[Policy], desired: &Desired, flow: &Flow<'_>) -> bool 
 }
 
 fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
-    tables.subjects.iter().find(|(_, known)| **known == identity).map(|(slot, _)| *slot)
+    tables.subjects.iter().find(|(_, known)| known.identity == identity).map(|(slot, _)| *slot)
 }
 
 /// Who names the class of what nothing is known of has taken the chance.

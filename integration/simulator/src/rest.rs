@@ -82,8 +82,8 @@ pub(crate) async fn right_verdicts(world: &World) -> Result<(), String> {
     let peers = everybody(&ledger);
     for node in &world.nodes {
         let tables = node.twin.with(|state| state.tables.clone());
-        for (slot, identity) in &tables.subjects {
-            if let Some(labels) = ledger.identities.get(identity) {
+        for (slot, subject) in &tables.subjects {
+            if let Some(labels) = ledger.identities.get(&subject.identity) {
                 let judged = right_for(world, &tables, *slot, labels, &peers, &rules);
                 judged.map_err(|what| format!("{}: {what}", node.name))?;
             }

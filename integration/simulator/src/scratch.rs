@@ -132,13 +132,8 @@ pub(crate) fn difference(found: &Tables, expected: &Tables) -> Option<String> {
     lines.extend(rows("node", &found.nodes, &expected.nodes));
     lines.extend(rows("node address", &found.node_addresses, &expected.node_addresses));
     lines.extend(rows("subject", &found.subjects, &expected.subjects));
-    for (slot, table) in &expected.policies {
-        let nothing = BTreeMap::new();
-        let what = format!("subject {slot}: row");
-        lines.extend(rows(&what, found.policies.get(slot).unwrap_or(&nothing), table));
-    }
-    let stale = found.policies.keys().filter(|slot| !expected.policies.contains_key(slot));
-    lines.extend(stale.map(|slot| format!("a table of slot {slot}, which nobody has")));
+    lines.extend(rows("peer", &found.peer_rules, &expected.peer_rules));
+    lines.extend(rows("rulebook", &found.rulebooks, &expected.rulebooks));
     if found.identities_through != expected.identities_through {
         lines.push(format!(
             "identities through {}, expected {}",

@@ -1,15 +1,9 @@
 //! The verdict that a set of tables gives, as the kernel programs reach it; and the one that the rules give.
 use std::collections::BTreeMap;
 
-use weft_noded::{
-    desired::Desired,
-    plan::tables::{PolicyTable, Tables},
-};
+use weft_noded::{desired::Desired, plan::tables::Tables};
 use weft_shared::{
-    layout::{
-        Action, Class, DIRECTION_PREFIX_BITS, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY,
-        IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow,
-    },
+    layout::{Action, Class, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY},
     policy::{
         model::{
             FleetConfig, FlowPort, NodePeer, NodePolicy, NodeRule, Party, Peer, Policy, Rule, Selector,
@@ -35,29 +29,8 @@ pub(crate) fn allows(tables: &Tables, slot: u32, question: Question) -> bool {
     if global && identity > tables.identities_through {
         return false;
     }
-    let Some(table) = tables.policies.get(&slot) else { return false };
-    let exact = row_for(table, PolicyKey::flow(direction, identity, port.protocol, port.port));
-    let class = row_for(table, PolicyKey::flow(direction, class as u32, port.protocol, port.port));
-    let best = exact.into_iter().chain(class).max_by_key(|row| (row.precedence, row.action));
-    best.is_some_and(|row| row.action == Action::Allow as u32)
-}
-
-/// The row of the longest prefix.
-fn row_for(table: &PolicyTable, flow: PolicyKey) -> Option<PolicyRow> {
-    let lengths = (PROTOCOL_PREFIX_BITS..=PolicyKey::FULL_BITS).rev();
-    let lengths = lengths.chain([IDENTITY_PREFIX_BITS, DIRECTION_PREFIX_BITS]);
-    lengths.into_iter().find_map(|bits| table.get(&masked(flow, bits)).copied())
-}
-
-fn masked(key: PolicyKey, bits: u32) -> PolicyKey {
-    let (identity, protocol) = match bits {
-        DIRECTION_PREFIX_BITS => ([0; 4], 0),
-        IDENTITY_PREFIX_BITS => (key.identity, 0),
-        _ => (key.identity, key.protocol),
-    };
-    let kept = bits.saturating_sub(PROTOCOL_PREFIX_BITS);
-    let port = u16::from_be_bytes(key.port) & u16::MAX.checked_shl(16 - kept).unwrap_or(0);
-    PolicyKey { bits, direction: key.direction, identity, protocol, port: port.to_be_bytes() }
+    let row = tables.row(slot, direction, (identity, class), (port.protocol, port.port));
+    row.is_some_and(|row| row.action == Action::Allow as u32)
 }
 
 /// A node's policies with selectors in place of the sets' names, as operators wrote them.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
 };
 
 use aya::{
@@ -10,26 +11,24 @@ use aya::{
     maps::{
         Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
-        of_maps::ArrayOfMaps,
     },
 };
-use weft_shared::layout::{
-    Address, Config, Endpoint, Flow, FlowKey, Node, Peer, Point, PolicyKey, PolicyRow, PrefixKey, Reason,
-    RuntimeState, Subject,
-    maps::{self as names, Counter, MapName, POLICY_ROWS_MAX, counter_index},
+use weft_shared::{
+    layout::{
+        Address, CLASS_RULEBOOKS, Config, Endpoint, Flow, FlowKey, Node, Peer, PeerKey, Point, PolicyRow,
+        PortKey, PrefixKey, Reason, RuleKey, RuntimeState, Subject,
+        maps::{self as names, Counter, MapName, counter_index},
+    },
+    policy::compile::Rulebook,
 };
 
 use super::{
     Collected, KernelError,
     flows::Collector,
+    grace::Grace,
     trusted::{Plain, PlainHash},
 };
-use crate::plan::tables::{NodeRow, PolicyTable, Step, Tables};
-
-/// `BPF_F_NO_PREALLOC`: the kernel makes no other longest-prefix-match maps.
-const NO_PREALLOC: u32 = 1;
-
-type Table = LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>;
+use crate::plan::tables::{NodeRow, Step, SubjectRow, Tables};
 
 /// All maps that the daemon writes, and its counters.
 pub(crate) struct Maps {
@@ -39,16 +38,15 @@ pub(crate) struct Maps {
     nodes: Array<MapData, Plain<Node>>,
     node_addresses: HashMap<MapData, Plain<Address>, u32>,
     subjects: Array<MapData, Plain<Subject>>,
-    policies: ArrayOfMaps<MapData, Table>,
+    peer_rules: HashMap<MapData, Plain<PeerKey>, u32>,
+    rules: LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>,
     runtime: Array<MapData, Plain<RuntimeState>>,
     flows: PlainHash<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
     events_lost: PerCpuArray<MapData, u64>,
-    /// The tables in `policies`, by slot.
-    tables: BTreeMap<u32, Table>,
-    /// What stands in a slot that has no table: an array of maps can't be emptied through aya. It has no rows, so whoever
-    /// meets it drops (`policy_missing`).
-    empty: Table,
+    /// What `rules` holds, to take a rulebook's rows away.
+    rulebooks: BTreeMap<u32, Arc<Rulebook>>,
+    grace: Grace,
 }
 
 /// A failed call on a map, with the map's name.
@@ -76,34 +74,21 @@ impl Maps {
             nodes: take(ebpf, names::NODES)?,
             node_addresses: take(ebpf, names::NODE_ADDRESSES)?,
             subjects: take(ebpf, names::SUBJECTS)?,
-            policies: take(ebpf, names::POLICIES)?,
+            peer_rules: take(ebpf, names::PEER_RULES)?,
+            rules: take(ebpf, names::RULES)?,
             runtime: take(ebpf, names::RUNTIME)?,
             flows: take(ebpf, names::FLOWS)?,
             counters: take(ebpf, names::COUNTERS)?,
             events_lost: take(ebpf, names::EVENTS_LOST)?,
-            tables: BTreeMap::new(),
-            empty: new_table()?,
+            rulebooks: BTreeMap::new(),
+            grace: Grace::take(ebpf)?,
         };
-        maps.tables = maps.find_tables()?;
+        maps.rulebooks = maps.read_rulebooks()?;
         Ok(maps)
     }
 
-    /// The tables that are in `policies`, whoever put them there. One without rows is what stands for none.
-    fn find_tables(&self) -> Result<BTreeMap<u32, Table>, KernelError> {
-        let mut tables = BTreeMap::new();
-        for slot in 0..self.policies.len() {
-            match self.policies.get(&slot, 0) {
-                Ok(table) if table.keys().next().is_none() => {}
-                Ok(table) => drop(tables.insert(slot, table)),
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed(names::POLICIES)(error)),
-            }
-        }
-        Ok(tables)
-    }
-
     pub(crate) fn read(&mut self) -> Result<Tables, KernelError> {
-        self.tables = self.find_tables()?;
+        self.rulebooks = self.read_rulebooks()?;
         let mut tables = Tables {
             endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?
                 .map(|(ifindex, row)| (ifindex, row.0))
@@ -117,6 +102,10 @@ impl Maps {
             node_addresses: all(self.node_addresses.iter(), names::NODE_ADDRESSES)?
                 .map(|(address, slot)| (address.0, slot))
                 .collect(),
+            peer_rules: all(self.peer_rules.iter(), names::PEER_RULES)?
+                .map(|(key, number)| (key.0, number))
+                .collect(),
+            rulebooks: self.rulebooks.clone(),
             identities_through: self.runtime()?.identities_through,
             ..Tables::default()
         };
@@ -129,15 +118,22 @@ impl Maps {
         for (slot, subject) in (0..).zip(self.subjects.iter()) {
             let Plain(subject) = subject.map_err(failed(names::SUBJECTS))?;
             if subject.identity != 0 {
-                tables.subjects.insert(slot, subject.identity);
+                let row = SubjectRow { identity: subject.identity, rulebooks: subject.rulebooks };
+                tables.subjects.insert(slot, row);
             }
         }
-        for (slot, table) in &self.tables {
-            let rows: PolicyTable =
-                all(table.iter(), names::POLICIES)?.map(|(key, row)| (policy_key(&key), row.0)).collect();
-            tables.policies.insert(*slot, rows);
-        }
         Ok(tables)
+    }
+
+    fn read_rulebooks(&self) -> Result<BTreeMap<u32, Arc<Rulebook>>, KernelError> {
+        let mut found: BTreeMap<u32, Rulebook> = BTreeMap::new();
+        for (key, Plain(row)) in all(self.rules.iter(), names::RULES)? {
+            let (number, port) = rule_key(&key).ok_or_else(|| {
+                KernelError::new("map rules", format!("a key of {} bits", key.prefix_len()))
+            })?;
+            found.entry(number).or_default().insert(port, row);
+        }
+        Ok(found.into_iter().map(|(number, rows)| (number, Arc::new(rows))).collect())
     }
 
     pub(crate) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
@@ -153,13 +149,17 @@ impl Maps {
             Step::NodeAddress { address, slot } => {
                 set(&mut self.node_addresses, &Plain(*address), *slot, names::NODE_ADDRESSES)
             }
-            Step::Subject { slot, identity } => {
-                let epoch = self.subject(*slot)?.epoch;
-                let subject = Subject { epoch, identity: identity.unwrap_or(0), reserved: 0 };
-                self.subjects.set(*slot, Plain(subject), 0).map_err(failed(names::SUBJECTS))
+            Step::Subject { slot, subject } => {
+                let nobody = SubjectRow { identity: 0, rulebooks: [0; CLASS_RULEBOOKS] };
+                let SubjectRow { identity, rulebooks } = subject.unwrap_or(nobody);
+                let row = Subject { identity, rulebooks, ..self.subject(*slot)? };
+                self.subjects.set(*slot, Plain(row), 0).map_err(failed(names::SUBJECTS))
             }
-            Step::PolicyTable { slot, table } => self.write_table(*slot, table.as_ref()),
-            Step::PolicyRow { slot, key, row } => self.write_row(*slot, key, *row),
+            Step::Rulebook { number, rows } => self.write_rulebook(*number, rows.as_ref()),
+            Step::PeerRules { key, rulebook } => {
+                set(&mut self.peer_rules, &Plain(*key), *rulebook, names::PEER_RULES)
+            }
+            Step::Settle => self.grace.wait(),
             Step::Bump { subjects, nodes } => self.bump(subjects, nodes),
             Step::IdentitiesThrough { identity } => {
                 let state = RuntimeState { identities_through: *identity, ..self.runtime()? };
@@ -184,34 +184,21 @@ impl Maps {
         self.nodes.set(slot, Plain(after), 0).map_err(failed(names::NODES))
     }
 
-    /// Built beside and swapped: a packet is judged by the old table or by the new one.
-    fn write_table(&mut self, slot: u32, rows: Option<&PolicyTable>) -> Result<(), KernelError> {
-        let failed = failed(names::POLICIES);
-        let Some(rows) = rows else {
-            self.tables.remove(&slot);
-            return self.policies.set(slot, &self.empty, 0).map_err(failed);
-        };
-        let mut table = new_table()?;
-        for (key, row) in rows {
-            table.insert(&table_key(key), Plain(*row), 0).map_err(&failed)?;
+    /// All rows, and none of another rulebook that had the number.
+    fn write_rulebook(&mut self, number: u32, rows: Option<&Arc<Rulebook>>) -> Result<(), KernelError> {
+        let failed = failed(names::RULES);
+        for port in self.rulebooks.remove(&number).iter().flat_map(|former| former.keys()) {
+            if !rows.is_some_and(|rows| rows.contains_key(port)) {
+                absent_is_fine(self.rules.remove(&rules_key(number, *port))).map_err(&failed)?;
+            }
         }
-        self.policies.set(slot, &table, 0).map_err(failed)?;
-        self.tables.insert(slot, table);
+        for (port, row) in rows.into_iter().flat_map(|rows| rows.iter()) {
+            self.rules.insert(&rules_key(number, *port), Plain(*row), 0).map_err(&failed)?;
+        }
+        if let Some(rows) = rows {
+            self.rulebooks.insert(number, Arc::clone(rows));
+        }
         Ok(())
-    }
-
-    fn write_row(&mut self, slot: u32, key: &PolicyKey, row: Option<PolicyRow>) -> Result<(), KernelError> {
-        let Some(table) = self.tables.get_mut(&slot) else {
-            return match row {
-                Some(row) => self.write_table(slot, Some(&PolicyTable::from([(*key, row)]))),
-                None => Ok(()),
-            };
-        };
-        match row {
-            Some(row) => table.insert(&table_key(key), Plain(row), 0),
-            None => absent_is_fine(table.remove(&table_key(key))),
-        }
-        .map_err(failed(names::POLICIES))
     }
 
     /// The order is what makes a remembered verdict safe: see `RuntimeState::epoch`.
@@ -283,11 +270,6 @@ impl Maps {
         let cpus = self.events_lost.get(&0, 0).map_err(failed(names::EVENTS_LOST))?;
         Ok(cpus.iter().sum())
     }
-
-    /// The policy tables, which have no pin of their own.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &MapData> {
-        self.tables.values().chain([&self.empty]).map(IterableMap::map)
-    }
 }
 
 /// From the kernel's description of the file descriptor. Kernels before 6.4 only estimate it there.
@@ -298,11 +280,6 @@ pub(crate) fn memory_bytes(map: &MapData) -> Result<u64, KernelError> {
     value
         .and_then(|value| value.trim().parse().ok())
         .ok_or_else(|| KernelError::new(path, "it has no memlock"))
-}
-
-fn new_table() -> Result<Table, KernelError> {
-    let rows = u32::try_from(POLICY_ROWS_MAX).unwrap_or(u32::MAX);
-    Table::create(rows, NO_PREALLOC).map_err(failed(names::POLICIES))
 }
 
 fn set<K: aya::Pod, V: aya::Pod>(
@@ -335,15 +312,18 @@ fn all<K, V>(
     Ok(rows.into_iter())
 }
 
-fn table_key(key: &PolicyKey) -> Key<[u8; 8]> {
-    let [a, b, c, d] = key.identity;
-    let [high, low] = key.port;
-    Key::new(key.bits, [key.direction, a, b, c, d, key.protocol, high, low])
+fn rules_key(number: u32, port: PortKey) -> Key<[u8; 8]> {
+    let RuleKey { bits, rulebook: [a, b, c, d], protocol, port: [high, low], zero } =
+        RuleKey::new(number, port);
+    Key::new(bits, [a, b, c, d, protocol, high, low, zero])
 }
 
-fn policy_key(key: &Key<[u8; 8]>) -> PolicyKey {
-    let [direction, a, b, c, d, protocol, high, low] = key.data();
-    PolicyKey { bits: key.prefix_len(), direction, identity: [a, b, c, d], protocol, port: [high, low] }
+/// `None`: no key that the daemon writes.
+fn rule_key(key: &Key<[u8; 8]>) -> Option<(u32, PortKey)> {
+    let [a, b, c, d, protocol, high, low, zero] = key.data();
+    let rulebook = [a, b, c, d];
+    let key = RuleKey { bits: key.prefix_len(), rulebook, protocol, port: [high, low], zero };
+    Some((u32::from_be_bytes(rulebook), key.port_key()?))
 }
 
 fn prefix_key(key: &Key<Plain<Address>>) -> PrefixKey {

@@ -7,6 +7,7 @@ mod attach;
 pub mod events;
 pub mod features;
 mod flows;
+mod grace;
 pub mod links;
 mod maps;
 pub mod netlink;

@@ -175,7 +175,6 @@ fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
     for (name, map) in ebpf.maps() {
         let failed = |error: MapError| KernelError::new(format!("map {name}"), error);
         let (Map::Array(data)
-        | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
@@ -244,7 +243,7 @@ impl Datapath for Object {
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {
-        self.handles.iter().chain(self.maps.tables()).map(memory_bytes).sum()
+        self.handles.iter().map(memory_bytes).sum()
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use weft_shared::layout::{
-    Address, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PrefixKey, RuntimeState, Subject,
+    Address, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PrefixKey,
+    RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
 };
 
@@ -22,7 +23,7 @@ pub(crate) fn check(directory: &Path) -> Result<(), KernelError> {
         check_shape(&directory.join(map.pin), map)?;
     }
     for (pin, ours) in others(directory)? {
-        if version(&pin) > version(ours) {
+        if let Some(ours) = ours.filter(|ours| version(&pin) > version(ours)) {
             return Err(KernelError::new(
                 format!("use the maps in {}", directory.display()),
                 format!(
@@ -45,15 +46,19 @@ pub(crate) fn remove_former(directory: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Pins of our maps under other versions, with the version that is ours.
-fn others(directory: &Path) -> Result<Vec<(String, &'static str)>, KernelError> {
+/// Pins of our maps under other versions, with the version that is ours; `None`: this layout has no such map any more.
+fn others(directory: &Path) -> Result<Vec<(String, Option<&'static str>)>, KernelError> {
     let failed = |error| in_path("list", directory, error);
     let mut others = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        let ours = names::ALL.iter().find(|map| base(map.pin) == base(&name));
-        if let Some(ours) = ours.filter(|ours| version(&name).is_some() && ours.pin != name) {
-            others.push((name, ours.pin));
+        if version(&name).is_none() {
+            continue;
+        }
+        match names::ALL.iter().find(|map| base(map.pin) == base(&name)) {
+            Some(ours) if ours.pin != name => others.push((name, Some(ours.pin))),
+            None if names::FORMER.contains(&base(&name)) => others.push((name, None)),
+            _ => {}
         }
     }
     others.sort_unstable();
@@ -108,7 +113,8 @@ fn shape(map: MapName) -> Shape {
         names::NODES => of::<u32, Node>(MapType::Array, names::NODES_MAX),
         names::NODE_ADDRESSES => of::<Address, u32>(MapType::Hash, names::NODE_ADDRESSES_MAX),
         names::SUBJECTS => of::<u32, Subject>(MapType::Array, names::SUBJECTS_MAX),
-        names::POLICIES => of::<u32, u32>(MapType::ArrayOfMaps, names::SUBJECTS_MAX),
+        names::PEER_RULES => of::<PeerKey, u32>(MapType::Hash, names::PEER_RULES_MAX),
+        names::RULES => of::<RuleKey, PolicyRow>(MapType::LpmTrie, names::RULES_MAX),
         names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
         names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
         names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
@@ -185,10 +191,11 @@ mod tests {
     fn pins_of_other_versions_are_told_from_what_is_not_ours() {
         let directory = tempfile::tempdir().unwrap();
         let (flows, lost) = (names::FLOWS.pin, names::EVENTS_LOST.pin);
-        for name in ["flows_v0", flows, "events_lost_v77", "flows_vx", "other_v1", "flows"] {
+        for name in ["flows_v0", flows, "events_lost_v77", "flows_vx", "other_v1", "flows", "policies_v1"] {
             fs::write(directory.path().join(name), "").unwrap();
         }
         let found = others(directory.path()).unwrap();
-        assert_eq!(found, [("events_lost_v77".to_owned(), lost), ("flows_v0".to_owned(), flows)]);
+        let expected = [("events_lost_v77", Some(lost)), ("flows_v0", Some(flows)), ("policies_v1", None)];
+        assert_eq!(found, expected.map(|(pin, ours)| (pin.to_owned(), ours)));
     }
 }

@@ -4,16 +4,27 @@ use std::net::IpAddr;
 
 use weft_proto::v1::DumpMapResponse;
 use weft_shared::layout::{
-    Action, Address, Class, DIRECTION_PREFIX_BITS, Direction, Endpoint, IDENTITY_PREFIX_BITS,
-    PROTOCOL_PREFIX_BITS, Peer, PolicyKey, PolicyRow, endpoint_flags,
+    Action, Address, Class, Direction, Endpoint, Peer, PolicyRow, PortKey, class_rulebook, endpoint_flags,
 };
 
 use super::names::Names;
-use crate::plan::{compile::prefix_of, tables::Tables};
+use crate::plan::{
+    compile::prefix_of,
+    tables::{SubjectRow, Tables},
+};
 
 /// What can be dumped.
-pub const MAPS: [&str; 8] =
-    ["endpoints", "ipcache", "prefixes", "nodes", "node_addresses", "subjects", "policies", "runtime"];
+pub const MAPS: [&str; 9] = [
+    "endpoints",
+    "ipcache",
+    "prefixes",
+    "nodes",
+    "node_addresses",
+    "subjects",
+    "peer_rules",
+    "rules",
+    "runtime",
+];
 
 /// All rows of one map. The error names the maps that there are.
 pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResponse>, String> {
@@ -49,30 +60,42 @@ pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResp
             .iter()
             .map(|(key, slot)| row(address(*key), format!("slot {slot}")))
             .collect(),
-        "subjects" => tables
-            .subjects
+        "subjects" => {
+            tables.subjects.iter().map(|(slot, value)| row(format!("slot {slot}"), subject(value))).collect()
+        }
+        "peer_rules" => tables
+            .peer_rules
             .iter()
-            .map(|(slot, identity)| row(format!("slot {slot}"), format!("identity {identity}")))
+            .map(|(key, number)| {
+                let direction = if key.direction == Direction::Ingress as u32 { "ingress" } else { "egress" };
+                let key = format!("subject {} {direction} peer {}", key.subject, key.peer);
+                row(key, format!("rulebook {number}"))
+            })
             .collect(),
-        "policies" => policies(tables, names),
+        "rules" => rules(tables, names),
         "runtime" => vec![row("identities_through".to_owned(), tables.identities_through.to_string())],
         _ => return Err(format!("there is no map \"{map}\"; there are {}", MAPS.join(", "))),
     })
 }
 
-fn policies(tables: &Tables, names: &Names) -> Vec<DumpMapResponse> {
-    let mut rows = Vec::new();
-    for (slot, table) in &tables.policies {
-        let subject =
-            tables.subjects.get(slot).map_or_else(|| format!("slot {slot}"), |id| format!("subject {id}"));
-        for (key, value) in table {
-            rows.push(DumpMapResponse {
-                key: format!("{subject} {}", policy_key(key)),
-                value: policy_row(value, names),
-            });
-        }
+fn subject(subject: &SubjectRow) -> String {
+    let mut text = format!("identity {}", subject.identity);
+    for (direction, word) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+        let of_class = |of: Class| subject.rulebooks[class_rulebook(direction, of)];
+        let books: Vec<String> = Class::ALL.map(|of| format!("{} {}", class(of as u32), of_class(of))).into();
+        text.push_str(&format!("; {word} rulebooks {}", books.join(", ")));
     }
-    rows
+    text
+}
+
+fn rules(tables: &Tables, names: &Names) -> Vec<DumpMapResponse> {
+    let rows = tables.rulebooks.iter().flat_map(|(number, rulebook)| {
+        rulebook.iter().map(move |(key, row)| DumpMapResponse {
+            key: format!("rulebook {number} {}", ports(*key)),
+            value: policy_row(row, names),
+        })
+    });
+    rows.collect()
 }
 
 fn address(address: Address) -> String {
@@ -115,27 +138,24 @@ fn endpoint(endpoint: &Endpoint) -> String {
     )
 }
 
-fn policy_key(key: &PolicyKey) -> String {
-    let direction = if key.direction == Direction::Ingress as u8 { "ingress" } else { "egress" };
-    if key.bits < IDENTITY_PREFIX_BITS {
-        debug_assert_eq!(key.bits, DIRECTION_PREFIX_BITS);
-        return format!("{direction} default");
+fn ports(key: PortKey) -> String {
+    if key.bits < PortKey::PROTOCOL_BITS {
+        return "everything".to_owned();
     }
-    let peer = u32::from_be_bytes(key.identity);
-    if key.bits < PROTOCOL_PREFIX_BITS {
-        return format!("{direction} peer {peer}");
-    }
-    let first = u16::from_be_bytes(key.port);
-    let free = PolicyKey::FULL_BITS - key.bits;
-    let last = first | u16::try_from((1_u32 << free) - 1).unwrap_or(u16::MAX);
-    format!("{direction} peer {peer} protocol {} ports {first}-{last}", key.protocol)
+    let free = PortKey::FULL_BITS - key.bits;
+    let last = key.port | u16::try_from((1_u32 << free) - 1).unwrap_or(u16::MAX);
+    format!("protocol {} ports {}-{last}", key.protocol, key.port)
 }
 
 fn policy_row(row: &PolicyRow, names: &Names) -> String {
-    let action = match row.action {
-        allow if allow == Action::Allow as u32 => "allow",
-        _ => "deny",
+    let says = |action: u32, rule: u32| {
+        let action = if action == Action::Allow as u32 { "allow" } else { "deny" };
+        let (policy, rule) = names.rule(rule);
+        format!("{action} policy {policy} rule {rule}").trim_end().to_owned()
     };
-    let (policy, rule) = names.rule(row.rule);
-    format!("{action} precedence {} policy {policy} rule {rule}", row.precedence).trim_end().to_owned()
+    let enforced = says(row.action, row.rule);
+    if row.audit_action == row.action {
+        return enforced;
+    }
+    format!("{enforced}; with audited policies {}", says(row.audit_action, row.audit_rule))
 }

@@ -3,6 +3,7 @@
 //! Slots of subjects and nodes, and numbers of prefixes, are taken over from what the kernel holds now, so that a
 //! restart changes nothing there.
 
+mod policies;
 mod prefixes;
 
 use std::{
@@ -12,19 +13,19 @@ use std::{
 };
 
 use weft_shared::{
-    layout::{
-        Address, Class, Endpoint, Peer, endpoint_flags,
-        maps::{NODES_MAX, SUBJECTS_MAX},
-    },
+    layout::{Address, Class, Endpoint, Peer, endpoint_flags, maps::NODES_MAX},
     names::Identity,
-    policy::{compile, model::NodePolicy, prefix},
+    policy::{
+        compile::{self, CidrSets, Surroundings},
+        model::{HostToEndpoint, NodePolicy},
+    },
 };
 
 pub use prefixes::{prefix_key, prefix_of};
 
 use super::tables::{NodeRow, Tables};
 use crate::desired::{
-    Desired, Fleet, Route,
+    Desired, Route,
     attachments::{Attachment, Attachments},
 };
 
@@ -77,13 +78,21 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     prefixes::add_pools(&mut compiled.tables, input, fleet, &slots);
     let numbers = prefixes::add_policy_prefixes(&mut compiled, input, fleet, actual, stale);
     add_addresses(&mut compiled.tables, input, &slots);
-    add_slots(&mut compiled, input, actual, stale);
-    add_endpoints(&mut compiled.tables, input);
+    let subjects = policies::slots(&mut compiled, input, actual, stale);
+    add_endpoints(&mut compiled.tables, input, &subjects);
     let mut sets = Cow::Borrowed(input.desired.sets());
     if stale == Stale::Keep {
-        keep_members(&mut compiled, &mut sets, input, actual);
+        policies::keep_members(&mut compiled, &mut sets, input, actual, &subjects);
     }
-    add_policies(&mut compiled, input, fleet, &numbers, &sets);
+    let surroundings = Surroundings {
+        sets: &sets,
+        cidr_sets: &CidrSets::new(),
+        prefixes: &numbers,
+        default_action: fleet.default_action,
+        host_to_endpoint: HostToEndpoint::Allow,
+        own_node: input.desired.nodes().get(input.node).map(|route| route.identity),
+    };
+    policies::add_policies(&mut compiled, input, actual, surroundings, &subjects);
     compiled.tables.identities_through = input.desired.identities_through;
     compiled
 }
@@ -160,79 +169,6 @@ fn peer(identity: u32, class: Class, node: u32, ifindex: u32) -> Peer {
     Peer { identity: if identity == 0 { class } else { identity }, class, node, ifindex }
 }
 
-fn add_slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, stale: Stale) {
-    let kept: BTreeMap<u32, u32> =
-        actual.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
-    let mut taken: BTreeSet<u32> = actual.subjects.keys().chain(actual.policies.keys()).copied().collect();
-    let mut wanted = identities(input);
-    if stale == Stale::Keep {
-        // Until its endpoint's row is written, a relabelled endpoint is judged by its former subject's table.
-        let former = actual.endpoints.values().filter_map(|endpoint| actual.subjects.get(&endpoint.subject));
-        let before = wanted.len();
-        wanted.extend(former);
-        compiled.unfinished |= wanted.len() > before;
-    }
-    for identity in wanted {
-        let slot = kept.get(&identity).copied().unwrap_or_else(|| lowest_free(&mut taken));
-        if slot as usize >= SUBJECTS_MAX {
-            compiled
-                .problems
-                .push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
-            continue;
-        }
-        compiled.tables.subjects.insert(slot, identity);
-    }
-}
-
-/// Members that left their sets while an address of the kernel still carries their identity. What a set selects and what
-/// labels an identity stands for never change, so they are still what their sets say.
-fn keep_members(
-    compiled: &mut Compiled,
-    sets: &mut Cow<'_, compile::IdentitySets>,
-    input: Input<'_>,
-    actual: &Tables,
-) {
-    let changed = |(address, peer): &(&Address, &Peer)| compiled.tables.ipcache.get(*address) != Some(*peer);
-    let mut leaving: BTreeSet<u32> =
-        actual.ipcache.iter().filter(changed).map(|(_, peer)| peer.identity).collect();
-    leaving.extend(compiled.tables.subjects.values());
-    for (set, members) in input.former_sets {
-        for identity in members.intersection(&leaving) {
-            if !sets.get(set).is_some_and(|members| members.contains(identity)) {
-                sets.to_mut().entry(set.clone()).or_default().insert(*identity);
-                compiled.unfinished = true;
-            }
-        }
-    }
-}
-
-fn add_policies(
-    compiled: &mut Compiled,
-    input: Input<'_>,
-    fleet: &Fleet,
-    numbers: &prefix::PrefixIdentities,
-    sets: &compile::IdentitySets,
-) {
-    for (slot, identity) in &compiled.tables.subjects {
-        let subject = Identity(*identity);
-        let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, sets).collect();
-        let table = compile::table(subject, &policies, sets, numbers, fleet.default_action);
-        let table = table.unwrap_or_else(|overflow| {
-            compiled.overflows.push(overflow);
-            compile::closed_table()
-        });
-        compiled.tables.policies.insert(*slot, table);
-    }
-}
-
-/// The identities that endpoints of this node have.
-fn identities(input: Input<'_>) -> BTreeSet<u32> {
-    let attachments = input.attachments;
-    let words = input.desired.endpoints();
-    let standings = attachments.endpoints.values().filter_map(|own| attachments.standing(own, words));
-    standings.map(|(identity, _)| identity).filter(|identity| *identity != 0).collect()
-}
-
 /// The policies that select an identity.
 pub fn policies_of<'a>(
     subject: Identity,
@@ -253,9 +189,8 @@ fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u
     }
 }
 
-fn add_endpoints(tables: &mut Tables, input: Input<'_>) {
-    let slots: BTreeMap<u32, u32> =
-        tables.subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
+fn add_endpoints(tables: &mut Tables, input: Input<'_>, subjects: &policies::Slots) {
+    let slots: BTreeMap<u32, u32> = subjects.iter().map(|(slot, identity)| (*identity, *slot)).collect();
     for attachment in input.attachments.endpoints.values() {
         let standing = input.attachments.standing(attachment, input.desired.endpoints());
         let (identity, may_open) = standing.unwrap_or((0, false));

@@ -1,20 +1,20 @@
 //! The steps from what the kernel holds to what it should hold.
 //!
-//! Order: nodes; prefixes of policies; tables of all subjects; addresses and pool prefixes; endpoints; removals in
-//! reverse. So a deny row is there before the address that it denies, and no endpoint opens before its table is there.
-//! What makes unknown pool addresses *unmanaged* goes before the tables, what makes them *fleet* goes last.
+//! Order: nodes; prefixes of policies; policies of all subjects; addresses and pool prefixes; endpoints; removals in
+//! reverse. So a deny row is there before the address that it denies, and no endpoint opens before its policy is there.
+//! What makes unknown pool addresses *unmanaged* goes before the policies, what makes them *fleet* goes last.
 //!
 //! Epochs are bumped after the writes that they announce (see `RuntimeState::epoch`): verdicts that were given from the
 //! old rows end with the bump.
 
+mod policies;
 mod prefixes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use weft_shared::layout::Peer;
 
 use super::{
-    rows,
     tables::{Step, Tables},
     who::{Lengths, Who},
 };
@@ -35,7 +35,8 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
         desired,
         sweep,
         lengths: Lengths::of([actual, desired]),
-        subjects_about: subjects_about(actual, desired),
+        slots: slots([actual, desired]),
+        subjects_that_differ: HashMap::new(),
         bump_subjects: BTreeSet::new(),
         bump_nodes: BTreeSet::new(),
         steps: Vec::new(),
@@ -46,7 +47,7 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
     planner.set_nodes();
     planner.tighten_pools();
     planner.policy_prefixes();
-    planner.set_tables();
+    planner.set_policies();
     planner.set_addresses();
     planner.set_pools();
     planner.raise_identities_through();
@@ -55,7 +56,7 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
         planner.remove_endpoints();
         planner.remove_addresses();
         planner.remove_pools();
-        planner.remove_tables();
+        planner.remove_policies();
         planner.remove_nodes();
     }
     planner.loosen_pools();
@@ -70,15 +71,20 @@ pub fn remove_endpoint(actual: &Tables, ifindex: u32) -> Vec<Step> {
     diff(actual, &desired, Sweep::Remove)
 }
 
-/// Peer → slots of the subjects that have a row for it, now or soon.
-fn subjects_about(actual: &Tables, desired: &Tables) -> BTreeMap<u32, BTreeSet<u32>> {
-    let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-    for (slot, table) in actual.policies.iter().chain(&desired.policies) {
-        for peer in rows::peers(table) {
-            found.entry(peer).or_default().insert(*slot);
-        }
+/// Identity → slots that it has.
+fn slots(tables: [&Tables; 2]) -> HashMap<u32, BTreeSet<u32>> {
+    let mut found: HashMap<u32, BTreeSet<u32>> = HashMap::new();
+    for (slot, subject) in tables.into_iter().flat_map(|tables| &tables.subjects) {
+        found.entry(subject.identity).or_default().insert(*slot);
     }
     found
+}
+
+/// Somebody, as far as policies tell parties apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Party {
+    identity: u32,
+    class: u32,
 }
 
 struct Planner<'a> {
@@ -88,7 +94,10 @@ struct Planner<'a> {
     desired: &'a Tables,
     sweep: Sweep,
     lengths: Lengths,
-    subjects_about: BTreeMap<u32, BTreeSet<u32>>,
+    slots: HashMap<u32, BTreeSet<u32>>,
+    /// Slots of the subjects whose policy tells two parties apart, as long as no policy changes: many addresses become the
+    /// same.
+    subjects_that_differ: HashMap<[Party; 2], BTreeSet<u32>>,
     bump_subjects: BTreeSet<u32>,
     bump_nodes: BTreeSet<u32>,
     steps: Vec<Step>,
@@ -117,10 +126,12 @@ impl Planner<'_> {
 
     /// An address that was `from` is `to`: judge the flows again that the one or the other may concern.
     fn changed_peer(&mut self, from: Peer, to: Peer) {
-        if (from.identity, from.class) != (to.identity, to.class) {
-            for peer in [from.identity, from.class, to.identity, to.class] {
-                self.bump_subjects.extend(self.subjects_about.get(&peer).into_iter().flatten());
-            }
+        let parties = [from, to].map(|peer| Party { identity: peer.identity, class: peer.class });
+        if parties[0] != parties[1] {
+            let now = &self.now;
+            let differing = self.subjects_that_differ.entry(parties);
+            let differing = differing.or_insert_with(|| policies::that_differ(now, parties));
+            self.bump_subjects.extend(differing.iter());
         }
         if (from.node, from.ifindex) != (to.node, to.ifindex) {
             self.bump_nodes.extend([from.node, to.node]);
@@ -177,40 +188,6 @@ impl Planner<'_> {
             if !self.desired.nodes.contains_key(slot) {
                 self.push(Step::Node { slot: *slot, node: None });
                 self.bump_nodes.insert(*slot);
-            }
-        }
-        self.bump();
-    }
-
-    /// Tables are there before the subject that they are for.
-    fn set_tables(&mut self) {
-        for (slot, table) in &self.desired.policies {
-            let steps = rows::change(*slot, self.now.policies.get(slot), table);
-            if !steps.is_empty() {
-                self.bump_subjects.insert(*slot);
-            }
-            self.push_all(steps);
-        }
-        for (slot, identity) in &self.desired.subjects {
-            if self.before.subjects.get(slot) != Some(identity) {
-                self.push(Step::Subject { slot: *slot, identity: Some(*identity) });
-                self.bump_subjects.insert(*slot);
-            }
-        }
-        self.bump();
-    }
-
-    fn remove_tables(&mut self) {
-        for slot in self.before.policies.keys() {
-            if !self.desired.policies.contains_key(slot) {
-                self.push(Step::PolicyTable { slot: *slot, table: None });
-                self.bump_subjects.insert(*slot);
-            }
-        }
-        for slot in self.before.subjects.keys() {
-            if !self.desired.subjects.contains_key(slot) {
-                self.push(Step::Subject { slot: *slot, identity: None });
-                self.bump_subjects.insert(*slot);
             }
         }
         self.bump();

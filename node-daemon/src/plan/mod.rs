@@ -3,7 +3,6 @@
 
 pub mod compile;
 pub mod diff;
-pub mod rows;
 pub mod tables;
 pub mod who;
 

@@ -1,18 +1,32 @@
 //! The rows that should be (or are) in the kernel's maps, as plain values. The planner compares two of these; the kernel
 //! (real or twin) is read into one and changed by [`Step`]s.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use weft_shared::layout::{Address, Endpoint, Peer, PolicyKey, PolicyRow, PrefixKey};
-
-/// Rows of one subject's policy table.
-pub type PolicyTable = BTreeMap<PolicyKey, PolicyRow>;
+use weft_shared::{
+    layout::{
+        Address, CLASS_RULEBOOKS, Class, Direction, Endpoint, Peer, PeerKey, PolicyRow, PortKey, PrefixKey,
+        class_rulebook,
+    },
+    policy::compile::Rulebook,
+};
 
 /// A row of `NODES` without its epoch, which only [`Step::Bump`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeRow {
     pub address: Address,
     pub identity: u32,
+}
+
+/// A row of `SUBJECTS` without its epoch, which only [`Step::Bump`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubjectRow {
+    pub identity: u32,
+    /// Numbers of rulebooks, by [`class_rulebook`].
+    pub rulebooks: [u32; CLASS_RULEBOOKS],
 }
 
 /// Everything that the daemon writes into the kernel's maps. Two equal values judge every packet alike.
@@ -25,10 +39,12 @@ pub struct Tables {
     /// By slot; 0 is this node.
     pub nodes: BTreeMap<u32, NodeRow>,
     pub node_addresses: BTreeMap<Address, u32>,
-    /// Slot → identity. Slot 0 is never used.
-    pub subjects: BTreeMap<u32, u32>,
-    /// Slot → rows.
-    pub policies: BTreeMap<u32, PolicyTable>,
+    /// By slot. Slot 0 is never used.
+    pub subjects: BTreeMap<u32, SubjectRow>,
+    /// Numbers of rulebooks.
+    pub peer_rules: BTreeMap<PeerKey, u32>,
+    /// By number; 0 is never used, and no number is ever used for another one.
+    pub rulebooks: BTreeMap<u32, Arc<Rulebook>>,
     pub identities_through: u32,
 }
 
@@ -60,19 +76,20 @@ pub enum Step {
     /// Keeps the slot's epoch.
     Subject {
         slot: u32,
-        identity: Option<u32>,
+        subject: Option<SubjectRow>,
     },
-    /// The whole table, built beside and swapped.
-    PolicyTable {
-        slot: u32,
-        table: Option<PolicyTable>,
+    /// A whole rulebook, which nobody finds while it is written or taken away.
+    Rulebook {
+        number: u32,
+        rows: Option<Arc<Rulebook>>,
     },
-    /// One row in place.
-    PolicyRow {
-        slot: u32,
-        key: PolicyKey,
-        row: Option<PolicyRow>,
+    PeerRules {
+        key: PeerKey,
+        rulebook: Option<u32>,
     },
+    /// Every packet that is being judged now has been judged: what the steps before have hidden, nobody has in hand any
+    /// more.
+    Settle,
     /// The counter's next value into the epochs of all these, then into the counter.
     Bump {
         subjects: Vec<u32>,
@@ -105,11 +122,42 @@ impl Tables {
             Step::Prefix { prefix, peer } => set(&mut self.prefixes, *prefix, *peer),
             Step::Node { slot, node } => set(&mut self.nodes, *slot, *node),
             Step::NodeAddress { address, slot } => set(&mut self.node_addresses, *address, *slot),
-            Step::Subject { slot, identity } => set(&mut self.subjects, *slot, *identity),
-            Step::PolicyTable { slot, table } => set(&mut self.policies, *slot, table.clone()),
-            Step::PolicyRow { slot, key, row } => set(self.policies.entry(*slot).or_default(), *key, *row),
-            Step::Bump { .. } => {}
+            Step::Subject { slot, subject } => set(&mut self.subjects, *slot, *subject),
+            Step::Rulebook { number, rows } => set(&mut self.rulebooks, *number, rows.clone()),
+            Step::PeerRules { key, rulebook } => set(&mut self.peer_rules, *key, *rulebook),
+            Step::Settle | Step::Bump { .. } => {}
             Step::IdentitiesThrough { identity } => self.identities_through = *identity,
         }
+    }
+
+    /// The number of the rulebook that a peer's flows find, as the kernel programs look for it. The host has its class's:
+    /// its identity may be other nodes', too.
+    pub fn rulebook(&self, subject: &SubjectRow, direction: Direction, identity: u32, class: Class) -> u32 {
+        if class == Class::Host {
+            return subject.rulebooks[class_rulebook(direction, class)];
+        }
+        let key = PeerKey { subject: subject.identity, peer: identity, direction: direction as u32 };
+        let own = self.peer_rules.get(&key).copied();
+        own.unwrap_or(subject.rulebooks[class_rulebook(direction, class)])
+    }
+
+    /// What the subject in a slot says of a flow, as the kernel programs find it. `None` drops.
+    pub fn row(
+        &self,
+        slot: u32,
+        direction: Direction,
+        (identity, class): (u32, Class),
+        (protocol, port): (u8, u16),
+    ) -> Option<PolicyRow> {
+        let number = self.rulebook(self.subjects.get(&slot)?, direction, identity, class);
+        let rulebook = self.rulebooks.get(&number)?;
+        let flow = PortKey::exact(protocol, port);
+        (0..=PortKey::FULL_BITS).rev().find_map(|bits| rulebook.get(&flow.cut(bits)).copied())
+    }
+
+    /// Numbers of rulebooks that a subject or a peer has.
+    pub fn used_rulebooks(&self) -> BTreeSet<u32> {
+        let of_classes = self.subjects.values().flat_map(|subject| subject.rulebooks);
+        of_classes.chain(self.peer_rules.values().copied()).collect()
     }
 }

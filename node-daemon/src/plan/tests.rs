@@ -9,14 +9,14 @@ use proptest::{collection::vec, prelude::*};
 use prost::Message;
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::{
-    layout::{Action, Address, Direction, Peer, PolicyKey, PolicyRow, endpoint_flags},
+    layout::{Action, Address, Class, Direction, Peer, PolicyRow, PortKey, endpoint_flags},
     policy::compile::IdentitySets,
 };
 
 use super::{
     compile::{self, Input, Stale},
     diff::{Sweep, diff},
-    tables::{PolicyTable, Step, Tables},
+    tables::{Step, Tables},
     who::{Lengths, Who},
 };
 use crate::{
@@ -231,30 +231,14 @@ fn steps_of(twin: &Twin, desired: &Desired, former_sets: &IdentitySets) -> Vec<S
 }
 
 /// As the kernel programs judge, from an interface's endpoint row on.
-fn verdict(tables: &Tables, table: &PolicyTable, from: &str, port: u16) -> u32 {
+fn verdict(tables: &Tables, slot: u32, from: &str, port: u16) -> u32 {
+    told(tables, slot, from, port).map_or(Action::Deny as u32, |row| row.action)
+}
+
+fn told(tables: &Tables, slot: u32, from: &str, port: u16) -> Option<PolicyRow> {
     let address: IpAddr = from.parse().unwrap();
     let Peer { identity, class, .. } = Who::new(tables, &Lengths::of([tables])).is(Address::from(address));
-    row_for(table, identity, port)
-        .into_iter()
-        .chain(row_for(table, class, port))
-        .max_by_key(|row| (row.precedence, row.action))
-        .map_or(Action::Deny as u32, |row| row.action)
-}
-
-fn row_for(table: &PolicyTable, identity: u32, port: u16) -> Option<PolicyRow> {
-    let full = PolicyKey::flow(Direction::Ingress, identity, 6, port);
-    (8..=PolicyKey::FULL_BITS).rev().find_map(|bits| table.get(&masked(full, bits)).copied())
-}
-
-fn masked(key: PolicyKey, bits: u32) -> PolicyKey {
-    let mut octets = [0_u8; 8];
-    octets[0] = key.direction;
-    octets[1..5].copy_from_slice(&key.identity);
-    octets[5] = key.protocol;
-    octets[6..].copy_from_slice(&key.port);
-    let kept = u64::from_be_bytes(octets) & u64::MAX.checked_shl(64 - bits).unwrap_or(0);
-    let [direction, i0, i1, i2, i3, protocol, p0, p1] = kept.to_be_bytes();
-    PolicyKey { bits, direction, identity: [i0, i1, i2, i3], protocol, port: [p0, p1] }
+    tables.row(slot, Direction::Ingress, (identity, Class::from_number(class)?), (6, port))
 }
 
 /// The verdict on a packet to an own endpoint; closed endpoints drop all.
@@ -263,10 +247,24 @@ fn judge(tables: &Tables, ifindex: u32, from: &str, port: u16) -> u32 {
     if endpoint.flags & endpoint_flags::OPEN == 0 {
         return Action::Deny as u32;
     }
-    match tables.policies.get(&endpoint.subject) {
-        Some(table) => verdict(tables, table, from, port),
-        None => Action::Deny as u32,
-    }
+    verdict(tables, endpoint.subject, from, port)
+}
+
+/// The verdict of a program that looks into the tables at four moments. That the packet's own endpoint stays the same is for
+/// epochs to see to.
+fn judge_at([who, of_class, own, row]: [&Tables; 4], ifindex: u32, from: &str, port: u16) -> u32 {
+    let judged = || {
+        let endpoint = who.endpoints.get(&ifindex).filter(|own| own.flags & endpoint_flags::OPEN != 0)?;
+        let address: IpAddr = from.parse().unwrap();
+        let Peer { identity, class, .. } = Who::new(who, &Lengths::of([who])).is(Address::from(address));
+        // A copy of the tables in which the subject's row is that of its moment, and the peers' that of theirs.
+        let subject = of_class.subjects.get(&endpoint.subject)?;
+        let number = own.rulebook(subject, Direction::Ingress, identity, Class::from_number(class)?);
+        let rulebook = row.rulebooks.get(&number)?;
+        let flow = PortKey::exact(6, port);
+        (0..=PortKey::FULL_BITS).rev().find_map(|bits| rulebook.get(&flow.cut(bits)))
+    };
+    judged().map_or(Action::Deny as u32, |row: &PolicyRow| row.action)
 }
 
 proptest! {
@@ -300,6 +298,46 @@ proptest! {
     }
 
     #[test]
+    fn nor_is_a_packet_that_is_judged_while_the_tables_change(
+        a in model(),
+        mut b in model(),
+        moments in vec(any::<[prop::sample::Index; 4]>(), 40),
+    ) {
+        b.identities.clone_from(&a.identities);
+        let mut twin = Twin::default();
+        twin.write(&steps_to(&twin, &a, &a)).unwrap();
+        let mut now = twin.with(|state| state.tables.clone());
+        let mut life = vec![(0, now.clone())];
+        let mut grace = 0;
+        for step in steps_to(&twin, &b, &a) {
+            now.apply(&step);
+            grace += usize::from(step == Step::Settle);
+            life.push((grace, now.clone()));
+        }
+        let (before, after) = (&life[0].1, &life[life.len() - 1].1);
+        for moments in moments {
+            // Who the peer is, the rulebook of its class, its own row, the rulebook's row: one after the other, and no
+            // program goes on through a grace period.
+            let mut moments = moments.map(|index| index.index(life.len()));
+            moments.sort_unstable();
+            if life[moments[0]].0 != life[moments[3]].0 {
+                continue;
+            }
+            let [who, of_class, own, row] = moments.map(|moment| &life[moment].1);
+            for ifindex in [10, 11] {
+                for from in OWN.iter().chain(&OTHERS).chain(&WORLD) {
+                    for port in [80, 85, 443] {
+                        let judged = judge_at([who, of_class, own, row], ifindex, from, port);
+                        let either = [judge(before, ifindex, from, port), judge(after, ifindex, from, port)];
+                        prop_assert!(either.contains(&judged), "from {from} to port {port} of {ifindex}: {judged}, neither \
+                            of {either:?}, at {moments:?} of {}", life.len());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn when_labels_change_too_nothing_is_allowed_that_neither_state_allows(a in model(), b in model()) {
         let mut twin = Twin::default();
         twin.write(&steps_to(&twin, &a, &a)).unwrap();
@@ -325,10 +363,9 @@ proptest! {
                     }
                     let mixtures = [&before, &after, &former_peers, &former_subjects[index]];
                     let may = mixtures.iter().any(|tables| {
-                        subjects(&before, &after, ifindex).iter().any(|subject| {
-                            let table = tables.policies.get(subject);
-                            table.is_some_and(|table| verdict(tables, table, from, 80) == Action::Allow as u32)
-                        })
+                        subjects(&before, &after, ifindex)
+                            .iter()
+                            .any(|subject| verdict(tables, *subject, from, 80) == Action::Allow as u32)
                     });
                     let allowed = judge(&now, ifindex, from, 80) == Action::Allow as u32;
                     prop_assert!(may || !allowed, "from {from} to {ifindex} opens after {step:#?}");

@@ -309,7 +309,7 @@ async fn an_endpoint_is_closed_until_it_is_taken_in_classified_and_opened() {
         let opened = state.steps.iter().position(|step| {
             matches!(step, Step::Endpoint { endpoint: Some(row), .. } if row.flags & endpoint_flags::OPEN != 0)
         });
-        let table = state.steps.iter().position(|step| matches!(step, Step::PolicyTable { table: Some(_), .. }));
+        let table = state.steps.iter().position(|step| matches!(step, Step::Rulebook { rows: Some(_), .. }));
         assert!(table.is_some() && table < opened, "{:#?}", state.steps);
     });
 }

@@ -1,11 +1,12 @@
 //! Flows: replies pass, revoked ones stop with their next packet, and nothing is remembered longer than it holds.
 
-use weft_noded::plan::tables::{PolicyTable, Step};
+use weft_noded::plan::tables::Step;
 use weft_shared::layout::{Action, Class, Config, Direction, Reason, flow_flags};
 
 use crate::{
     harness::{Datapath, FROM_UPLINK, from_endpoint, to_endpoint},
     packets::{ACK, FIN, ICMP, RST, SYN, TCP, UDP, Way, arriving, out_of},
+    policies::PolicyTable,
     world::{
         self, API, API_PARTY, API_SLOT, DB_IDENTITY, DB_NODE, DB_PARTY, FAMILIES, Family, OVERLAY, UPLINK,
         WEB, WEB_IDENTITY, WEB_PARTY, WEB_SLOT, WORLD_PARTY, allow_all, deny_all, for_all, peer_row,
@@ -173,7 +174,7 @@ fn without_a_new_epoch_a_verdict_is_remembered_and_with_one_it_is_not() {
     let way = out_of(WEB, WEB_PARTY, DB_PARTY, Family::V4);
     let packet = way.udp(1000, 53);
     assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredOverlay);
-    datapath.write(&[Step::PolicyTable { slot: WEB_SLOT, table: Some(deny_all()) }]);
+    datapath.rewrite(|world| drop(world.policies.insert(WEB_SLOT, deny_all())));
     assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredOverlay);
     datapath.write(&[Step::Bump { subjects: vec![API_SLOT], nodes: vec![world::CACHE_NODE] }]);
     assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredOverlay, "others' epochs");

@@ -3,7 +3,7 @@
 use std::{fs, net::IpAddr};
 
 use aya::{
-    maps::{HashMap, Map, MapData, lpm_trie::LpmTrie, of_maps::ArrayOfMaps},
+    maps::{HashMap, Map, MapData, lpm_trie::LpmTrie},
     programs::{SchedClassifier, TcAttachType},
 };
 use weft_noded::daemon::{EndpointState, Target, VXLAN_DEVICE};
@@ -73,25 +73,33 @@ async fn rows_that_were_changed_or_removed_are_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_policy_table_that_was_put_in_the_place_of_ours_goes() {
-    type Table = LpmTrie<MapData, [u8; 8], [u32; 3]>;
+async fn rows_of_rulebooks_that_were_changed_or_removed_are_as_they_were() {
+    type Rules = LpmTrie<MapData, [u8; 8], [u32; 4]>;
     let (machine, live, _) = with_web().await;
-    let pin = machine.pin(&format!("maps/{}", maps::POLICIES.pin));
-    let tables = || {
-        let pinned = MapData::from_pin(&pin).unwrap();
-        ArrayOfMaps::<_, Table>::try_from(Map::ArrayOfMaps(pinned)).unwrap()
+    let pinned = MapData::from_pin(machine.pin(&format!("maps/{}", maps::RULES.pin))).unwrap();
+    let mut rules = Rules::try_from(Map::LpmTrie(pinned)).unwrap();
+    let said = |rules: &Rules| {
+        let rows =
+            rules.iter().map(|row| row.map(|(key, row)| ((key.prefix_len(), key.data()), row)).unwrap());
+        rows.collect::<std::collections::BTreeMap<_, _>>()
     };
-    let rows = |slot| tables().get(&slot, 0).map(|table| table.keys().count()).unwrap_or_default();
-    let slot = (1..10).find(|slot| rows(*slot) > 0).expect("the table of web");
-    let before = rows(slot);
-    let other = Table::create(u32::try_from(maps::POLICY_ROWS_MAX).unwrap(), 1).unwrap();
-    tables().set(slot, &other, 0).unwrap();
-    assert_eq!(rows(slot), 0);
+    let verdicts = |rules: &Rules| said(rules).into_values().collect::<Vec<_>>();
+    let before = verdicts(&rules);
+    for (times, change) in (1..).zip([None, Some([1, 7, 1, 7])]) {
+        let keys: Vec<_> = rules.keys().collect::<Result<_, _>>().unwrap();
+        let key = keys.first().expect("rows of the rulebooks of web");
+        match change {
+            None => rules.remove(key).unwrap(),
+            Some(row) => rules.insert(key, row, 0).unwrap(),
+        }
+        assert_ne!(verdicts(&rules), before);
 
-    live.core.check().await.unwrap();
+        live.core.check().await.unwrap();
 
-    assert_eq!(rows(slot), before);
-    assert_eq!(live.repairs("rows").await, 1);
+        // Under other numbers, perhaps: a number never stands for anything else.
+        assert_eq!(verdicts(&rules), before);
+        assert_eq!(live.repairs("rows").await, times);
+    }
 }
 
 #[tokio::test]

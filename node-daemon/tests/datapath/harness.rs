@@ -14,7 +14,7 @@ use weft_noded::{
 };
 use weft_shared::layout::{Config, Event, FlowKey, Point, Reason};
 
-use crate::world;
+use crate::world::{self, World};
 
 /// What the kernel is told to do with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) struct Datapath {
     pub(crate) events: Events,
     pub(crate) switch: Switch,
     tables: Tables,
+    world: World,
 }
 
 /// Where a packet comes in or goes out.
@@ -79,8 +80,9 @@ impl Datapath {
         let mut object = Object::load(&options).expect("the object loads (tests need root)");
         let events = object.events().unwrap();
         let switch = object.switch().unwrap();
-        let mut datapath = Self { object, events, switch, tables: Tables::default() };
-        datapath.set_tables(world::tables());
+        let (tables, world) = (Tables::default(), world::world());
+        let mut datapath = Self { object, events, switch, tables, world };
+        datapath.change(|_| ());
         datapath
     }
 
@@ -99,12 +101,17 @@ impl Datapath {
         }
     }
 
-    /// Changes the tables and makes remembered verdicts stale, as the daemon does.
-    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Tables)) {
-        let mut tables = self.tables.clone();
-        change(&mut tables);
-        let subjects = tables.subjects.keys().copied().collect();
+    /// Changes the tables, and leaves remembered verdicts as they are.
+    pub(crate) fn rewrite(&mut self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world);
+        let tables = self.world.with_rulebooks(&self.tables);
         self.set_tables(tables);
+    }
+
+    /// Changes the tables and makes remembered verdicts stale, as the daemon does.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut World)) {
+        self.rewrite(change);
+        let subjects = self.tables.subjects.keys().copied().collect();
         self.write(&[Step::Bump { subjects, nodes: Vec::new() }]);
     }
 
@@ -204,12 +211,9 @@ fn steps_between(from: &Tables, to: &Tables) -> Vec<Step> {
     changes(&from.node_addresses, &to.node_addresses, |address, slot| {
         push(Step::NodeAddress { address, slot });
     });
-    changes(&from.subjects, &to.subjects, |slot, identity| push(Step::Subject { slot, identity }));
-    changes(&from.policies, &to.policies, |slot, table| {
-        let old = from.policies.get(&slot).cloned().unwrap_or_default();
-        let new = table.unwrap_or_default();
-        changes(&old, &new, |key, row| push(Step::PolicyRow { slot, key, row }));
-    });
+    changes(&from.rulebooks, &to.rulebooks, |number, rows| push(Step::Rulebook { number, rows }));
+    changes(&from.peer_rules, &to.peer_rules, |key, rulebook| push(Step::PeerRules { key, rulebook }));
+    changes(&from.subjects, &to.subjects, |slot, subject| push(Step::Subject { slot, subject }));
     if from.identities_through != to.identities_through {
         push(Step::IdentitiesThrough { identity: to.identities_through });
     }

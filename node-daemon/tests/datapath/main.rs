@@ -20,6 +20,7 @@ mod neighbours;
 mod oracle;
 mod overlay;
 mod packets;
+mod policies;
 mod policy;
 mod refusals;
 mod revisions;

@@ -1,22 +1,23 @@
 //! Allowed and denied, by identity, class and port, in both directions and families.
 
 use etherparse::{NetSlice, SlicedPacket};
-use weft_noded::plan::tables::PolicyTable;
-use weft_shared::layout::{Action, Class, Direction, PolicyKey, Reason};
+use weft_noded::plan::tables::{Step, SubjectRow};
+use weft_shared::layout::{Action, Class, Direction, PeerKey, PortKey, Reason};
 
 use crate::{
     harness::{Datapath, Verdict, from_endpoint, to_endpoint},
     packets::{ICMP, ICMPV6, SYN, TCP, UDP, out_of},
+    policies::{PolicyTable, Row},
     world::{
-        API, API_IDENTITY, API_PARTY, API_SLOT, CACHE_PARTY, DB_IDENTITY, DB_NODE_PARTY, DB_PARTY, FAMILIES,
-        Family, HOST_PARTY, NOBODY_PARTY, OVERLAY, PARTNER_PARTY, PARTNERS_IDENTITY, Party,
+        self, API, API_IDENTITY, API_PARTY, API_SLOT, CACHE_PARTY, DB_IDENTITY, DB_NODE_PARTY, DB_PARTY,
+        FAMILIES, Family, HOST_PARTY, NOBODY_PARTY, OVERLAY, PARTNER_PARTY, PARTNERS_IDENTITY, Party,
         REMOTE_NODE_IDENTITY, TAP, TAP_PARTY, UNTOLD_PARTY, WEB, WEB_IDENTITY, WEB_PARTY, WEB_SLOT,
         WORLD_PARTY, allow_all, deny_all, for_all, gateway_mac, mac, peer_row, port_row, rule,
     },
 };
 
 /// One rule over a default.
-fn table(default: PolicyTable, key: PolicyKey, action: Action) -> PolicyTable {
+fn table(default: PolicyTable, key: Row, action: Action) -> PolicyTable {
     let mut table = default;
     table.insert(key, rule(action, 7));
     table
@@ -161,10 +162,8 @@ fn a_port_is_allowed_and_no_other() {
 fn a_range_of_ports_is_a_prefix() {
     let mut datapath = Datapath::new();
     // 8080 to 8095.
-    let key = PolicyKey {
-        bits: weft_shared::layout::PROTOCOL_PREFIX_BITS + 12,
-        ..port_row(Direction::Egress, DB_IDENTITY, TCP, 8080)
-    };
+    let row = port_row(Direction::Egress, DB_IDENTITY, TCP, 8080);
+    let key = Row { ports: row.ports.cut(PortKey::PROTOCOL_BITS + 12), ..row };
     datapath.change(|tables| {
         tables.policies.insert(WEB_SLOT, table(deny_all(), key, Action::Allow));
     });
@@ -208,25 +207,23 @@ fn every_party_is_met_by_its_class() {
 }
 
 #[test]
-fn of_identity_and_class_the_higher_precedence_decides_and_deny_at_a_tie() {
+fn what_is_said_of_an_identity_is_all_there_is_and_else_its_class_counts() {
     let mut datapath = Datapath::new();
     let identity = peer_row(Direction::Egress, PARTNERS_IDENTITY);
     let class = peer_row(Direction::Egress, Class::World as u32);
-    let allow = |precedence| weft_shared::layout::PolicyRow { precedence, ..rule(Action::Allow, 1) };
-    let deny = |precedence| weft_shared::layout::PolicyRow { precedence, ..rule(Action::Deny, 2) };
     for (of_identity, of_class, expected) in [
-        (allow(5), deny(4), Reason::DeliveredStack),
-        (allow(4), deny(5), Reason::PolicyDenied),
-        (deny(4), allow(5), Reason::DeliveredStack),
-        (deny(5), allow(4), Reason::PolicyDenied),
-        (deny(5), allow(5), Reason::PolicyDenied),
-        (allow(5), deny(5), Reason::PolicyDenied),
+        (Some(Action::Allow), None, Reason::DeliveredStack),
+        (Some(Action::Deny), None, Reason::PolicyDenied),
+        (None, Some(Action::Allow), Reason::DeliveredStack),
+        (None, Some(Action::Deny), Reason::PolicyDenied),
+        (Some(Action::Allow), Some(Action::Deny), Reason::PolicyDenied),
+        (Some(Action::Deny), Some(Action::Allow), Reason::PolicyDenied),
     ] {
         datapath.forget_flows();
         datapath.change(|tables| {
             let mut table = deny_all();
-            table.insert(identity, of_identity);
-            table.insert(class, of_class);
+            table.extend(of_identity.map(|action| (identity, rule(action, 1))));
+            table.extend(of_class.map(|action| (class, rule(action, 2))));
             tables.policies.insert(WEB_SLOT, table);
         });
         for family in FAMILIES {
@@ -254,18 +251,29 @@ fn icmp_is_judged_by_type_and_code() {
 }
 
 #[test]
-fn a_subject_without_table_or_rows_is_closed() {
+fn a_subject_without_rulebooks_or_rows_is_closed() {
     let mut datapath = Datapath::new();
     let packet = out_of(WEB, WEB_PARTY, API_PARTY, Family::V4).udp(1000, 53);
-    datapath.change(|tables| drop(tables.policies.remove(&WEB_SLOT)));
-    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::PolicyMissing);
-    datapath.write(&[weft_noded::plan::tables::Step::PolicyTable { slot: WEB_SLOT, table: None }]);
-    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::PolicyMissing);
-    datapath.change(|tables| {
-        tables.policies.insert(WEB_SLOT, allow_all());
-        tables.subjects.insert(WEB_SLOT, API_IDENTITY);
-    });
-    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::PolicyMissing);
+    let subject = world::tables().subjects[&WEB_SLOT];
+    let key = PeerKey { subject: WEB_IDENTITY, peer: API_IDENTITY, direction: Direction::Egress as u32 };
+    let nothing = SubjectRow { rulebooks: [0; _], ..subject };
+    let somebody_else = SubjectRow { identity: API_IDENTITY, ..subject };
+    let missing = 4321;
+    for steps in [
+        [Step::Subject { slot: WEB_SLOT, subject: Some(nothing) }],
+        [Step::Subject { slot: WEB_SLOT, subject: None }],
+        [Step::Subject { slot: WEB_SLOT, subject: Some(somebody_else) }],
+        [Step::PeerRules { key, rulebook: Some(missing) }],
+        [Step::PeerRules { key, rulebook: Some(0) }],
+    ] {
+        datapath.write(&steps);
+        assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::PolicyMissing, "{steps:?}");
+        datapath.write(&[
+            Step::Subject { slot: WEB_SLOT, subject: Some(subject) },
+            Step::PeerRules { key, rulebook: None },
+        ]);
+    }
+    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredLocal);
 }
 
 #[test]
@@ -309,7 +317,7 @@ fn the_world_is_judged_on_its_way_through_the_stack() {
     datapath.change(|tables| {
         tables.policies.insert(WEB_SLOT, table(deny_all(), key, Action::Allow));
     });
-    let place = to_endpoint(WEB, crate::world::UPLINK);
+    let place = to_endpoint(WEB, world::UPLINK);
     for family in FAMILIES {
         let partner = crate::packets::arriving(PARTNER_PARTY, WEB_PARTY, family);
         assert_eq!(datapath.fate(place, &partner.tcp(1000, 80, SYN)), Reason::DeliveredLocal);

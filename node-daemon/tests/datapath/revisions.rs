@@ -1,12 +1,13 @@
 //! One revision: no packet is judged by two revisions of a subject's policy (I2).
 //!
-//! The revisions differ in hundreds of rows and agree on the probes: each is judged by a row of its peer's identity and a
-//! row of its class, and what the one revision says in the one, the other says in the other. The identity's rows of the
-//! one with the class's rows of the other, which is what a program would see that looks up the two before and after a
-//! change, allow what both deny and deny what both allow.
+//! The revisions differ in hundreds of rows and agree on the probes. Each probe is judged by what is said of its peer's
+//! identity, or of its class; what the one revision says in the one, the other says in the other. The rulebook of the one's
+//! class with the peers' rows of the other, which is what a program would see that looks up the two before and after a
+//! change, allows what both deny and denies what both allow.
 
 use std::{
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -21,17 +22,18 @@ use weft_noded::{
     },
     plan::{
         diff::{Sweep, diff},
-        tables::{PolicyTable, Step, Tables},
+        tables::{Step, Tables},
     },
 };
-use weft_shared::layout::{Action, Class, Config, Direction, PolicyRow};
+use weft_shared::{
+    layout::{Action, Class, Config, Direction, PeerKey, PolicyRow, PortKey, class_rulebook},
+    policy::compile::Rulebook,
+};
 
 use crate::{
     harness::{Datapath, Verdict, context, from_endpoint},
     packets::{SYN, TCP, Way, out_of},
-    world::{
-        self, API_IDENTITY, DB_IDENTITY, DB_PARTY, FAMILIES, WEB, WEB_PARTY, WEB_SLOT, deny_all, port_row,
-    },
+    world::{self, API_IDENTITY, DB_IDENTITY, DB_PARTY, FAMILIES, WEB, WEB_IDENTITY, WEB_PARTY, WEB_SLOT},
 };
 
 /// Ports that both revisions allow, then as many that both deny.
@@ -45,16 +47,18 @@ fn ports() -> impl Iterator<Item = (u16, Action)> {
     allowed.chain((1..=PORTS_EACH).map(|port| (PORTS_EACH + port, Action::Deny)))
 }
 
-fn row(action: Action, precedence: u32) -> PolicyRow {
-    PolicyRow { precedence, action: action as u32, rule: 1 }
-}
-
-/// Who has the word about a peer: the row of its identity, or that of its class. The other one says the opposite.
+/// Who has the word about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
+    /// The rulebook of its identity; its class's says the opposite.
     Identity,
+    /// The same, by other rules.
+    IdentityAgain,
+    /// Its class's rulebook, because there is none of its identity.
     Class,
 }
+
+const WORDS: [Word; 3] = [Word::Identity, Word::Class, Word::IdentityAgain];
 
 fn opposite(action: Action) -> Action {
     match action {
@@ -63,29 +67,39 @@ fn opposite(action: Action) -> Action {
     }
 }
 
-/// The rows of the peer's identity, and those of its class.
-fn rows(word: Word, identity: u32) -> (PolicyTable, PolicyTable) {
-    let (mut of_identity, mut of_class) = (PolicyTable::new(), PolicyTable::new());
-    for (port, action) in ports() {
-        let (by_identity, by_class) = match word {
-            Word::Identity => (row(action, 10), row(opposite(action), 5)),
-            Word::Class => (row(opposite(action), 5), row(action, 10)),
-        };
-        of_identity.insert(port_row(Direction::Egress, identity, TCP, port), by_identity);
-        of_class.insert(port_row(Direction::Egress, Class::Fleet as u32, TCP, port), by_class);
-    }
-    (of_identity, of_class)
+fn rulebook(says: impl Fn(Action) -> Action, number: u32) -> Arc<Rulebook> {
+    let everything = (PortKey::EVERYTHING, PolicyRow::of(Action::Deny, 0));
+    let ports =
+        ports().map(|(port, action)| (PortKey::exact(TCP, port), PolicyRow::of(says(action), number)));
+    Arc::new([everything].into_iter().chain(ports).collect())
 }
 
-fn table(word: Word) -> PolicyTable {
-    let (of_identity, of_class) = rows(word, DB_IDENTITY);
-    deny_all().into_iter().chain(of_identity).chain(of_class).collect()
+fn key(peer: u32) -> PeerKey {
+    PeerKey { subject: WEB_IDENTITY, peer, direction: Direction::Egress as u32 }
 }
 
 /// The world, with what the subject is judged by.
-fn with_table(table: PolicyTable) -> Tables {
+fn revision(word: Word) -> Tables {
+    const RIGHT: u32 = 1001;
+    const OPPOSITE: u32 = 1002;
+    const RIGHT_AGAIN: u32 = 1003;
     let mut tables = world::tables();
-    tables.policies.insert(WEB_SLOT, table);
+    let (of_class, of_identity) = match word {
+        Word::Identity => (OPPOSITE, Some(RIGHT)),
+        Word::IdentityAgain => (OPPOSITE, Some(RIGHT_AGAIN)),
+        Word::Class => (RIGHT, None),
+    };
+    let subject = tables.subjects.get_mut(&WEB_SLOT).unwrap();
+    subject.rulebooks[class_rulebook(Direction::Egress, Class::Fleet)] = of_class;
+    tables.peer_rules.extend(of_identity.map(|number| (key(DB_IDENTITY), number)));
+    let library = [
+        (RIGHT, rulebook(|action| action, 1)),
+        (OPPOSITE, rulebook(opposite, 1)),
+        (RIGHT_AGAIN, rulebook(|action| action, 2)),
+    ];
+    tables.rulebooks.extend(library);
+    let used = tables.used_rulebooks();
+    tables.rulebooks.retain(|number, _| used.contains(number));
     tables
 }
 
@@ -149,25 +163,21 @@ fn writer_and_prober() -> (Object, Prober, tempfile::TempDir) {
 fn a_mix_of_the_two_revisions_would_be_seen() {
     let (mut writer, mut prober, _pins) = writer_and_prober();
     let mut now = world::tables();
-    for word in [Word::Identity, Word::Class] {
-        let next = with_table(table(word));
+    for word in WORDS {
+        let next = revision(word);
         writer.write(&diff(&now, &next, Sweep::Remove)).unwrap();
         now = next;
         assert_eq!(prober.round(), []);
     }
-    // The rows of the one revision for the identity, those of the other for the class.
-    let mixed = rows(Word::Class, DB_IDENTITY).0.into_iter().chain(rows(Word::Identity, DB_IDENTITY).1);
-    let table = deny_all().into_iter().chain(mixed).collect();
-    writer.write(&[Step::PolicyTable { slot: WEB_SLOT, table: Some(table) }]).unwrap();
+    // The class's rulebook of the one revision, the rows of the other.
+    writer.write(&[Step::PeerRules { key: key(DB_IDENTITY), rulebook: None }]).unwrap();
     assert_eq!(prober.round().len(), usize::from(PORTS_EACH) * 2 * 2, "all ports of both families");
 }
 
 #[test]
 fn no_packet_is_judged_by_two_revisions_while_hundreds_of_rows_change() {
     let (mut writer, mut prober, _pins) = writer_and_prober();
-    let revisions = [Word::Identity, Word::Class].map(|word| with_table(table(word)));
-    // Between two of each, rows of an identity that had none come and go in place.
-    let (others, _) = rows(Word::Identity, API_IDENTITY);
+    let revisions = WORDS.map(revision);
     let mut now = world::tables();
     let go_to = |writer: &mut Object, now: &mut Tables, next: &Tables| {
         writer.write(&diff(now, next, Sweep::Remove)).unwrap();
@@ -191,8 +201,10 @@ fn no_packet_is_judged_by_two_revisions_while_hundreds_of_rows_change() {
         while (changes < CHANGES || sent < PROBES_MIN) && !probing.is_finished() {
             for revision in revisions.iter().rev() {
                 go_to(&mut writer, &mut now, revision);
+                // Between two of each, the rows of another peer come and go.
                 let mut more = revision.clone();
-                more.policies.entry(WEB_SLOT).or_default().extend(others.clone());
+                let number = more.peer_rules.get(&key(DB_IDENTITY)).copied();
+                more.peer_rules.extend(number.map(|number| (key(API_IDENTITY), number)));
                 go_to(&mut writer, &mut now, &more);
                 go_to(&mut writer, &mut now, revision);
                 changes += 1;
@@ -206,5 +218,5 @@ fn no_packet_is_judged_by_two_revisions_while_hundreds_of_rows_change() {
     println!("{sent} probes sent");
     assert_eq!(wrong, [], "ports and verdicts that neither revision gives");
     assert!(sent >= PROBES_MIN, "{sent} probes");
-    assert_eq!(writer.read_tables().unwrap().policies[&WEB_SLOT], revisions[0].policies[&WEB_SLOT]);
+    assert_eq!(writer.read_tables().unwrap(), now);
 }

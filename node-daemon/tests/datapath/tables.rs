@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::mount::{MntFlags, umount2};
@@ -13,14 +14,17 @@ use weft_noded::{
     },
     plan::tables::{Step, Tables},
 };
-use weft_shared::layout::{Action, Address, Config, Direction, Reason, maps};
+use weft_shared::{
+    layout::{Action, Address, Config, Direction, PeerKey, PolicyRow, PortKey, Reason, maps},
+    policy::compile::Rulebook,
+};
 
 use crate::{
     harness::{Datapath, from_endpoint},
     packets::out_of,
     world::{
-        self, API, DB_PARTY, Family, OVERLAY, UPLINK, WEB, WEB_PARTY, WEB_SLOT, deny_all, peer_row, rule,
-        tables,
+        self, API, API_IDENTITY, DB_IDENTITY, DB_PARTY, Family, OVERLAY, UPLINK, WEB, WEB_IDENTITY,
+        WEB_PARTY, WEB_SLOT, tables,
     },
 };
 
@@ -83,16 +87,15 @@ fn steps(tables: &Tables) -> Vec<Step> {
     );
     steps.extend(
         tables
-            .subjects
+            .rulebooks
             .iter()
-            .map(|(slot, identity)| Step::Subject { slot: *slot, identity: Some(*identity) }),
+            .map(|(number, rows)| Step::Rulebook { number: *number, rows: Some(rows.clone()) }),
     );
     steps.extend(
-        tables
-            .policies
-            .iter()
-            .map(|(slot, table)| Step::PolicyTable { slot: *slot, table: Some(table.clone()) }),
+        tables.peer_rules.iter().map(|(key, number)| Step::PeerRules { key: *key, rulebook: Some(*number) }),
     );
+    steps
+        .extend(tables.subjects.iter().map(|(slot, row)| Step::Subject { slot: *slot, subject: Some(*row) }));
     steps
 }
 
@@ -100,6 +103,7 @@ fn steps(tables: &Tables) -> Vec<Step> {
 fn what_was_written_is_read_back_also_by_the_next_object() {
     let pins = Pins::new();
     let mut expected = tables();
+    expected.peer_rules.insert(key(API_IDENTITY), 1);
     let mut first = pins.load();
     first.write(&steps(&expected)).unwrap();
     assert_eq!(first.read_tables().unwrap(), expected);
@@ -107,7 +111,6 @@ fn what_was_written_is_read_back_also_by_the_next_object() {
     let mut second = pins.load();
     assert_eq!(second.read_tables().unwrap(), expected);
     // Every kind of removal, and changes in place.
-    let key = peer_row(Direction::Egress, 400);
     let address = std::net::IpAddr::V4(DB_PARTY.v4).into();
     let prefix = *expected.prefixes.keys().next().unwrap();
     let changes = [
@@ -116,10 +119,13 @@ fn what_was_written_is_read_back_also_by_the_next_object() {
         Step::Prefix { prefix, peer: None },
         Step::Node { slot: 2, node: None },
         Step::NodeAddress { address: expected.nodes[&2].address, slot: None },
-        Step::Subject { slot: 3, identity: None },
-        Step::PolicyTable { slot: 3, table: None },
-        Step::PolicyRow { slot: WEB_SLOT, key, row: Some(rule(Action::Deny, 9)) },
-        Step::PolicyRow { slot: 7, key, row: Some(rule(Action::Allow, 9)) },
+        Step::Subject { slot: 3, subject: None },
+        Step::Rulebook { number: 77, rows: Some(rulebook(&[(PortKey::EVERYTHING, 1), (HTTP, 2)])) },
+        Step::Rulebook { number: 77, rows: Some(rulebook(&[(PortKey::EVERYTHING, 3), (HTTPS, 2)])) },
+        Step::Rulebook { number: 78, rows: Some(rulebook(&[(PortKey::EVERYTHING, 1)])) },
+        Step::PeerRules { key: key(API_IDENTITY), rulebook: Some(77) },
+        Step::PeerRules { key: key(DB_IDENTITY), rulebook: Some(78) },
+        Step::Settle,
         Step::Bump { subjects: vec![WEB_SLOT], nodes: vec![0] },
         Step::IdentitiesThrough { identity: 77 },
     ];
@@ -131,9 +137,24 @@ fn what_was_written_is_read_back_also_by_the_next_object() {
     drop(second);
     let mut third = pins.load();
     assert_eq!(third.read_tables().unwrap(), expected);
-    third.write(&[Step::PolicyRow { slot: WEB_SLOT, key, row: None }]).unwrap();
-    expected.apply(&Step::PolicyRow { slot: WEB_SLOT, key, row: None });
+    for step in
+        [Step::PeerRules { key: key(DB_IDENTITY), rulebook: None }, Step::Rulebook { number: 78, rows: None }]
+    {
+        expected.apply(&step);
+        third.write(&[step]).unwrap();
+    }
     assert_eq!(third.read_tables().unwrap(), expected);
+}
+
+const HTTP: PortKey = PortKey::exact(6, 80);
+const HTTPS: PortKey = PortKey::exact(6, 443);
+
+fn key(peer: u32) -> PeerKey {
+    PeerKey { subject: WEB_IDENTITY, peer, direction: Direction::Egress as u32 }
+}
+
+fn rulebook(rules: &[(PortKey, u32)]) -> Arc<Rulebook> {
+    Arc::new(rules.iter().map(|(ports, number)| (*ports, PolicyRow::of(Action::Deny, *number))).collect())
 }
 
 #[test]
@@ -141,7 +162,6 @@ fn what_is_not_there_can_be_removed() {
     let mut datapath = Datapath::new();
     let before = datapath.object.read_tables().unwrap();
     let nowhere: Address = std::net::IpAddr::from([9, 9, 9, 9]).into();
-    let key = peer_row(Direction::Egress, 400);
     datapath
         .object
         .write(&[
@@ -152,9 +172,8 @@ fn what_is_not_there_can_be_removed() {
                 peer: None,
             },
             Step::NodeAddress { address: nowhere, slot: None },
-            Step::PolicyTable { slot: 99, table: None },
-            Step::PolicyRow { slot: 99, key, row: None },
-            Step::PolicyRow { slot: WEB_SLOT, key, row: None },
+            Step::Rulebook { number: 9999, rows: None },
+            Step::PeerRules { key: key(9999), rulebook: None },
         ])
         .unwrap();
     assert_eq!(datapath.object.read_tables().unwrap(), before);
@@ -194,22 +213,23 @@ fn a_full_map_is_an_error_that_names_it() {
     let error = datapath.object.write(&steps).unwrap_err();
     assert!(error.to_string().contains(maps::ENDPOINTS.pin), "{error}");
     let slot = u32::try_from(maps::SUBJECTS_MAX).unwrap();
-    for step in
-        [Step::Subject { slot, identity: Some(1) }, Step::PolicyTable { slot, table: Some(deny_all()) }]
-    {
-        assert!(datapath.object.write(&[step]).is_err());
-    }
+    let subject = Some(tables().subjects[&WEB_SLOT]);
+    assert!(datapath.object.write(&[Step::Subject { slot, subject }]).is_err());
 }
 
 #[test]
-fn a_table_that_overflows_is_refused_and_the_old_one_stays() {
+fn a_rulebook_that_does_not_fit_is_refused_and_what_was_there_stays() {
     let mut datapath = Datapath::new();
-    let rows = u32::try_from(maps::POLICY_ROWS_MAX).unwrap();
-    let table = (0..=rows).map(|peer| (peer_row(Direction::Egress, peer), rule(Action::Deny, 1))).collect();
-    let error =
-        datapath.object.write(&[Step::PolicyTable { slot: WEB_SLOT, table: Some(table) }]).unwrap_err();
-    assert!(error.to_string().contains(maps::POLICIES.pin), "{error}");
-    assert_eq!(datapath.object.read_tables().unwrap().policies[&WEB_SLOT], world::allow_all());
+    let before = datapath.object.read_tables().unwrap();
+    let ports: Vec<(PortKey, u32)> = (0..=u16::MAX).map(|port| (PortKey::exact(17, port), 1)).collect();
+    let (books, rows) = (u32::try_from(maps::RULES_MAX / ports.len()).unwrap(), Some(rulebook(&ports)));
+    let steps: Vec<Step> =
+        (0..=books).map(|number| Step::Rulebook { number: 1000 + number, rows: rows.clone() }).collect();
+    let error = datapath.object.write(&steps).unwrap_err();
+    assert!(error.to_string().contains(maps::RULES.pin), "{error}");
+    let after = datapath.object.read_tables().unwrap();
+    assert_eq!((after.subjects, after.peer_rules), (before.subjects, before.peer_rules));
+    assert!(before.rulebooks.iter().all(|(number, rows)| after.rulebooks.get(number) == Some(rows)));
 }
 
 #[test]
@@ -259,8 +279,8 @@ fn a_pin_that_is_no_map_or_of_a_later_version_is_refused_with_its_path() {
 fn memory_grows_with_rows() {
     let mut datapath = Datapath::new();
     let before = datapath.object.map_bytes().unwrap();
-    let table = (0..10_000).map(|peer| (peer_row(Direction::Egress, peer), rule(Action::Deny, 1))).collect();
-    datapath.object.write(&[Step::PolicyTable { slot: WEB_SLOT, table: Some(table) }]).unwrap();
+    let ports: Vec<(PortKey, u32)> = (0..10_000).map(|port| (PortKey::exact(6, port), 1)).collect();
+    datapath.object.write(&[Step::Rulebook { number: 1000, rows: Some(rulebook(&ports)) }]).unwrap();
     let after = datapath.object.map_bytes().unwrap();
     println!("{before} bytes, and {} for 10,000 rows", after - before);
     assert!(after > before + 10_000 * 24, "{before} {after}");

@@ -1,12 +1,12 @@
 //! What crosses the uplinks.
 
 use etherparse::{NetSlice, SlicedPacket};
-use weft_noded::plan::tables::PolicyTable;
 use weft_shared::layout::{Action, Class, Direction, Reason};
 
 use crate::{
     harness::{Datapath, FROM_UPLINK, TO_UPLINK, Verdict},
     packets::{SYN, TCP, Way, arriving},
+    policies::PolicyTable,
     world::{
         DB_NODE_PARTY, DB_PARTY, FAMILIES, HOST_PARTY, INIT_PARTY, NOBODY_PARTY, PARTNER_PARTY, UNTOLD_PARTY,
         WEB, WEB_PARTY, WEB_SLOT, WORLD_PARTY, deny_all, for_all, gateway_mac, mac, port_row, rule,

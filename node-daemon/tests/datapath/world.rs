@@ -1,15 +1,16 @@
 //! The fleet that the tests look at from one of its nodes: who has which address, and the tables that say so.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::{Deref, DerefMut},
 };
 
-use weft_noded::plan::tables::{NodeRow, PolicyTable, Tables};
+use weft_noded::plan::tables::{NodeRow, Tables};
 use weft_shared::layout::{
-    Action, Address, Class, DIRECTION_PREFIX_BITS, Direction, Endpoint, IDENTITY_PREFIX_BITS, Peer,
-    PolicyKey, PolicyRow, PrefixKey, endpoint_flags,
+    Action, Address, Class, Direction, Endpoint, Peer, PolicyRow, PortKey, PrefixKey, endpoint_flags,
 };
+
+use crate::policies::{Policies, PolicyTable, Row};
 
 /// Interfaces of this node: host's sides of the endpoints, the overlay's device, an uplink. Each is a veth, whose other
 /// end has an index [`PEER`] higher.
@@ -117,10 +118,47 @@ fn prefix(address: IpAddr, bits: u32) -> PrefixKey {
     PrefixKey { bits: bits + mapping, address: address.into() }
 }
 
-/// Everyone may do everything.
+/// Tables, and the policies of their subjects as tests say them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct World {
+    pub(crate) tables: Tables,
+    /// By slot.
+    pub(crate) policies: Policies,
+}
+
+impl Deref for World {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+}
+
+impl World {
+    /// The tables with the policies' rulebooks; those that `before` has keep their numbers.
+    pub(crate) fn with_rulebooks(&self, before: &Tables) -> Tables {
+        let mut tables = self.tables.clone();
+        self.policies.write(&mut tables, before);
+        tables
+    }
+}
+
+/// The tables of [`world`].
 pub(crate) fn tables() -> Tables {
+    world().with_rulebooks(&Tables::default())
+}
+
+/// Everyone may do everything.
+pub(crate) fn world() -> World {
     const OPEN: u32 = endpoint_flags::OPEN | endpoint_flags::PEER;
-    let mut tables = Tables { identities_through: 1000, ..Tables::default() };
+    let mut tables = World::default();
+    tables.identities_through = 1000;
     let own = [
         (WEB, WEB_PARTY, WEB_IDENTITY, WEB_SLOT, OPEN),
         (API, API_PARTY, API_IDENTITY, API_SLOT, OPEN),
@@ -129,8 +167,7 @@ pub(crate) fn tables() -> Tables {
     ];
     for (ifindex, party, identity, subject, flags) in own {
         tables.endpoints.insert(ifindex, endpoint(ifindex, party, identity, subject, flags));
-        tables.subjects.insert(subject, identity);
-        tables.policies.insert(subject, allow_all());
+        tables.policies.subject(subject, identity);
         tell(&mut tables, party, Peer { identity, class: Class::Fleet as u32, node: 0, ifindex });
     }
     let fleet = |identity, node| Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
@@ -144,13 +181,13 @@ pub(crate) fn tables() -> Tables {
     tables
 }
 
-fn tell(tables: &mut Tables, party: Party, peer: Peer) {
+fn tell(tables: &mut World, party: Party, peer: Peer) {
     for family in FAMILIES {
         tables.ipcache.insert(party.address(family).into(), peer);
     }
 }
 
-fn nodes(tables: &mut Tables) {
+fn nodes(tables: &mut World) {
     let cache_node = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3);
     let nodes: [(u32, IpAddr); 3] =
         [(0, HOST_PARTY.v4.into()), (DB_NODE, DB_NODE_PARTY.v4.into()), (CACHE_NODE, cache_node.into())];
@@ -162,7 +199,7 @@ fn nodes(tables: &mut Tables) {
     tables.node_addresses.insert(IpAddr::V6(DB_NODE_PARTY.v6).into(), DB_NODE);
 }
 
-fn prefixes(tables: &mut Tables) {
+fn prefixes(tables: &mut World) {
     let unmanaged =
         |node| Peer { identity: Class::Unmanaged as u32, class: Class::Unmanaged as u32, node, ifindex: 0 };
     let partners = Peer { identity: PARTNERS_IDENTITY, class: Class::World as u32, node: 0, ifindex: 0 };
@@ -181,52 +218,30 @@ fn prefixes(tables: &mut Tables) {
     }
 }
 
-/// The default of both directions.
-pub(crate) fn defaults(action: Action) -> PolicyTable {
-    [Direction::Ingress, Direction::Egress]
-        .map(|direction| {
-            let key = PolicyKey { bits: DIRECTION_PREFIX_BITS, direction: direction as u8, ..NOTHING };
-            (key, PolicyRow { precedence: 0, action: action as u32, rule: 0 })
-        })
-        .into()
-}
-
-const NOTHING: PolicyKey = PolicyKey { bits: 0, direction: 0, identity: [0; 4], protocol: 0, port: [0; 2] };
-
 pub(crate) fn allow_all() -> PolicyTable {
-    defaults(Action::Allow)
+    PolicyTable::of(Action::Allow)
 }
 
 pub(crate) fn deny_all() -> PolicyTable {
-    defaults(Action::Deny)
+    PolicyTable::of(Action::Deny)
 }
 
 /// A row for a peer (an identity or a class) and one port.
-pub(crate) fn port_row(direction: Direction, peer: u32, protocol: u8, port: u16) -> PolicyKey {
-    PolicyKey::flow(direction, peer, protocol, port)
+pub(crate) fn port_row(direction: Direction, peer: u32, protocol: u8, port: u16) -> Row {
+    Row { direction, peer, ports: PortKey::exact(protocol, port) }
 }
 
 /// A row for a peer, whatever it sends.
-pub(crate) fn peer_row(direction: Direction, peer: u32) -> PolicyKey {
-    PolicyKey {
-        bits: IDENTITY_PREFIX_BITS,
-        direction: direction as u8,
-        identity: peer.to_be_bytes(),
-        ..NOTHING
-    }
+pub(crate) fn peer_row(direction: Direction, peer: u32) -> Row {
+    Row { direction, peer, ports: PortKey::EVERYTHING }
 }
 
-/// A rule's verdict. Deny is above allow, as the compiler has it.
+/// A rule's verdict.
 pub(crate) fn rule(action: Action, number: u32) -> PolicyRow {
-    PolicyRow {
-        precedence: if action == Action::Deny { 20 } else { 10 },
-        action: action as u32,
-        rule: number,
-    }
+    PolicyRow::of(action, number)
 }
 
 /// All subjects get this table.
-pub(crate) fn for_all(tables: &mut Tables, table: &PolicyTable) {
-    let slots: Vec<u32> = tables.subjects.keys().copied().collect();
-    tables.policies = slots.into_iter().map(|slot| (slot, table.clone())).collect::<BTreeMap<_, _>>();
+pub(crate) fn for_all(world: &mut World, table: &PolicyTable) {
+    world.policies.for_all(table);
 }

@@ -25,9 +25,11 @@ pub const NODES: MapName = map("NODES", "nodes_v1");
 /// Hash: underlay `Address` → slot in `NODES` (u32).
 pub const NODE_ADDRESSES: MapName = map("NODE_ADDRESSES", "node_addresses_v1");
 /// Array: slot → `Subject`.
-pub const SUBJECTS: MapName = map("SUBJECTS", "subjects_v1");
-/// Array of maps: slot → table (longest prefix match: `PolicyKey` → `PolicyRow`).
-pub const POLICIES: MapName = map("POLICIES", "policies_v1");
+pub const SUBJECTS: MapName = map("SUBJECTS", "subjects_v2");
+/// Hash: `PeerKey` → number of a rulebook (u32).
+pub const PEER_RULES: MapName = map("PEER_RULES", "peer_rules_v1");
+/// Longest prefix match: `RuleKey` → `PolicyRow`.
+pub const RULES: MapName = map("RULES", "rules_v1");
 /// Array of one: `RuntimeState`.
 pub const RUNTIME: MapName = map("RUNTIME", "runtime_v1");
 /// Least-recently-used hash: `FlowKey` → `Flow`.
@@ -41,18 +43,26 @@ pub const EVENTS: MapName = map("EVENTS", "events_v2");
 /// Array for each CPU, one u64: events that found the ring buffer full.
 pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
 
+/// Array of one map: no program looks into it. To change it is to wait until all programs that run have come to their end. Not
+/// pinned.
+pub const GRACE: MapName = map("GRACE", "grace");
+
 /// Array of one u32: `monitor_flags`. Not pinned: what an earlier daemon's monitors wanted goes with its programs.
 pub const MONITOR: &str = "MONITOR";
 
+/// Names of pins, without their versions, that earlier layouts had and this one has not.
+pub const FORMER: [&str; 1] = ["policies"];
+
 /// All that are pinned.
-pub const ALL: [MapName; 13] = [
+pub const ALL: [MapName; 14] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
     NODES,
     NODE_ADDRESSES,
     SUBJECTS,
-    POLICIES,
+    PEER_RULES,
+    RULES,
     RUNTIME,
     FLOWS,
     FRAGMENTS,
@@ -67,8 +77,12 @@ pub const PREFIXES_MAX: usize = 128 * 1024;
 pub const NODES_MAX: usize = 16 * 1024;
 pub const NODE_ADDRESSES_MAX: usize = 2 * NODES_MAX;
 pub const SUBJECTS_MAX: usize = 4096;
-/// Rows of one subject's table; one more is an overflow, which closes the subject and is reported.
+/// Rows of one subject's policy, of peers and of the rulebooks that it has; one more is an overflow, which closes the subject
+/// and is reported.
 pub const POLICY_ROWS_MAX: usize = 64 * 1024;
+/// Rows of all subjects together.
+pub const PEER_RULES_MAX: usize = 1024 * 1024;
+pub const RULES_MAX: usize = 512 * 1024;
 pub const FLOWS_MAX: usize = 512 * 1024;
 /// Datagrams under way in fragments: at 10 Gbit/s of nothing else, those of 20 ms.
 pub const FRAGMENTS_MAX: usize = 16 * 1024;

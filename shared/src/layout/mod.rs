@@ -20,10 +20,7 @@ pub use event::{Event, Told, ToldKey, monitor_flags};
 pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
 pub use fragment::{FRAGMENT_NANOSECONDS, Fragment, FragmentKey};
 pub use peer::{Node, Peer, RuntimeState, Subject};
-pub use policy::{
-    Action, DIRECTION_PREFIX_BITS, Direction, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey,
-    PolicyRow,
-};
+pub use policy::{Action, CLASS_RULEBOOKS, Direction, PeerKey, PolicyRow, PortKey, RuleKey, class_rulebook};
 pub use reason::{Point, Reason};
 
 /// Identities below this number are classes, the same on every node.
@@ -50,6 +47,18 @@ pub enum Class {
 impl Class {
     /// All classes, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Host, Self::RemoteNode, Self::Fleet, Self::Unmanaged, Self::World];
+
+    /// By its number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Host),
+            2 => Some(Self::RemoteNode),
+            3 => Some(Self::Fleet),
+            4 => Some(Self::Unmanaged),
+            5 => Some(Self::World),
+            _ => None,
+        }
+    }
 }
 
 /// Constants of the datapath that a load fixes (`.rodata` of the object, symbol `CONFIG`).

@@ -1,6 +1,6 @@
 //! Who an address is, and the nodes and subjects that answers point to.
 
-use super::Address;
+use super::{Address, CLASS_RULEBOOKS};
 use bytemuck::{Pod, Zeroable};
 
 /// Value of `IPCACHE` (exact addresses) and `PREFIXES` (longest prefix). No match at all is [`Class::World`].
@@ -36,10 +36,15 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Subject {
-    /// Bumped after the table was written: see [`RuntimeState::epoch`].
+    /// Bumped after the policy was written: see [`RuntimeState::epoch`].
     pub epoch: u64,
     /// 0: the slot is free.
     pub identity: u32,
+    /// What the policy says of peers that have no row of their own, by [`class_rulebook`]; 0: nothing, which drops. A
+    /// program reads its one *before* it looks for the peer's row.
+    ///
+    /// [`class_rulebook`]: super::class_rulebook
+    pub rulebooks: [u32; CLASS_RULEBOOKS],
     pub reserved: u32,
 }
 
@@ -47,7 +52,7 @@ pub struct Subject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RuntimeState {
-    /// The node's counter of changes; it never goes back. A change of a subject's table (or of a node's place) is
+    /// The node's counter of changes; it never goes back. A change of a subject's policy (or of a node's place) is
     /// written first; then the counter's next value into the subject's (node's) epoch and here. A program reads this
     /// *before* it reads any table and writes it into the flow it judged: the flow's verdict holds as long as no epoch
     /// of its subjects and next hop is greater.

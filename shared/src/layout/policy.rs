@@ -1,6 +1,13 @@
-//! Rows of a subject's policy table.
+//! A subject's policy: for each peer a *rulebook*, and in the rulebook a row for the ports that a flow may go to.
+//!
+//! A flow finds its rulebook by the peer's exact identity (`PEER_RULES`), and where there is none, by the peer's class (in
+//! the subject's own row). What is in a rulebook says all there is to say: whatever rules of whatever tier are about the
+//! peer, the compiler has walked them. So a verdict takes one hash and one longest-prefix look-up, however many rules,
+//! peers and tiers there are.
 
 use bytemuck::{Pod, Zeroable};
+
+use super::Class;
 
 /// Which of a subject's verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -8,6 +15,11 @@ use bytemuck::{Pod, Zeroable};
 pub enum Direction {
     Ingress = 1,
     Egress = 2,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 }
 
 /// What a row says.
@@ -18,54 +30,126 @@ pub enum Action {
     Deny = 2,
 }
 
-/// Bits of [`PolicyKey::bits`] for a row of the direction alone: the default, which each table has for both directions.
-pub const DIRECTION_PREFIX_BITS: u32 = 8;
-/// … of a peer, whatever protocol.
-pub const IDENTITY_PREFIX_BITS: u32 = DIRECTION_PREFIX_BITS + 32;
-/// … of a peer and protocol, whatever port. Up to 16 more for a prefix of the port.
-pub const PROTOCOL_PREFIX_BITS: u32 = IDENTITY_PREFIX_BITS + 8;
+/// Rulebooks of classes in a subject's row: one for each direction and class.
+pub const CLASS_RULEBOOKS: usize = Direction::ALL.len() * Class::ALL.len();
 
-/// Key of a table, a longest-prefix-match map in `POLICIES`, one for each subject. A flow is looked up with the peer's
-/// exact identity and with its class; the answer of the higher precedence decides. No answer drops (`policy_missing`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-#[repr(C)]
-pub struct PolicyKey {
-    /// Host order, as the kernel wants it.
-    pub bits: u32,
-    /// A [`Direction`].
-    pub direction: u8,
-    /// Network order, so that it is matched from its most significant byte; bytes, because it is not aligned.
-    pub identity: [u8; 4],
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Network order. The flow's destination port in its original direction; ICMP: type, then code; others: 0.
-    pub port: [u8; 2],
+/// The place of a class's rulebook in a subject's row.
+#[inline(always)]
+pub const fn class_rulebook(direction: Direction, class: Class) -> usize {
+    (direction as usize - 1) * Class::ALL.len() + class as usize - 1
 }
 
-impl PolicyKey {
-    /// All bits: what a lookup uses.
-    pub const FULL_BITS: u32 = PROTOCOL_PREFIX_BITS + 16;
+/// Key of `PEER_RULES`: what a subject's policy says of a peer in one direction. No row: as of the peer's class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct PeerKey {
+    /// The subject's identity.
+    pub subject: u32,
+    /// The peer's identity: of endpoints, of nodes, or local (of a prefix). Never a class.
+    pub peer: u32,
+    /// A [`Direction`].
+    pub direction: u32,
+}
 
-    #[inline(always)]
-    pub const fn flow(direction: Direction, identity: u32, protocol: u8, port: u16) -> Self {
-        Self {
-            bits: Self::FULL_BITS,
-            direction: direction as u8,
-            identity: identity.to_be_bytes(),
-            protocol,
-            port: port.to_be_bytes(),
-        }
+/// Ports of one protocol, all ports of one, or everything: what a row of a rulebook is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortKey {
+    /// Significant bits of protocol and port: 0 (everything), 8 (a protocol), or up to 16 more.
+    pub bits: u8,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The flow's destination port in its original direction; ICMP: type, then code; others: 0.
+    pub port: u16,
+}
+
+impl PortKey {
+    /// The row that each rulebook has, for what no other is about.
+    pub const EVERYTHING: Self = Self { bits: 0, protocol: 0, port: 0 };
+    /// Of one protocol, whatever port.
+    pub const PROTOCOL_BITS: u8 = 8;
+    /// All bits.
+    pub const FULL_BITS: u8 = Self::PROTOCOL_BITS + 16;
+
+    /// One port.
+    pub const fn exact(protocol: u8, port: u16) -> Self {
+        Self { bits: Self::FULL_BITS, protocol, port }
+    }
+
+    /// The same with fewer bits.
+    #[must_use]
+    pub const fn cut(self, bits: u8) -> Self {
+        let whole = (self.protocol as u32) << 16 | self.port as u32;
+        let kept = whole & !((1 << (Self::FULL_BITS - bits)) - 1);
+        Self { bits, protocol: (kept >> 16) as u8, port: kept as u16 }
     }
 }
 
-/// Value of a table's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+/// Key of `RULES`, a longest-prefix-match map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct RuleKey {
+    /// Host order, as the kernel wants it.
+    pub bits: u32,
+    /// Network order, so that it is matched from its most significant byte.
+    pub rulebook: [u8; 4],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Network order.
+    pub port: [u8; 2],
+    pub zero: u8,
+}
+
+impl RuleKey {
+    /// Bits of the rulebook, which every key has.
+    pub const RULEBOOK_BITS: u32 = 32;
+    /// All bits: what a look-up uses.
+    pub const FULL_BITS: u32 = Self::RULEBOOK_BITS + PortKey::FULL_BITS as u32;
+
+    /// A rulebook's row.
+    #[inline(always)]
+    pub const fn new(rulebook: u32, port: PortKey) -> Self {
+        Self {
+            bits: Self::RULEBOOK_BITS + port.bits as u32,
+            rulebook: rulebook.to_be_bytes(),
+            protocol: port.protocol,
+            port: port.port.to_be_bytes(),
+            zero: 0,
+        }
+    }
+
+    /// What the row is about; `None`: no key that [`RuleKey::new`] makes.
+    pub const fn port_key(self) -> Option<PortKey> {
+        let Some(bits) = self.bits.checked_sub(Self::RULEBOOK_BITS) else { return None };
+        if bits > PortKey::FULL_BITS as u32 {
+            return None;
+        }
+        Some(PortKey { bits: bits as u8, protocol: self.protocol, port: u16::from_be_bytes(self.port) })
+    }
+}
+
+/// Value of `RULES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct PolicyRow {
-    /// Higher wins; at equal precedence deny wins. 0: the default row.
-    pub precedence: u32,
     /// An [`Action`]; anything else drops.
     pub action: u32,
-    /// The rule, as the daemon numbers them; 0: none (default).
+    /// The number of the rule that decided; 0: none (the fleet's default, or what holds whatever policies say).
     pub rule: u32,
+    /// What the action would be if audit policies were enforced, and by which rule; the same where none differs.
+    pub audit_action: u32,
+    pub audit_rule: u32,
+}
+
+impl PolicyRow {
+    /// Enforced, and no audit policy differs.
+    pub const fn of(action: Action, rule: u32) -> Self {
+        Self { action: action as u32, rule, audit_action: action as u32, audit_rule: rule }
+    }
+
+    /// The same row, audited as the other one says: a rule is told where it decides otherwise.
+    #[must_use]
+    pub const fn audited_as(self, (action, rule): (u32, u32)) -> Self {
+        let audit_rule = if action == self.action { self.rule } else { rule };
+        Self { audit_action: action, audit_rule, ..self }
+    }
 }

@@ -1,70 +1,113 @@
-//! The table compiler: the policies that select a subject become the rows of its table.
+//! The table compiler: the policies that select a subject become its rulebooks.
 //!
-//! A flow is looked up twice, by the peer's exact identity and by its class, each time with the longest matching prefix
-//! of (direction, identity, protocol, port); the answer of the higher precedence wins, deny at equal precedence. For
-//! that to be the oracle's verdict, the row of the longest prefix must say what the highest precedence around it says:
-//! broader rules are folded into narrower rows here.
+//! Each peer of a subject has one rulebook in each direction, which says everything: a peer's rules are those that name it
+//! and those that name its class, and they are walked here, in the order of the tiers. Peers about whom the same rules
+//! speak share a rulebook; a peer about whom no more is said than about its class has none of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod peers;
+mod rulebook;
 
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
+pub use self::rulebook::Rulebook;
+use self::{
+    peers::Peers,
+    rulebook::{Book, Rules},
+};
 use super::{
-    model::{Action, Class, Direction, Entity, NodePolicy, NodeRule, Peer, RuleAction, unmanaged_is_closed},
-    ports,
+    model::{Action, Class, Direction, HostToEndpoint, NodePolicy, unmanaged_is_closed},
     prefix::PrefixIdentities,
 };
 use crate::{
-    layout::{
-        DIRECTION_PREFIX_BITS, IDENTITY_PREFIX_BITS, PROTOCOL_PREFIX_BITS, PolicyKey, PolicyRow,
-        maps::POLICY_ROWS_MAX,
-    },
+    layout::{CLASS_RULEBOOKS, PolicyRow, PortKey, class_rulebook, maps::POLICY_ROWS_MAX},
     names::Identity,
 };
 
 /// Members of each identity set, by its name.
 pub type IdentitySets = BTreeMap<String, BTreeSet<u32>>;
-/// Rows of one subject's table.
-pub type Table = BTreeMap<PolicyKey, PolicyRow>;
+/// Prefixes of each CIDR set, by its name.
+pub type CidrSets = BTreeMap<String, Vec<IpNet>>;
 
-/// Precedences of the application tier. 0 is the default row's.
-mod precedence {
-    pub(super) const ALLOW: u32 = 1;
-    pub(super) const DENY: u32 = 2;
-    /// What keeps unknown addresses out, whatever a rule allows.
-    pub(super) const CLOSED: u32 = 3;
+/// What policies are compiled with.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    pub sets: &'a IdentitySets,
+    pub cidr_sets: &'a CidrSets,
+    pub prefixes: &'a PrefixIdentities,
+    pub default_action: Action,
+    pub host_to_endpoint: HostToEndpoint,
+    /// This node's own identity, where it has one: rules that name it are about the host.
+    pub own_node: Option<u32>,
 }
 
-/// The table would have more rows than a table can hold. Nothing of it may be used: the subject is to be closed.
+/// A subject's whole policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// By [`class_rulebook`].
+    pub classes: [Arc<Rulebook>; CLASS_RULEBOOKS],
+    /// Of peers about whom something else is said than about their class.
+    pub peers: BTreeMap<(Direction, u32), Arc<Rulebook>>,
+}
+
+/// The policy would have more rows than one may have. Nothing of it may be used: the subject is to be closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the policy of identity {subject} takes {rows} rows, a table holds {max}", max = POLICY_ROWS_MAX)]
+#[error("the policy of identity {subject} takes {rows} rows, at most {max} are possible", max = POLICY_ROWS_MAX)]
 pub struct Overflow {
     pub subject: Identity,
     pub rows: usize,
 }
 
-/// Compiles the policies that select a subject, in any order, into its table.
+/// Compiles the policies that select a subject, in any order.
 pub fn table(
     subject: Identity,
     policies: &[&NodePolicy],
-    sets: &IdentitySets,
-    prefixes: &PrefixIdentities,
-    default_action: Action,
+    surroundings: Surroundings<'_>,
 ) -> Result<Table, Overflow> {
-    let mut table = Table::new();
-    for direction in [Direction::Ingress, Direction::Egress] {
-        for (identity, entries) in entries_by_peer(policies, sets, prefixes, direction) {
-            add_rows(&mut table, direction, identity, &entries);
-        }
-        table.insert(default_key(direction), default_row(policies, direction, default_action));
+    let mut table = closed_table();
+    for direction in Direction::ALL {
+        Compiler::new(policies, surroundings, direction).add_to(&mut table);
     }
-    if table.len() > POLICY_ROWS_MAX { Err(Overflow { subject, rows: table.len() }) } else { Ok(table) }
+    let rows = table.rows();
+    if rows > POLICY_ROWS_MAX { Err(Overflow { subject, rows }) } else { Ok(table) }
 }
 
 /// The table of a subject that must be closed: nothing in, nothing out.
 pub fn closed_table() -> Table {
-    let row = PolicyRow { precedence: 0, action: Action::Deny as u32, rule: 0 };
-    [Direction::Ingress, Direction::Egress].map(|direction| (default_key(direction), row)).into()
+    let closed = Arc::new(Rulebook::from([(PortKey::EVERYTHING, PolicyRow::of(Action::Deny, 0))]));
+    Table { classes: std::array::from_fn(|_| Arc::clone(&closed)), peers: BTreeMap::new() }
+}
+
+impl Table {
+    /// Rows that it takes: of peers, and of all different rulebooks.
+    pub fn rows(&self) -> usize {
+        self.peers.len() + self.rulebooks().iter().map(|book| book.len()).sum::<usize>()
+    }
+
+    /// All different rulebooks.
+    pub fn rulebooks(&self) -> BTreeSet<&Rulebook> {
+        let mut seen = BTreeSet::new();
+        let mut last: Option<&Arc<Rulebook>> = None;
+        for book in self.classes.iter().chain(self.peers.values()) {
+            // Most peers have the one of the peer before.
+            if !last.is_some_and(|last| Arc::ptr_eq(last, book)) {
+                seen.insert(book.as_ref());
+            }
+            last = Some(book);
+        }
+        seen
+    }
+
+    /// The rulebook that a peer's flows find. The host has its class's: its identity may be other nodes', too.
+    pub fn rulebook(&self, direction: Direction, identity: u32, class: Class) -> &Rulebook {
+        let own = self.peers.get(&(direction, identity)).filter(|_| class != Class::Host);
+        own.unwrap_or(&self.classes[class_rulebook(direction, class)])
+    }
 }
 
 /// The number that rows carry for a rule, the same on every node and after every restart: a frozen hash (SipHash-1-3,
@@ -77,147 +120,83 @@ pub fn rule_number(policy: &str, direction: Direction, rule: &str) -> u32 {
     u32::from_be_bytes(low).max(1)
 }
 
-/// What one rule says of one peer's ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    /// `None`: every protocol and port.
-    ports: Option<(u8, u16, u16)>,
-    row: PolicyRow,
-}
-
-fn entries_by_peer(
-    policies: &[&NodePolicy],
-    sets: &IdentitySets,
-    prefixes: &PrefixIdentities,
+/// One subject's policy in one direction.
+struct Compiler<'a> {
     direction: Direction,
-) -> BTreeMap<u32, Vec<Entry>> {
-    let mut found: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
-    // By name, so that of two rules which say the same the one that the oracle names is in the rows.
-    let mut policies = policies.to_vec();
-    policies.sort_by(|a, b| a.name.cmp(&b.name));
-    for policy in &policies {
-        for rule in policy.rules(direction) {
-            let entries = entries_of(policy, direction, rule);
-            for identity in peers_of(rule, sets, prefixes) {
-                found.entry(identity).or_default().extend_from_slice(&entries);
+    rules: Rules<'a>,
+    peers: Peers,
+    /// By the rules that speak of a peer.
+    books: HashMap<Vec<u32>, Arc<Rulebook>>,
+    host_is_free: bool,
+    /// Whether unknown addresses of the pools are kept out, by what is enforced and with what is audited.
+    unmanaged_is_closed: [bool; 2],
+}
+
+impl<'a> Compiler<'a> {
+    fn new(policies: &[&'a NodePolicy], surroundings: Surroundings<'_>, direction: Direction) -> Self {
+        let rules = Rules::of(policies, direction, surroundings.default_action);
+        let closed = |with_audit: bool| {
+            let taking_part = policies.iter().filter(move |policy| with_audit || policy.is_enforced());
+            unmanaged_is_closed(taking_part.flat_map(|policy| policy.rules(direction)))
+        };
+        Self {
+            direction,
+            peers: Peers::of(&rules, surroundings),
+            rules,
+            books: HashMap::new(),
+            host_is_free: direction == Direction::Ingress
+                && surroundings.host_to_endpoint == HostToEndpoint::Allow,
+            unmanaged_is_closed: [closed(false), closed(true)],
+        }
+    }
+
+    fn add_to(mut self, table: &mut Table) {
+        for class in Class::ALL {
+            table.classes[class_rulebook(self.direction, class)] = self.of_class(class);
+        }
+        let peers = std::mem::take(&mut self.peers.named);
+        for (identity, (class, own)) in peers {
+            let of_class = &table.classes[class_rulebook(self.direction, class)];
+            let book = self.book(merged(&own, self.peers.of_class(class)));
+            if book != *of_class {
+                table.peers.insert((self.direction, identity), book);
             }
         }
     }
-    if unmanaged_is_closed(policies.iter().flat_map(|policy| policy.rules(direction))) {
-        let row = PolicyRow { precedence: precedence::CLOSED, action: Action::Deny as u32, rule: 0 };
-        found.entry(Class::Unmanaged as u32).or_default().push(Entry { ports: None, row });
-    }
-    found
-}
 
-fn entries_of(policy: &NodePolicy, direction: Direction, rule: &NodeRule) -> Vec<Entry> {
-    let row = PolicyRow {
-        precedence: match rule.action {
-            RuleAction::Allow => precedence::ALLOW,
-            RuleAction::Deny | RuleAction::Pass => precedence::DENY,
-        },
-        action: rule.action.verdict().unwrap_or(Action::Deny) as u32,
-        rule: rule_number(&policy.name, direction, &rule.name),
-    };
-    match &rule.ports {
-        None => vec![Entry { ports: None, row }],
-        Some(ranges) => {
-            let entry = |range: &super::model::PortRange| Entry {
-                ports: Some((range.protocol, range.first, range.last)),
-                row,
-            };
-            ranges.iter().map(entry).collect()
+    fn of_class(&mut self, class: Class) -> Arc<Rulebook> {
+        if class == Class::Host && self.host_is_free {
+            return everything(PolicyRow::of(Action::Allow, 0));
         }
-    }
-}
-
-/// Identities (of endpoints, prefixes and classes) that a rule is about.
-fn peers_of(rule: &NodeRule, sets: &IdentitySets, prefixes: &PrefixIdentities) -> BTreeSet<u32> {
-    let classes = || Class::ALL.map(|class| class as u32);
-    let Some(peers) = &rule.peers else { return classes().into() };
-    let mut found = BTreeSet::new();
-    for peer in peers {
-        match peer {
-            Peer::Endpoints(set) | Peer::Nodes(set) => found.extend(sets.get(set).into_iter().flatten()),
-            Peer::Cidr { cidr, except } => found.extend(prefixes.within(cidr, except)),
-            Peer::CidrSet(_) => {}
-            Peer::Entity(Entity::All) => found.extend(classes()),
-            Peer::Entity(Entity::Class(class)) => {
-                found.insert(*class as u32);
-            }
+        let spoken = self.peers.of_class(class).to_vec();
+        let [enforced, audited] = self.unmanaged_is_closed;
+        if class != Class::Unmanaged || (!enforced && !audited) {
+            return self.book(spoken);
         }
+        let closed = PolicyRow::of(Action::Deny, 0);
+        let open = |row: &PolicyRow| {
+            let audited = if audited { (closed.action, 0) } else { (row.audit_action, row.audit_rule) };
+            if enforced { closed } else { *row }.audited_as(audited)
+        };
+        let book = self.book(spoken);
+        Arc::new(book.iter().map(|(key, row)| (*key, open(row))).collect())
     }
-    found
-}
 
-/// Rows of one peer: first those of every protocol, then, for each protocol that an entry names, the winner of each run
-/// of ports.
-fn add_rows(table: &mut Table, direction: Direction, identity: u32, entries: &[Entry]) {
-    let everything = best(entries.iter().filter(|entry| entry.ports.is_none()));
-    if let Some(row) = everything {
-        let key = PolicyKey { bits: IDENTITY_PREFIX_BITS, ..PolicyKey::flow(direction, identity, 0, 0) };
-        table.insert(key, row);
-    }
-    let protocols: BTreeSet<u8> =
-        entries.iter().filter_map(|entry| entry.ports.map(|ports| ports.0)).collect();
-    for protocol in protocols {
-        for (first, last, row) in runs(entries, protocol) {
-            if Some(row) == everything {
-                continue;
-            }
-            for (port, bits) in ports::prefixes(first, last) {
-                let key = PolicyKey::flow(direction, identity, protocol, port);
-                table.insert(PolicyKey { bits: PROTOCOL_PREFIX_BITS + bits, ..key }, row);
-            }
-        }
+    fn book(&mut self, spoken: Vec<u32>) -> Arc<Rulebook> {
+        let rules = &self.rules;
+        let book = self.books.entry(spoken);
+        Arc::clone(book.or_insert_with_key(|spoken| Arc::new(Book::new(rules, spoken).compile())))
     }
 }
 
-/// The longest runs of ports of a protocol with the same winner; ports that no entry is about are in none.
-fn runs(entries: &[Entry], protocol: u8) -> Vec<(u16, u16, PolicyRow)> {
-    let covering: Vec<(u16, u16, &Entry)> = entries
-        .iter()
-        .filter_map(|entry| match entry.ports {
-            None => Some((0, u16::MAX, entry)),
-            Some((of, first, last)) => (of == protocol).then_some((first, last, entry)),
-        })
-        .collect();
-    let ends = covering.iter().filter_map(|(_, last, _)| last.checked_add(1));
-    let starts: BTreeSet<u16> = covering.iter().map(|(first, _, _)| *first).chain(ends).collect();
-    let mut found: Vec<(u16, u16, PolicyRow)> = Vec::new();
-    let mut starts = starts.into_iter().peekable();
-    while let Some(start) = starts.next() {
-        let end = starts.peek().map_or(u16::MAX, |next| next - 1);
-        let here = covering.iter().filter(|(first, last, _)| (*first..=*last).contains(&start));
-        let Some(row) = best(here.map(|(_, _, entry)| *entry)) else { continue };
-        match found.last_mut() {
-            Some((_, last, same)) if *same == row && last.checked_add(1) == Some(start) => *last = end,
-            _ => found.push((start, end, row)),
-        }
-    }
-    found
+fn everything(row: PolicyRow) -> Arc<Rulebook> {
+    Arc::new(Rulebook::from([(PortKey::EVERYTHING, row)]))
 }
 
-/// The highest precedence; the first of equals, as the oracle names it.
-fn best<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<PolicyRow> {
-    entries
-        .map(|entry| entry.row)
-        .reduce(|best, row| if row.precedence > best.precedence { row } else { best })
-}
-
-fn default_key(direction: Direction) -> PolicyKey {
-    PolicyKey { bits: DIRECTION_PREFIX_BITS, ..PolicyKey::flow(direction, 0, 0, 0) }
-}
-
-fn default_row(policies: &[&NodePolicy], direction: Direction, default_action: Action) -> PolicyRow {
-    let denying =
-        policies.iter().filter(|policy| policy.default_deny(direction)).map(|policy| &policy.name).min();
-    match denying {
-        Some(policy) => {
-            PolicyRow { precedence: 0, action: Action::Deny as u32, rule: rule_number(policy, direction, "") }
-        }
-        None => PolicyRow { precedence: 0, action: default_action as u32, rule: 0 },
-    }
+/// Two ascending lists as one.
+fn merged(one: &[u32], other: &[u32]) -> Vec<u32> {
+    let all: BTreeSet<u32> = one.iter().chain(other).copied().collect();
+    all.into_iter().collect()
 }
 
 #[cfg(test)]

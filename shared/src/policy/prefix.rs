@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::model::Peer;
+use super::{
+    compile::CidrSets,
+    model::{NodePeer, Peer},
+};
 use crate::layout::FIRST_LOCAL_IDENTITY;
 
 /// Prefix → its number on this node.
@@ -57,11 +60,13 @@ impl PrefixIdentities {
     }
 }
 
-/// Every prefix that a peer names.
-pub fn named<S, C>(peer: &Peer<S, C>) -> impl Iterator<Item = IpNet> + '_ {
-    let (cidr, except) = match peer {
-        Peer::Cidr { cidr, except } => (Some(*cidr), except.as_slice()),
-        Peer::Endpoints(_) | Peer::Nodes(_) | Peer::CidrSet(_) | Peer::Entity(_) => (None, [].as_slice()),
-    };
-    cidr.into_iter().chain(except.iter().copied())
+/// Every prefix that a peer names, also by CIDR sets.
+pub fn named<'a>(peer: &'a NodePeer, cidr_sets: &'a CidrSets) -> Box<dyn Iterator<Item = IpNet> + 'a> {
+    match peer {
+        Peer::Cidr { cidr, except } => Box::new(std::iter::once(*cidr).chain(except.iter().copied())),
+        Peer::CidrSet(names) => {
+            Box::new(names.iter().filter_map(|name| cidr_sets.get(name)).flatten().copied())
+        }
+        Peer::Endpoints(_) | Peer::Nodes(_) | Peer::Entity(_) => Box::new(std::iter::empty()),
+    }
 }

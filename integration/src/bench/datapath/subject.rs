@@ -1,7 +1,7 @@
 //! The kernel programs under test, with a node's tables: a policy of each size for each direction, and wrappers before
 //! the programs.
 
-use std::{net::Ipv4Addr, path::Path, process::Command};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, process::Command, sync::Arc};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -10,11 +10,14 @@ use weft_noded::{
         Datapath as _,
         object::{Object, Options},
     },
-    plan::tables::{NodeRow, PolicyTable, Step},
+    plan::tables::{NodeRow, Step, SubjectRow},
 };
-use weft_shared::layout::{
-    Action, Address, Class, Config, DIRECTION_PREFIX_BITS, Direction, Endpoint, FlowKey, Peer, Point,
-    PolicyKey, PolicyRow, PrefixKey, Reason, endpoint_flags,
+use weft_shared::{
+    layout::{
+        Action, Address, CLASS_RULEBOOKS, Class, Config, Direction, Endpoint, FlowKey, Peer, PeerKey, Point,
+        PolicyRow, PortKey, PrefixKey, Reason, endpoint_flags,
+    },
+    policy::compile::Rulebook,
 };
 
 use super::{
@@ -23,7 +26,7 @@ use super::{
     wrapper::{Packet, Wrapper},
 };
 
-/// Rows of a subject's policy, one subject for each.
+/// Rules of a subject's policy, each of an identity and a port; one subject for each.
 pub(super) const ENTRIES: [u32; 3] = [1, 1000, 50_000];
 
 const OVERLAY: u32 = 40;
@@ -276,32 +279,45 @@ fn endpoint(place: Place) -> Vec<Step> {
     };
     let peer =
         Peer { identity: place.identity(), class: Class::Fleet as u32, node: 0, ifindex: place.ifindex };
-    vec![
-        Step::Subject { slot: place.slot(), identity: Some(place.identity()) },
-        Step::PolicyTable { slot: place.slot(), table: Some(policy(place)) },
+    let subject = SubjectRow { identity: place.identity(), rulebooks: [DENY_ALL; CLASS_RULEBOOKS] };
+    let rest = vec![
+        Step::Subject { slot: place.slot(), subject: Some(subject) },
         Step::Bump { subjects: vec![place.slot()], nodes: Vec::new() },
         Step::Ipcache { address: wide(place.address()), peer: Some(peer) },
         Step::Endpoint { ifindex: place.ifindex, endpoint: Some(endpoint) },
-    ]
+    ];
+    policy(place).into_iter().chain(rest).collect()
 }
 
-/// As many rows as the place wants, each of an identity and a port, beside the defaults, which deny.
-fn policy(place: Place) -> PolicyTable {
-    let mut table: PolicyTable = [Direction::Ingress, Direction::Egress]
-        .map(|direction| {
-            let everything = PolicyKey::flow(direction, 0, 0, 0);
-            let default = PolicyKey { bits: DIRECTION_PREFIX_BITS, ..everything };
-            (default, PolicyRow { precedence: 0, action: Action::Deny as u32, rule: 0 })
-        })
-        .into();
+const DENY_ALL: u32 = 1;
+
+/// The rulebook of each identity that rules are about: as many ports as the place wants in all, beside what denies.
+fn rulebooks(place: Place) -> BTreeMap<u32, Rulebook> {
+    let mut books: BTreeMap<u32, Rulebook> = BTreeMap::new();
     for number in 0..place.entries {
         let identity = PEER_IDENTITY + number / PORTS_OF_IDENTITY;
         // Less than ten: fits.
         let port = PORT + u16::try_from(number % PORTS_OF_IDENTITY).unwrap_or_default();
-        let key = PolicyKey::flow(place.way.direction(), identity, TCP, port);
-        table.insert(key, PolicyRow { precedence: 10, action: Action::Allow as u32, rule: number + 1 });
+        let book = books.entry(identity).or_insert_with(deny_all);
+        book.insert(PortKey::exact(TCP, port), PolicyRow::of(Action::Allow, number + 1));
     }
-    table
+    books
+}
+
+fn deny_all() -> Rulebook {
+    Rulebook::from([(PortKey::EVERYTHING, PolicyRow::of(Action::Deny, 0))])
+}
+
+fn policy(place: Place) -> Vec<Step> {
+    let subject = place.identity();
+    let mut steps = vec![Step::Rulebook { number: DENY_ALL, rows: Some(Arc::new(deny_all())) }];
+    for (peer, book) in rulebooks(place) {
+        let number = place.ifindex * PEER_IDENTITIES + peer;
+        steps.push(Step::Rulebook { number, rows: Some(Arc::new(book)) });
+        let key = PeerKey { subject, peer, direction: place.way.direction() as u32 };
+        steps.push(Step::PeerRules { key, rulebook: Some(number) });
+    }
+    steps
 }
 
 /// The thread's own network namespace, with the interfaces that packets are said to be on.
@@ -325,11 +341,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_has_the_rows_that_its_figure_names_and_allows_the_peer() {
+    fn a_policy_has_the_rules_that_its_figure_names_and_allows_the_peer() {
         for place in Place::all() {
-            let table = policy(place);
-            assert_eq!(table.len(), place.entries as usize + 2);
-            let row = table[&PolicyKey::flow(place.way.direction(), PEER_IDENTITY, TCP, PORT)];
+            let books = rulebooks(place);
+            let rules: usize = books.values().map(|book| book.len() - 1).sum();
+            assert_eq!(rules, place.entries as usize);
+            let row = books[&PEER_IDENTITY][&PortKey::exact(TCP, PORT)];
             assert_eq!(row.action, Action::Allow as u32);
         }
     }

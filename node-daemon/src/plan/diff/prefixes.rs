@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use weft_shared::layout::{Class, FIRST_LOCAL_IDENTITY, Peer, PrefixKey};
 
 use super::{Planner, Sweep};
-use crate::plan::{rows, tables::Step, who::Who};
+use crate::plan::{tables::Step, who::Who};
 
 const FLEET: u32 = Class::Fleet as u32;
 const UNMANAGED: u32 = Class::Unmanaged as u32;
 const WORLD: u32 = Class::World as u32;
 
 impl Planner<'_> {
-    /// Prefixes that policies name. A new one first gets the rows of the prefix around it, so that it changes no verdict
-    /// until its subject's table changes as a whole; one that goes has by now the rows of the prefix around it.
+    /// Prefixes that policies name. A new one first gets the rulebooks of the prefix around it, so that it changes no verdict
+    /// until the policies change; one that goes has by now those of the prefix around it.
     pub(super) fn policy_prefixes(&mut self) {
         let of_policy = |prefixes: &BTreeMap<PrefixKey, Peer>| -> Vec<(PrefixKey, Peer)> {
             let local = prefixes.iter().filter(|(_, peer)| peer.identity >= FIRST_LOCAL_IDENTITY);
@@ -21,6 +21,7 @@ impl Planner<'_> {
         };
         let mut wanted = of_policy(&self.desired.prefixes);
         wanted.sort_by_key(|(key, _)| u32::MAX - key.bits);
+        let mut new = false;
         for (key, peer) in wanted {
             let had = self.before.prefixes.get(&key).copied();
             if had == Some(peer) {
@@ -29,10 +30,11 @@ impl Planner<'_> {
             let around =
                 had.unwrap_or_else(|| Who::new(&self.now, &self.lengths).within(key.address, key.bits));
             if around.identity >= FIRST_LOCAL_IDENTITY {
-                self.copy_rows(around.identity, peer.identity);
+                self.copy_peer(around.identity, peer.identity);
             }
             self.push(Step::Prefix { prefix: key, peer: Some(peer) });
             self.changed_peer(around, peer);
+            new = true;
         }
         if self.sweep == Sweep::Remove {
             for (key, peer) in of_policy(&self.before.prefixes) {
@@ -44,24 +46,10 @@ impl Planner<'_> {
             }
         }
         self.bump();
-    }
-
-    pub(super) fn copy_rows(&mut self, from: u32, to: u32) {
-        let mut steps = Vec::new();
-        for (slot, table) in &self.now.policies {
-            let about = |peer: u32| table.iter().filter(move |(key, _)| rows::peer_of(key) == Some(peer));
-            if about(to).next().is_some() {
-                continue;
-            }
-            let mut copies: Vec<_> = about(from).collect();
-            copies.sort_by_key(|(key, _)| u32::MAX - key.bits);
-            for (key, row) in copies {
-                let mut key = *key;
-                key.identity = to.to_be_bytes();
-                steps.push(Step::PolicyRow { slot: *slot, key, row: Some(*row) });
-            }
+        if new {
+            // Whoever took an address for one of the prefix around it must not meet what the policies will say of that.
+            self.push(Step::Settle);
         }
-        self.push_all(steps);
     }
 
     pub(super) fn pools(

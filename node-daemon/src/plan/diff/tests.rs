@@ -1,13 +1,18 @@
 //! Any tables can become any others; what must hold on the way.
 
-use proptest::{collection::btree_map, option, prelude::*};
-use weft_shared::layout::{
-    Address, Class, Direction, Endpoint, FIRST_LOCAL_IDENTITY, PolicyKey, PolicyRow, PrefixKey,
-    endpoint_flags,
+use std::{collections::BTreeMap, sync::Arc};
+
+use proptest::{array, collection::btree_map, option, prelude::*};
+use weft_shared::{
+    layout::{
+        Action, Address, Class, Endpoint, FIRST_LOCAL_IDENTITY, PeerKey, PolicyRow, PortKey, PrefixKey,
+        endpoint_flags,
+    },
+    policy::compile::Rulebook,
 };
 
 use super::*;
-use crate::plan::tables::{NodeRow, PolicyTable};
+use crate::plan::tables::{NodeRow, SubjectRow};
 
 const FLEET: u32 = Class::Fleet as u32;
 const UNMANAGED: u32 = Class::Unmanaged as u32;
@@ -23,26 +28,30 @@ fn peer() -> impl Strategy<Value = Peer> {
     )
 }
 
-fn row() -> impl Strategy<Value = PolicyRow> {
-    (0_u32..3, 1_u32..3).prop_map(|(precedence, action)| PolicyRow { precedence, action, rule: 0 })
+/// What each number stands for, in all tables.
+fn library(number: u32) -> Arc<Rulebook> {
+    let action = if number.is_multiple_of(2) { Action::Allow } else { Action::Deny };
+    Arc::new([(PortKey::EVERYTHING, PolicyRow::of(action, number))].into())
 }
 
-fn key() -> impl Strategy<Value = PolicyKey> {
+fn number() -> std::ops::Range<u32> {
+    1..6
+}
+
+fn subject_row() -> impl Strategy<Value = SubjectRow> {
+    (256_u32..260, array::uniform10(number()))
+        .prop_map(|(identity, rulebooks)| SubjectRow { identity, rulebooks })
+}
+
+fn peer_rules() -> impl Strategy<Value = BTreeMap<PeerKey, u32>> {
     let identity =
-        prop::sample::select(vec![3_u32, 5, 256, 257, 258, FIRST_LOCAL_IDENTITY, FIRST_LOCAL_IDENTITY + 1]);
-    (prop::bool::ANY, identity, prop::sample::select(vec![8_u32, 40, 48, 64]), 0_u16..3).prop_map(
-        |(ingress, identity, bits, port)| {
-            let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let port = if bits == 64 { port } else { 0 };
-            let (identity, protocol) =
-                if bits == 8 { (0, 0) } else { (identity, if bits == 40 { 0 } else { 6 }) };
-            PolicyKey { bits, ..PolicyKey::flow(direction, identity, protocol, port) }
-        },
-    )
-}
-
-fn policy_table() -> impl Strategy<Value = PolicyTable> {
-    btree_map(key(), row(), 0..8)
+        prop::sample::select(vec![256_u32, 257, 258, FIRST_LOCAL_IDENTITY, FIRST_LOCAL_IDENTITY + 1]);
+    let key = (256_u32..260, identity, 1_u32..3).prop_map(|(subject, peer, direction)| PeerKey {
+        subject,
+        peer,
+        direction,
+    });
+    btree_map(key, number(), 0..8)
 }
 
 fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Peer>> {
@@ -69,8 +78,8 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Peer>> {
 
 prop_compose! {
     fn tables()(
-        subjects in btree_map(1_u32..5, 256_u32..260, 0..4),
-        policies in btree_map(1_u32..5, policy_table(), 4),
+        subjects in btree_map(1_u32..5, subject_row(), 0..4),
+        peer_rules in peer_rules(),
         endpoints in btree_map(IFINDEXES, (0_usize..4, prop::bool::ANY), 0..4),
         ipcache in btree_map(address(), peer(), 0..6),
         prefixes in prefixes(),
@@ -78,16 +87,14 @@ prop_compose! {
         node_addresses in btree_map(address(), 0_u32..4, 0..4),
         identities_through in 250_u32..300,
     ) -> Tables {
-        let policies: BTreeMap<u32, PolicyTable> =
-            policies.into_iter().filter(|(slot, _)| subjects.contains_key(slot)).collect();
-        let slots: Vec<u32> = policies.keys().copied().collect();
+        let slots: Vec<u32> = subjects.keys().copied().collect();
         let endpoints = endpoints.into_iter().map(|(ifindex, (choice, open))| {
             let subject = slots.get(choice).copied().unwrap_or(0);
             let flags = if open && subject != 0 { endpoint_flags::OPEN } else { 0 };
             let endpoint = Endpoint {
                 address4: Address::from_v4(ifindex.to_be()),
                 address6: Address::UNSPECIFIED,
-                identity: subjects.get(&subject).copied().unwrap_or(0),
+                identity: subjects.get(&subject).map_or(0, |row| row.identity),
                 subject,
                 flags,
                 mac: [0; 6],
@@ -96,7 +103,11 @@ prop_compose! {
             (ifindex, endpoint)
         }).collect();
         let nodes = nodes.into_iter().map(|(slot, (address, identity))| (slot, NodeRow { address, identity })).collect();
-        Tables { endpoints, ipcache, prefixes, nodes, node_addresses, subjects, policies, identities_through }
+        let rulebooks = BTreeMap::new();
+        let mut tables =
+            Tables { endpoints, ipcache, prefixes, nodes, node_addresses, subjects, peer_rules, rulebooks, identities_through };
+        tables.rulebooks = tables.used_rulebooks().into_iter().map(|number| (number, library(number))).collect();
+        tables
     }
 }
 
@@ -148,37 +159,71 @@ proptest! {
         prop_assert!(contains(&now.nodes, &desired.nodes));
         prop_assert!(contains(&now.node_addresses, &desired.node_addresses));
         prop_assert!(contains(&now.subjects, &desired.subjects));
-        prop_assert!(contains(&now.policies, &desired.policies));
+        prop_assert!(contains(&now.peer_rules, &desired.peer_rules));
+        prop_assert!(contains(&now.rulebooks, &desired.rulebooks));
         prop_assert!(actual.endpoints.keys().all(|key| now.endpoints.contains_key(key)));
         prop_assert!(actual.ipcache.keys().all(|key| now.ipcache.contains_key(key)));
         prop_assert!(actual.prefixes.keys().all(|key| now.prefixes.contains_key(key)));
         prop_assert!(actual.nodes.keys().all(|key| now.nodes.contains_key(key)));
         prop_assert!(actual.node_addresses.keys().all(|key| now.node_addresses.contains_key(key)));
         prop_assert!(actual.subjects.keys().all(|key| now.subjects.contains_key(key)));
-        prop_assert!(actual.policies.keys().all(|key| now.policies.contains_key(key)));
+        prop_assert!(actual.rulebooks.keys().all(|key| now.rulebooks.contains_key(key)));
+        // What a desired subject says of a peer is its policy's, not a row that is left.
+        let of_desired = |key: &PeerKey| desired.subjects.values().any(|subject| subject.identity == key.subject);
+        prop_assert!(actual.peer_rules.keys().all(|key| now.peer_rules.contains_key(key) || of_desired(key)));
     }
 
     #[test]
-    fn no_endpoint_is_opened_before_its_table_is_there(actual in tables(), desired in tables()) {
+    fn no_endpoint_is_opened_before_its_policy_is_there(actual in tables(), desired in tables()) {
         let steps = diff(&actual, &desired, Sweep::Remove);
         for (step, now) in walk(&actual, &steps) {
             let Step::Endpoint { endpoint: Some(endpoint), .. } = step else { continue };
             if endpoint.flags & endpoint_flags::OPEN != 0 {
-                prop_assert_eq!(now.policies.get(&endpoint.subject), desired.policies.get(&endpoint.subject));
-                prop_assert_eq!(now.subjects.get(&endpoint.subject), Some(&endpoint.identity));
+                let policy = |tables: &Tables| {
+                    let of = |key: &PeerKey| key.subject == endpoint.identity;
+                    let peers: BTreeMap<_, _> = tables.peer_rules.iter().filter(|(key, _)| of(key)).map(|(key, number)| (*key, *number)).collect();
+                    (tables.subjects.get(&endpoint.subject).copied(), peers)
+                };
+                prop_assert_eq!(policy(&now), policy(&desired));
             }
         }
     }
 
     #[test]
-    fn a_changed_table_is_announced_after_it_was_written(actual in tables(), desired in tables()) {
+    fn a_changed_policy_is_announced_after_it_was_written(actual in tables(), desired in tables()) {
         let steps = diff(&actual, &desired, Sweep::Remove);
         for (place, step) in steps.iter().enumerate() {
-            if let Step::PolicyTable { slot, .. } | Step::PolicyRow { slot, .. } = step
-                && actual.policies.get(slot) != desired.policies.get(slot)
-            {
-                prop_assert!(bumped_after(&steps, place, *slot), "{:#?}", steps);
+            match step {
+                Step::Subject { slot, .. } => prop_assert!(bumped_after(&steps, place, *slot), "{:#?}", steps),
+                Step::PeerRules { key, .. } => {
+                    let subjects = desired.subjects.iter().filter(|(_, subject)| subject.identity == key.subject);
+                    for (slot, _) in subjects {
+                        prop_assert!(bumped_after(&steps, place, *slot), "{:#?}", steps);
+                    }
+                }
+                _ => {}
             }
+        }
+    }
+
+    #[test]
+    fn a_rulebook_is_written_before_anybody_finds_it_and_goes_when_nobody_has_it(
+        actual in tables(),
+        desired in tables(),
+    ) {
+        let steps = diff(&actual, &desired, Sweep::Remove);
+        let mut in_hand = actual.used_rulebooks();
+        for (step, now) in walk(&actual, &steps) {
+            let used = now.used_rulebooks();
+            match step {
+                Step::Settle => in_hand.clone_from(&used),
+                Step::Rulebook { number, .. } => {
+                    prop_assert!(!in_hand.contains(number) && !used.contains(number), "{number} in {steps:#?}");
+                }
+                _ => {}
+            }
+            prop_assert!(used.iter().all(|number| now.rulebooks.contains_key(number)), "{step:?} in {steps:#?}");
+            in_hand.extend(used);
         }
     }
 
@@ -192,15 +237,10 @@ proptest! {
         let (before, after) = (Who::new(&actual, &lengths), Who::new(&desired, &lengths));
         for (place, step) in steps.iter().enumerate() {
             let Step::Ipcache { address, .. } = step else { continue };
-            let (was, is) = (before.is(*address), after.is(*address));
-            if (was.identity, was.class) == (is.identity, is.class) {
-                continue;
-            }
-            for (slot, table) in actual.policies.iter().chain(&desired.policies) {
-                let about = rows::peers(table);
-                if [was.identity, was.class, is.identity, is.class].iter().any(|peer| about.contains(peer)) {
-                    prop_assert!(bumped_after(&steps, place, *slot), "{address:?} {was:?} {is:?} {steps:#?}");
-                }
+            let parties = [before.is(*address), after.is(*address)]
+                .map(|peer| Party { identity: peer.identity, class: peer.class });
+            for slot in policies::that_differ(&desired, parties) {
+                prop_assert!(bumped_after(&steps, place, slot), "{address:?} {parties:?} {steps:#?}");
             }
         }
     }
@@ -218,61 +258,25 @@ proptest! {
     }
 }
 
-fn one_table(rows: &[(u32, u32, u16)]) -> PolicyTable {
-    let entry = |&(identity, bits, port): &(u32, u32, u16)| {
-        let protocol = if bits > 40 { 6 } else { 0 };
-        let key = PolicyKey { bits, ..PolicyKey::flow(Direction::Ingress, identity, protocol, port) };
-        (key, PolicyRow { precedence: 1, action: 1, rule: 0 })
-    };
-    rows.iter().map(entry).collect()
-}
-
-fn with_table(table: PolicyTable) -> Tables {
-    Tables { subjects: [(1, 256)].into(), policies: [(1, table)].into(), ..Tables::default() }
+fn with_peers(peers: &[(u32, u32)]) -> Tables {
+    let subject = SubjectRow { identity: 256, rulebooks: [1; 10] };
+    let rows =
+        peers.iter().map(|(peer, number)| (PeerKey { subject: 256, peer: *peer, direction: 1 }, *number));
+    let mut tables =
+        Tables { subjects: [(1, subject)].into(), peer_rules: rows.collect(), ..Tables::default() };
+    tables.rulebooks = tables.used_rulebooks().into_iter().map(|number| (number, library(number))).collect();
+    tables
 }
 
 #[test]
-fn rows_of_an_identity_that_had_none_are_written_in_place_longest_first() {
-    let before = with_table(one_table(&[(256, 40, 0)]));
-    let after = with_table(one_table(&[(256, 40, 0), (300, 40, 0), (300, 64, 80)]));
-    let steps = diff(&before, &after, Sweep::Remove);
-    let bits: Vec<u32> = steps
-        .iter()
-        .filter_map(|step| if let Step::PolicyRow { key, .. } = step { Some(key.bits) } else { None })
-        .collect();
-    assert_eq!(bits, [64, 40], "{steps:#?}");
-}
-
-#[test]
-fn rows_of_an_identity_that_keeps_none_go_broadest_first() {
-    let before = with_table(one_table(&[(256, 40, 0), (300, 40, 0), (300, 64, 80)]));
-    let after = with_table(one_table(&[(256, 40, 0)]));
-    let steps = diff(&before, &after, Sweep::Remove);
-    let bits: Vec<u32> = steps
-        .iter()
-        .filter_map(
-            |step| if let Step::PolicyRow { key, row: None, .. } = step { Some(key.bits) } else { None },
-        )
-        .collect();
-    assert_eq!(bits, [40, 64], "{steps:#?}");
-}
-
-#[test]
-fn any_other_change_of_several_rows_is_a_swap() {
-    let before = with_table(one_table(&[(300, 64, 80)]));
-    let after = with_table(one_table(&[(300, 64, 81), (300, 40, 0)]));
-    let steps = diff(&before, &after, Sweep::Remove);
-    assert!(matches!(steps[0], Step::PolicyTable { slot: 1, table: Some(_) }), "{steps:#?}");
-    assert_eq!(steps[1], Step::Bump { subjects: vec![1], nodes: Vec::new() });
-    assert_eq!(steps.len(), 2);
-}
-
-#[test]
-fn rows_of_an_identity_and_of_its_class_change_together() {
-    let before = with_table(one_table(&[]));
-    let after = with_table(one_table(&[(300, 40, 0), (3, 40, 0)]));
-    let steps = diff(&before, &after, Sweep::Remove);
-    assert!(matches!(steps[0], Step::PolicyTable { slot: 1, table: Some(_) }), "{steps:#?}");
+fn a_peer_that_joins_others_is_one_row() {
+    let key = PeerKey { subject: 256, peer: 300, direction: 1 };
+    let (before, after) = (with_peers(&[(299, 2)]), with_peers(&[(299, 2), (300, 2)]));
+    let bump = Step::Bump { subjects: vec![1], nodes: Vec::new() };
+    let joins = [Step::PeerRules { key, rulebook: Some(2) }, bump.clone()];
+    assert_eq!(diff(&before, &after, Sweep::Remove), joins);
+    let leaves = [Step::Settle, Step::PeerRules { key, rulebook: None }, bump];
+    assert_eq!(diff(&after, &before, Sweep::Remove), leaves);
 }
 
 #[test]
@@ -281,15 +285,29 @@ fn unknown_addresses_are_closed_before_the_tables_and_opened_after_them() {
         let key = PrefixKey { bits: 112, address: Address::from_v4(0x0ac8_0000_u32.to_be()) };
         BTreeMap::from([(key, Peer { identity: class, class, node: 0, ifindex: 0 })])
     };
-    let open = Tables { prefixes: pool(FLEET), ..with_table(one_table(&[])) };
-    let closed = Tables { prefixes: pool(UNMANAGED), ..with_table(one_table(&[(300, 40, 0)])) };
+    let open = Tables { prefixes: pool(FLEET), ..with_peers(&[]) };
+    let closed = Tables { prefixes: pool(UNMANAGED), ..with_peers(&[(300, 2)]) };
     let place = |steps: &[Step]| {
         let prefix = steps.iter().position(|step| matches!(step, Step::Prefix { .. }));
-        let table = steps.iter().position(|step| matches!(step, Step::PolicyRow { .. }));
+        let table = steps.iter().position(|step| matches!(step, Step::PeerRules { .. }));
         (prefix, table)
     };
     let (prefix, table) = place(&diff(&open, &closed, Sweep::Remove));
     assert!(prefix < table);
     let (prefix, table) = place(&diff(&closed, &open, Sweep::Remove));
     assert!(prefix > table);
+}
+
+#[test]
+fn who_took_an_address_for_one_of_the_prefix_around_a_new_one_is_waited_for() {
+    let key = PrefixKey { bits: 120, address: Address::from_v4(0x0ac8_0000_u32.to_be()) };
+    let peer = Peer { identity: FIRST_LOCAL_IDENTITY, class: Class::World as u32, node: 0, ifindex: 0 };
+    let before = with_peers(&[]);
+    let after = Tables { prefixes: [(key, peer)].into(), ..with_peers(&[(FIRST_LOCAL_IDENTITY, 2)]) };
+    let steps = diff(&before, &after, Sweep::Remove);
+    let place = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted);
+    let prefix = place(&|step| matches!(step, Step::Prefix { .. }));
+    let settled = place(&|step| *step == Step::Settle);
+    let policy = place(&|step| matches!(step, Step::PeerRules { .. }));
+    assert!(prefix.is_some() && prefix < settled && settled < policy, "{steps:#?}");
 }

@@ -1,56 +1,48 @@
 //! Compiled = oracle, by a plain model of the kernel's lookup. (The same is proven through the real programs where the
 //! kernel is at hand.)
 
-use std::collections::BTreeSet;
-
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::policy::{
-    arbitrary,
-    model::{FleetConfig, FlowPort, Labels, Mode, Party, Policy, PortRange, Subject, Tier},
+    arbitrary::{self, Fleet},
+    model::{FlowPort, Labels, Mode, NodeRule, Party, Peer, PortRange, RuleAction, Subject, Tier},
     oracle, prefix, wire,
 };
 
-/// Label sets are numbered by their place.
-fn identity_of(labels: &Labels) -> u32 {
-    let place =
-        arbitrary::label_sets().iter().position(|set| set == labels).expect("a random fleet's label set");
-    256 + u32::try_from(place).expect("a few")
+/// Label sets are numbered by their place, those of nodes after those of endpoints.
+fn identity_of(labels: &Labels, is_node: bool) -> u32 {
+    let sets = if is_node { arbitrary::node_label_sets() } else { arbitrary::label_sets() };
+    let place = sets.iter().position(|set| set == labels).expect("a random fleet's label set");
+    (if is_node { 300 } else { 256 }) + u32::try_from(place).expect("a few")
 }
 
-fn sets(policies: &[Policy]) -> IdentitySets {
-    let peers = policies.iter().flat_map(Policy::peers);
-    let selectors = peers.filter_map(|peer| match peer {
-        Peer::Endpoints(selector) => Some(selector),
-        Peer::Nodes(_) | Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => None,
-    });
-    let members = |selector: &crate::policy::selector::Selector| -> BTreeSet<u32> {
-        arbitrary::label_sets().iter().filter(|labels| selector.matches(labels)).map(identity_of).collect()
-    };
-    selectors.map(|selector| (selector.set_name(), members(selector))).collect()
+fn sets(fleet: &Fleet) -> IdentitySets {
+    let mut found = IdentitySets::new();
+    for peer in fleet.policies.iter().flat_map(|policy| policy.peers()) {
+        let (selector, name, is_node) = match peer {
+            Peer::Endpoints(selector) => (selector, wire::endpoint_set(selector), false),
+            Peer::Nodes(selector) => (selector, wire::node_set(selector), true),
+            Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => continue,
+        };
+        let all = if is_node { arbitrary::node_label_sets() } else { arbitrary::label_sets() };
+        let members = all.iter().filter(|labels| selector.matches(labels));
+        found.insert(name, members.map(|labels| identity_of(labels, is_node)).collect());
+    }
+    found
 }
 
-/// What the kernel does: longest prefix, by exact identity and by class.
-fn look_up(table: &Table, direction: Direction, identity: u32, class: Class, port: FlowPort) -> u32 {
-    let longest = |identity: u32| {
-        let key = PolicyKey::flow(direction, identity, port.protocol, port.port);
-        let bits = |key: &PolicyKey| {
-            u64::from_be_bytes(bytemuck::bytes_of(key)[4..].try_into().expect("eight bytes"))
-        };
-        let matches = |(row, _): &(&PolicyKey, &PolicyRow)| {
-            row.bits == 0 || (bits(row) ^ bits(&key)) >> (64 - row.bits) == 0
-        };
-        table.iter().filter(matches).max_by_key(|(row, _)| row.bits).map(|(_, row)| *row)
-    };
-    let (exact, class) = (longest(identity), longest(class as u32));
-    let rows = [exact, class].into_iter().flatten();
-    rows.max_by_key(|row| (row.precedence, row.action)).expect("each table has default rows").action
+/// What the kernel does: the row with most bits of those that match.
+fn look_up(book: &Rulebook, port: FlowPort) -> PolicyRow {
+    let flow = PortKey::exact(port.protocol, port.port);
+    let rows = (0..=PortKey::FULL_BITS).rev().find_map(|bits| book.get(&flow.cut(bits)));
+    *rows.expect("each rulebook has a row for everything")
 }
 
 fn peer_identity(peer: &Party, prefixes: &PrefixIdentities) -> u32 {
     match (peer.class, peer.address) {
-        (Class::Fleet, _) => identity_of(&peer.labels),
+        (Class::Fleet, _) => identity_of(&peer.labels, false),
+        (Class::RemoteNode, _) => identity_of(&peer.labels, true),
         (Class::World, Some(address)) => prefixes
             .iter()
             .filter(|(prefix, _)| prefix.contains(&address))
@@ -60,52 +52,86 @@ fn peer_identity(peer: &Party, prefixes: &PrefixIdentities) -> u32 {
     }
 }
 
+/// The verdict, and the would-be one, with the rules that decided.
+type Judged = ((Action, u32), (Action, u32));
+
+fn expected(fleet: &Fleet, subject: &Party, peer: &Party, direction: Direction, port: FlowPort) -> Judged {
+    let number = |step: &oracle::Step| {
+        if step.policy.is_empty() { 0 } else { rule_number(&step.policy, direction, &step.rule) }
+    };
+    let verdict = oracle::judge(fleet.context(), subject, peer, direction, port);
+    let enforced = (verdict.action, verdict.decision().map_or(0, number));
+    let audited = verdict.audit.as_ref().map_or(enforced, |audit| (audit.action, number(&audit.step)));
+    (enforced, audited)
+}
+
+fn found(row: PolicyRow) -> Judged {
+    let action = |number| if number == Action::Allow as u32 { Action::Allow } else { Action::Deny };
+    ((action(row.action), row.rule), (action(row.audit_action), row.audit_rule))
+}
+
+fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
+    let nodes: Vec<NodePolicy> = fleet
+        .policies
+        .iter()
+        .map(|policy| wire::node_form(policy, |meant| fleet.cidr_set_names(meant)))
+        .collect();
+    let selecting = nodes.iter().zip(&fleet.policies).filter(|(_, policy)| policy.selects(subject));
+    let selecting: Vec<&NodePolicy> = selecting.map(|(node, _)| node).collect();
+    let cidr_sets = fleet.cidr_sets.iter().map(|set| (set.name.clone(), set.cidrs.clone())).collect();
+    let named =
+        nodes.iter().flat_map(|policy| policy.peers()).flat_map(|peer| prefix::named(peer, &cidr_sets));
+    let prefixes = PrefixIdentities::assign([], named, &arbitrary::pools());
+    let surroundings = Surroundings {
+        sets: &sets(fleet),
+        cidr_sets: &cidr_sets,
+        prefixes: &prefixes,
+        default_action: fleet.config.default_action,
+        host_to_endpoint: fleet.config.host_to_endpoint,
+        own_node: Some(identity_of(own, true)),
+    };
+    let subject = Identity(identity_of(&subject.labels, false));
+    (table(subject, &selecting, surroundings).expect("few rows"), prefixes)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn the_compiled_table_gives_the_oracles_verdict(
-        policies in arbitrary::application_policies(),
-        subject in proptest::sample::select(arbitrary::label_sets()),
-        flows in proptest::collection::vec((arbitrary::peer(), arbitrary::flow_port(), any::<bool>()), 20),
-        default_allow: bool,
+    fn the_compiled_table_gives_the_oracles_verdict_and_rule(
+        fleet in arbitrary::fleet(),
+        labels in select(arbitrary::label_sets()),
+        own in select(arbitrary::node_label_sets()),
+        flows in vec((arbitrary::peer(), arbitrary::flow_port(), any::<bool>()), 20),
     ) {
-        let default_action = if default_allow { Action::Allow } else { Action::Deny };
-        let party = Party { class: Class::Fleet, labels: subject.clone(), address: None, local: true };
-        let config = FleetConfig { default_action, ..FleetConfig::of_pools(Vec::new()) };
-        let context = oracle::Context { policies: &policies, cidr_sets: &[], config: &config };
-        let nodes: Vec<NodePolicy> = policies
-            .iter()
-            .map(|policy| wire::from_node(&policy.name, &wire::to_node(policy, |_| Vec::new())).expect("what was written can be read"))
-            .collect();
-        let selecting: Vec<&NodePolicy> =
-            nodes.iter().zip(&policies).filter(|(_, policy)| policy.selects(&party)).map(|(node, _)| node).collect();
-        let wanted = nodes.iter().flat_map(Policy::peers).flat_map(prefix::named);
-        let prefixes = PrefixIdentities::assign([], wanted, &arbitrary::pools());
-        let table = table(Identity(identity_of(&subject)), &selecting, &sets(&policies), &prefixes, default_action)
-            .expect("few rows");
-
-        for (peer, port, ingress) in flows {
+        let subject = Party { class: Class::Fleet, labels, address: None, local: true };
+        let (table, prefixes) = compile(&fleet, &subject, &own);
+        for (mut peer, port, ingress) in flows {
+            if peer.class == Class::Host {
+                peer.labels = own.clone();
+            }
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let expected = oracle::judge(context, &party, &peer, direction, port);
-            // The programs let a node reach its own endpoints without a lookup.
-            let found = if ingress && peer.class == Class::Host {
-                Action::Allow as u32
-            } else {
-                look_up(&table, direction, peer_identity(&peer, &prefixes), peer.class, port)
-            };
-            prop_assert_eq!(found, expected.action as u32, "{:?} {:?} {:?}: {:?}", peer, direction, port, expected);
+            let book = table.rulebook(direction, peer_identity(&peer, &prefixes), peer.class);
+            prop_assert_eq!(
+                found(look_up(book, port)),
+                expected(&fleet, &subject, &peer, direction, port),
+                "{:?} {:?} {:?}", peer, direction, port
+            );
         }
     }
 
     #[test]
     fn prefixes_keep_their_numbers_when_others_come_and_go(
-        first in arbitrary::application_policies(),
-        second in arbitrary::application_policies(),
+        first in vec(select(arbitrary::POOLS.to_vec()), 0..2),
+        before in arbitrary::cidr_sets(),
+        after in arbitrary::cidr_sets(),
     ) {
-        let named = |policies: &[Policy]| policies.iter().flat_map(Policy::peers).flat_map(prefix::named).collect::<Vec<_>>();
-        let before = PrefixIdentities::assign([], named(&first), &arbitrary::pools());
-        let after = PrefixIdentities::assign(before.iter(), named(&second), &arbitrary::pools());
+        let pools: Vec<IpNet> = first.iter().map(|pool| pool.parse().expect("a prefix")).collect();
+        let named = |sets: &[crate::policy::model::CidrSet]| -> Vec<IpNet> {
+            sets.iter().flat_map(|set| set.cidrs.clone()).collect()
+        };
+        let before = PrefixIdentities::assign([], named(&before), &pools);
+        let after = PrefixIdentities::assign(before.iter(), named(&after), &pools);
         for (prefix, number) in before.iter() {
             for (other, same) in after.iter() {
                 prop_assert_eq!(prefix == other, number == same, "{} {} and {} {}", prefix, number, other, same);
@@ -114,10 +140,24 @@ proptest! {
     }
 }
 
-#[test]
-fn one_row_more_than_a_table_holds_is_an_overflow() {
-    let members = |count: u32| IdentitySets::from([("all".to_owned(), (256..256 + count).collect())]);
-    let policy = NodePolicy {
+fn surroundings<'a>(
+    sets: &'a IdentitySets,
+    cidr_sets: &'a CidrSets,
+    prefixes: &'a PrefixIdentities,
+) -> Surroundings<'a> {
+    Surroundings {
+        sets,
+        cidr_sets,
+        prefixes,
+        default_action: Action::Allow,
+        host_to_endpoint: HostToEndpoint::Allow,
+        own_node: None,
+    }
+}
+
+/// Ingress from the set `all` to one port.
+fn wide() -> NodePolicy {
+    NodePolicy {
         name: "wide".to_owned(),
         tier: Tier::Application { default_deny_ingress: true, default_deny_egress: false },
         mode: Mode::Enforce,
@@ -129,14 +169,33 @@ fn one_row_more_than_a_table_holds_is_an_overflow() {
             ports: Some(vec![PortRange { protocol: 6, first: 443, last: 443 }]),
         }]),
         egress: None,
+    }
+}
+
+#[test]
+fn one_row_more_than_a_policy_may_have_is_an_overflow() {
+    let (cidr_sets, prefixes) = (CidrSets::new(), PrefixIdentities::default());
+    let compile = |count: u32| {
+        let sets = IdentitySets::from([("all".to_owned(), (256..256 + count).collect())]);
+        table(Identity(256), &[&wide()], surroundings(&sets, &cidr_sets, &prefixes))
     };
-    let compile = |count| {
-        table(Identity(256), &[&policy], &members(count), &PrefixIdentities::default(), Action::Allow)
-    };
-    // Two of the rows are the defaults.
-    let most = u32::try_from(POLICY_ROWS_MAX).expect("fits") - 2;
-    assert_eq!(compile(most).map(|table| table.len()), Ok(POLICY_ROWS_MAX));
-    assert_eq!(compile(most + 1), Err(Overflow { subject: Identity(256), rows: POLICY_ROWS_MAX + 1 }));
+    let rows = |count| compile(count).map(|table| table.rows());
+    // Beside the peers, five rows of four rulebooks: what is denied by default, what is allowed, the host's, and egress's
+    // (which the host's is, too).
+    let most = u32::try_from(POLICY_ROWS_MAX).expect("fits") - 4;
+    assert_eq!(rows(most), Ok(POLICY_ROWS_MAX));
+    assert_eq!(rows(most + 1), Err(Overflow { subject: Identity(256), rows: POLICY_ROWS_MAX + 1 }));
+}
+
+#[test]
+fn peers_about_whom_the_same_is_said_share_a_rulebook_and_others_have_none() {
+    let sets = IdentitySets::from([("all".to_owned(), [256, 257, 258].into())]);
+    let (cidr_sets, prefixes) = (CidrSets::new(), PrefixIdentities::default());
+    let table = table(Identity(256), &[&wide()], surroundings(&sets, &cidr_sets, &prefixes)).expect("fits");
+    let books: Vec<_> = table.peers.values().collect();
+    assert_eq!(table.peers.keys().map(|(_, peer)| *peer).collect::<Vec<_>>(), [256, 257, 258]);
+    assert!(books.iter().all(|book| Arc::ptr_eq(book, books[0])));
+    assert_eq!(books[0].len(), 2, "{:?}", books[0]);
 }
 
 #[test]
