@@ -18,7 +18,10 @@ use weft_noded::{
     stream::handler::{Event, Session},
 };
 use weft_proto::v1::{self, controller_message::Message};
-use weft_shared::policy::model::{Action, Labels, Peer, Policy, Requirement, Rule, Selector};
+use weft_shared::{
+    digest::Digest,
+    policy::model::{Action, Labels, Peer, Policy, Requirement, Rule, Selector},
+};
 
 const NODE: &str = "n1";
 const STORE: &str = "the-store";
@@ -63,6 +66,7 @@ fn put_endpoint(number: usize, app: u8, node: &str) -> Change {
         uid: format!("uid of {number}"),
         instance: String::new(),
         ready: false,
+        report: Digest::default(),
     };
     Change::Endpoint { name: format!("e{number}"), facts: Some(facts) }
 }

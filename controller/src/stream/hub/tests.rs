@@ -1,5 +1,8 @@
 //! What a hub keeps is bounded by what there is and who is connected, however much has happened and however slow nodes are.
-use weft_shared::policy::model::{Action, Peer, Policy, Requirement, Rule, Selector};
+use weft_shared::{
+    digest::Digest,
+    policy::model::{Action, Peer, Policy, Requirement, Rule, Selector},
+};
 
 use super::*;
 use crate::{
@@ -55,6 +58,7 @@ fn endpoint(place: u32, life: u64) -> (String, EndpointFacts) {
         uid: format!("{place}-{life}"),
         instance: String::new(),
         ready: life.is_multiple_of(3),
+        report: Digest::default(),
     };
     (format!("endpoint-{place}-{life:06}"), facts)
 }
