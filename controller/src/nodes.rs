@@ -254,15 +254,36 @@ fn is_free(cidr: &IpNet, taken: &BTreeSet<IpNet>) -> bool {
     !taken.iter().any(|other| other.contains(cidr) || cidr.contains(other))
 }
 
-/// The lowest prefix of this length inside the pool that overlaps none of `taken`.
+/// The lowest prefix of this length inside the pool that overlaps none of `taken`. One walk through these: they ascend.
 fn first_free(pool: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
-    let inside: Vec<&IpNet> =
-        taken.iter().filter(|cidr| pool.contains(*cidr) || cidr.contains(&pool)).collect();
-    // Among n taken prefixes of any length, one of the first n + 1 candidates is free, or a longer walk past a
-    // shorter prefix finds it: the walk skips what a shorter prefix covers.
-    let mut candidates = pool.subnets(length).ok()?;
-    candidates
-        .find(|candidate| !inside.iter().any(|cidr| cidr.contains(candidate) || candidate.contains(*cidr)))
+    if length < pool.prefix_len() || length > pool.max_prefix_len() {
+        return None;
+    }
+    let host_bits = u32::from(pool.max_prefix_len() - length);
+    // Which prefix of this length an address is in, counted from the lowest address there is.
+    let place = |address: IpAddr| {
+        let number = match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        number.checked_shr(host_bits).unwrap_or_default()
+    };
+    let mut free = place(pool.network());
+    for cidr in taken.iter().filter(|cidr| pool.contains(*cidr) || cidr.contains(&pool)) {
+        if place(cidr.network()) > free {
+            break;
+        }
+        free = free.max(place(cidr.broadcast()).checked_add(1)?);
+    }
+    if free > place(pool.broadcast()) {
+        return None;
+    }
+    let number = free.checked_shl(host_bits).unwrap_or_default();
+    let address = match pool {
+        IpNet::V4(_) => IpAddr::V4(u32::try_from(number).ok()?.into()),
+        IpNet::V6(_) => IpAddr::V6(number.into()),
+    };
+    IpNet::new(address, length).ok()
 }
 
 /// What is stored was checked before it was written; what cannot be read is left out.
@@ -341,5 +362,37 @@ mod tests {
         assert_eq!(free(&["10.0.0.0/23"]), Some(net("10.0.2.0/24")), "given when the length was another");
         assert_eq!(free(&["10.0.0.128/25"]), Some(net("10.0.1.0/24")));
         assert_eq!(free(&["10.0.0.0/16"]), None);
+        assert_eq!(free(&["10.0.0.0/8"]), None, "given when the pool was another");
+        assert_eq!(free(&["9.255.255.0/24", "10.0.0.0/17", "10.0.1.0/24"]), Some(net("10.0.128.0/24")));
+        assert_eq!(free(&["10.1.0.0/24", "fd00::/64"]), Some(net("10.0.0.0/24")), "outside of the pool");
+        let all: BTreeSet<IpNet> = pool.subnets(24).unwrap().collect();
+        assert_eq!(first_free(pool, 24, &all), None);
+        assert_eq!(first_free(pool, 15, &BTreeSet::new()), None, "longer than a prefix of it");
+        assert_eq!(
+            first_free(net("255.255.255.0/24"), 25, &[net("255.255.255.0/25")].into()),
+            Some(net("255.255.255.128/25"))
+        );
+        assert_eq!(first_free(net("255.255.255.0/24"), 32, &[net("255.255.255.0/24")].into()), None);
+        assert_eq!(first_free(net("::/0"), 0, &BTreeSet::new()), Some(net("::/0")));
+        assert_eq!(
+            first_free(net("fd00:77::/48"), 64, &[net("fd00:77::/64")].into()),
+            Some(net("fd00:77:0:1::/64"))
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_lowest_free_prefix_is_what_a_search_of_all_finds(
+            taken in proptest::collection::vec((0..=255_u8, 0..=255_u8, 14..=28_u8), 0..40),
+            length in 16..=26_u8,
+        ) {
+            let pool: IpNet = "10.7.0.0/16".parse().unwrap();
+            let cidr = |(third, fourth, length): (u8, u8, u8)| {
+                IpNet::new(IpAddr::from([10, 7, third, fourth]), length).unwrap().trunc()
+            };
+            let taken: BTreeSet<IpNet> = taken.into_iter().map(cidr).collect();
+            let searched = pool.subnets(length).unwrap().find(|candidate| is_free(candidate, &taken));
+            proptest::prop_assert_eq!(first_free(pool, length, &taken), searched);
+        }
     }
 }
