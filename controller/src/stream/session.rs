@@ -38,7 +38,9 @@ impl fmt::Debug for Context {
     }
 }
 
-type Outbound = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
+/// Boxed: the channel keeps room for 32 of whatever it carries, for each stream.
+pub(super) type Outgoing = Result<Box<v1::ControllerMessage>, Status>;
+type Outbound = mpsc::Sender<Outgoing>;
 
 pub(super) async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
     let stop = context.stop.clone();
@@ -69,7 +71,7 @@ async fn serve(
         }
         Admission::Refused(why) => {
             // Who the store is, so that the node can say why it waits.
-            drop(outbound.send(Ok(refusing_welcome(context).await?)).await);
+            drop(outbound.send(Ok(Box::new(refusing_welcome(context).await?))).await);
             return Err(Status::failed_precondition(why));
         }
     };
@@ -222,13 +224,14 @@ impl Stream<'_> {
                 permit = outbound.reserve(), if has_output => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(message) = self.next_message() {
-                        permit.send(Ok(message));
+                        permit.send(Ok(Box::new(message)));
                     }
                 }
                 // A node that takes no answers is not asked for more reports.
                 message = inbound.message(), if self.answers.len() < limits::ANSWERS_WAITING_MAX => {
                     match message? {
-                        Some(message) => self.receive(message).await?,
+                        // What is seldom done has no room in each stream's own future.
+                        Some(message) => Box::pin(self.receive(message)).await?,
                         None => return Ok(()),
                     }
                 }
@@ -237,7 +240,7 @@ impl Stream<'_> {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.register_again().await;
+                    Box::pin(self.register_again()).await;
                 }
                 changed = self.through.changed() => {
                     if changed.is_err() {
