@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Ordered maps: the same message always has the same bytes, which digests and diffs rely on.
         .btree_map(".")
+        .codec_path("crate::codec::SmallBuffers")
         // Delta bytes are shared between all the nodes they are sent to.
         .bytes(".weft.v1.Upsert.bytes")
         .compile_fds(descriptors)?;

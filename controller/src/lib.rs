@@ -14,6 +14,7 @@ pub mod limits;
 pub mod nodes;
 pub mod opening;
 pub mod plan;
+pub mod prefixes;
 pub mod progress;
 pub mod relocation;
 pub mod removal;

@@ -86,8 +86,9 @@ pub const IDENTITY_LAST: u32 = (1 << 24) - 1;
 
 /// Deltas a node may have unacknowledged.
 pub const UNACKNOWLEDGED_DELTAS_MAX: usize = 4;
-/// Payload of one message of a delta; the next part follows with `more`.
-pub const DELTA_CHUNK_BYTES: usize = 768 * 1024;
+/// Payload of one message of a delta; the next part follows with `more`. A stream's buffer keeps room for the longest that it
+/// has sent, for as long as it lives: with thousands of streams that counts more than the 40 bytes of another message.
+pub const DELTA_CHUNK_BYTES: usize = 8 * 1024;
 /// A node without other news is told of new identities at most this often.
 pub const IDENTITIES_THROUGH_INTERVAL: Duration = Duration::from_millis(100);
 /// Resources that a node may name in a resume; one that holds more of the types that differ is sent everything.

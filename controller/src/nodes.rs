@@ -1,11 +1,12 @@
 //! Nodes in the store: registered by their Hello, with endpoint CIDRs out of the pools.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use prost::Message as _;
+use tokio::sync::MutexGuard;
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::{
-    policy::{model::FleetConfig, parse},
+    policy::parse,
     version::{Release, Skew, TooFarApart},
 };
 
@@ -16,8 +17,9 @@ use crate::{
     identity::{self, IdentityError},
     keys, limits,
     plan::{Contended, Plan, Registry},
+    prefixes::{self, Taken},
     resource,
-    store::{Range, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -123,28 +125,55 @@ pub struct Registered {
 
 /// Writes the node, unless the store already has it so.
 pub async fn register(registry: &Registry, greeting: &Greeting) -> Result<Registered, NodeError> {
-    let store = registry.store.as_ref();
-    let mut turn = None;
+    let mut turn: Option<MutexGuard<'_, Taken>> = None;
     for _ in 0..limits::TRANSACTION_ATTEMPTS {
-        let mut plan = Plan::default();
-        let (node, read_at) = plan_registration(store, greeting, &mut plan).await?;
-        if plan.allocates() && turn.is_none() {
-            turn = Some(registry.turn().await);
-            continue;
+        let attempted = attempt(registry, greeting, turn.as_deref_mut()).await;
+        if let (Some(taken), Ok(Attempt::Changed) | Err(_)) = (turn.as_deref_mut(), &attempted) {
+            taken.forget();
         }
-        if plan.changes_nothing() {
-            return Ok(Registered { node, revision: read_at });
-        }
-        if let Some(revision) = plan.commit(store).await? {
-            return Ok(Registered { node, revision });
+        match attempted? {
+            Attempt::Done(registered) => return Ok(*registered),
+            Attempt::NeedsTurn => turn = Some(registry.turn().await),
+            Attempt::Changed => {}
         }
     }
     Err(Contended.into())
 }
 
+enum Attempt {
+    Done(Box<Registered>),
+    /// Something would be allocated.
+    NeedsTurn,
+    /// What was read has changed since.
+    Changed,
+}
+
+async fn attempt(
+    registry: &Registry,
+    greeting: &Greeting,
+    mut turn: Option<&mut Taken>,
+) -> Result<Attempt, NodeError> {
+    let store = registry.store.as_ref();
+    let mut plan = Plan::default();
+    let (node, read_at) = plan_registration(store, greeting, turn.as_deref_mut(), &mut plan).await?;
+    if plan.allocates() && turn.is_none() {
+        return Ok(Attempt::NeedsTurn);
+    }
+    if plan.changes_nothing() {
+        return Ok(Attempt::Done(Box::new(Registered { node, revision: read_at })));
+    }
+    let gives = plan.writes(keys::ENDPOINT_CIDR_GIVEN);
+    let Some(revision) = plan.commit(store).await? else { return Ok(Attempt::Changed) };
+    if let Some(taken) = turn.filter(|_| gives) {
+        taken.given_at(revision);
+    }
+    Ok(Attempt::Done(Box::new(Registered { node, revision })))
+}
+
 async fn plan_registration(
     store: &dyn Store,
     greeting: &Greeting,
+    taken: Option<&mut Taken>,
     plan: &mut Plan,
 ) -> Result<(v1::Node, u64), NodeError> {
     let key = keys::object(v1::Kind::Node, &greeting.name);
@@ -164,7 +193,7 @@ async fn plan_registration(
     let labels = identity::of_node(&config.security_labels(&greeting.labels));
     let number = identity::plan(store, &labels, plan).await.map_err(NodeError::Identity)?;
     let old_cidrs = old.as_ref().map(|node| parse_all(&node.endpoint_cidrs)).unwrap_or_default();
-    let cidrs = plan_cidrs(store, &config, greeting, &old_cidrs, plan).await?;
+    let cidrs = prefixes::plan(store, &config, greeting, &old_cidrs, taken, plan).await?;
 
     let uid = old.as_ref().and_then(|node| node.metadata.as_ref()).map(|metadata| metadata.uid.clone());
     let mut node = v1::Node {
@@ -187,84 +216,6 @@ async fn plan_registration(
     Ok((node, revision))
 }
 
-/// What the node has in each pool stays; where it has nothing it gets the lowest prefix that is free.
-async fn plan_cidrs(
-    store: &dyn Store,
-    config: &FleetConfig,
-    greeting: &Greeting,
-    old: &[IpNet],
-    plan: &mut Plan,
-) -> Result<Vec<IpNet>, NodeError> {
-    let mut cidrs = Vec::new();
-    let mut taken: Option<BTreeSet<IpNet>> = None;
-    for pool in &config.pools {
-        if let Some(kept) = old.iter().find(|cidr| pool.cidr.contains(*cidr)) {
-            cidrs.push(*kept);
-            continue;
-        }
-        if taken.is_none() {
-            taken = Some(read_taken(store).await?);
-        }
-        let used = taken.get_or_insert_default();
-        let former = greeting.former_cidrs.iter().copied().find(|cidr| {
-            cidr.prefix_len() == pool.node_prefix_length && pool.cidr.contains(cidr) && is_free(cidr, used)
-        });
-        let free = former.or_else(|| first_free(pool.cidr, pool.node_prefix_length, used)).ok_or(
-            NodeError::PoolExhausted {
-                pool: pool.cidr,
-                length: pool.node_prefix_length,
-                family: if pool.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" },
-            },
-        )?;
-        used.insert(free);
-        plan.note_allocation();
-        let key = keys::endpoint_cidr(free);
-        plan.expect(&key, None);
-        plan.put(key, greeting.name.clone());
-        cidrs.push(free);
-    }
-    if taken.is_some() {
-        // Who takes a pool away at this moment has not seen this node on it.
-        plan.put(keys::ENDPOINT_CIDR_GIVEN, "");
-    }
-    Ok(cidrs)
-}
-
-async fn read_taken(store: &dyn Store) -> Result<BTreeSet<IpNet>, StoreError> {
-    let mut taken = BTreeSet::new();
-    let mut range = Range {
-        prefix: keys::ENDPOINT_CIDRS.to_owned(),
-        limit: limits::LIST_PAGE_MAX_OBJECTS,
-        ..Range::default()
-    };
-    loop {
-        let page = store.range(range.clone()).await?;
-        taken.extend(
-            page.items.iter().filter_map(|item| item.key[keys::ENDPOINT_CIDRS.len()..].parse::<IpNet>().ok()),
-        );
-        if !page.more {
-            return Ok(taken);
-        }
-        range.after = page.items.last().map(|item| item.key.clone());
-        range.revision = Some(page.revision);
-    }
-}
-
-fn is_free(cidr: &IpNet, taken: &BTreeSet<IpNet>) -> bool {
-    !taken.iter().any(|other| other.contains(cidr) || cidr.contains(other))
-}
-
-/// The lowest prefix of this length inside the pool that overlaps none of `taken`.
-fn first_free(pool: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
-    let inside: Vec<&IpNet> =
-        taken.iter().filter(|cidr| pool.contains(*cidr) || cidr.contains(&pool)).collect();
-    // Among n taken prefixes of any length, one of the first n + 1 candidates is free, or a longer walk past a
-    // shorter prefix finds it: the walk skips what a shorter prefix covers.
-    let mut candidates = pool.subnets(length).ok()?;
-    candidates
-        .find(|candidate| !inside.iter().any(|cidr| cidr.contains(candidate) || candidate.contains(*cidr)))
-}
-
 /// What is stored was checked before it was written; what cannot be read is left out.
 pub fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
@@ -272,7 +223,7 @@ pub fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use tokio::task::JoinSet;
 
@@ -329,17 +280,5 @@ mod tests {
             error.to_string(),
             "hello.version: \"latest\" is not a version, expected MAJOR.MINOR.PATCH"
         );
-    }
-
-    #[test]
-    fn the_lowest_prefix_that_overlaps_nothing_is_free() {
-        let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let pool = net("10.0.0.0/16");
-        let free = |taken: &[&str]| first_free(pool, 24, &taken.iter().map(|text| net(text)).collect());
-        assert_eq!(free(&[]), Some(net("10.0.0.0/24")));
-        assert_eq!(free(&["10.0.0.0/24", "10.0.2.0/24"]), Some(net("10.0.1.0/24")));
-        assert_eq!(free(&["10.0.0.0/23"]), Some(net("10.0.2.0/24")), "given when the length was another");
-        assert_eq!(free(&["10.0.0.128/25"]), Some(net("10.0.1.0/24")));
-        assert_eq!(free(&["10.0.0.0/16"]), None);
     }
 }

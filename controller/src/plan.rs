@@ -6,6 +6,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     limits,
+    prefixes::Taken,
     store::{Compare, KeyValue, Operation, Store, StoreError, Transaction},
 };
 
@@ -14,15 +15,16 @@ use crate::{
 /// transactions alone.
 pub struct Registry {
     pub store: Arc<dyn Store>,
-    allocating: Mutex<()>,
+    allocating: Mutex<Taken>,
 }
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, allocating: Mutex::new(()) }
+        Self { store, allocating: Mutex::default() }
     }
 
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+    /// Whose turn it is knows which prefixes are taken.
+    pub async fn turn(&self) -> MutexGuard<'_, Taken> {
         self.allocating.lock().await
     }
 }
@@ -67,6 +69,11 @@ impl Plan {
 
     pub fn delete(&mut self, key: impl Into<String>) {
         self.operations.push(Operation::delete(key));
+    }
+
+    /// Whether the key would be changed.
+    pub fn writes(&self, key: &str) -> bool {
+        self.operations.iter().any(|operation| operation.key() == key)
     }
 
     pub fn changes_nothing(&self) -> bool {

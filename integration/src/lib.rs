@@ -9,3 +9,4 @@ pub mod fleet;
 pub mod limits;
 pub mod traffic;
 pub mod wait;
+pub mod wire;

@@ -18,8 +18,9 @@ use weft_noded::{
     stream::handler::{Event, Session},
 };
 use weft_proto::v1::{self, controller_message::Message};
-use weft_shared::policy::model::{
-    Labels, Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier,
+use weft_shared::{
+    digest::Digest,
+    policy::model::{Labels, Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier},
 };
 
 const NODE: &str = "n1";
@@ -65,6 +66,7 @@ fn put_endpoint(number: usize, app: u8, node: &str) -> Change {
         uid: format!("uid of {number}"),
         instance: String::new(),
         ready: false,
+        report: Digest::default(),
     };
     Change::Endpoint { name: format!("e{number}"), facts: Some(facts) }
 }

@@ -5,10 +5,15 @@
 //! the extension of its reference implementation) under the key [`KEY`], of: type, then name, then the number of required
 //! features and each of them, then the bytes. Numbers are u32, little endian; texts and bytes have their length in front.
 //! Digests of many resources are wrapping sums.
+//!
+//! A report of an endpoint is digested as a resource of type ENDPOINT with the endpoint's name; its bytes are the encoded
+//! `Endpoint` without what the controller adds to it and without what changes often and is told locally: of the metadata
+//! neither uid nor revision, of the status the state only.
 
 use std::ops::{AddAssign, SubAssign};
 
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use weft_proto::{Message as _, v1};
 
 /// The key of the hash: no secret, it only sets this use apart.
 pub const KEY: [u8; 16] = *b"weft resource v1";
@@ -34,6 +39,18 @@ impl Digest {
         }
         write(&mut hasher, bytes);
         Self(hasher.finish128().as_u128())
+    }
+
+    /// Of what a node reports of one of its endpoints, also if it is as the controller has stored it.
+    pub fn of_report(endpoint: &v1::Endpoint) -> Self {
+        let mut reported = endpoint.clone();
+        let metadata = reported.metadata.get_or_insert_default();
+        metadata.uid.clear();
+        metadata.revision = 0;
+        let name = metadata.name.clone();
+        let state = reported.status.take().unwrap_or_default().state;
+        reported.status = Some(v1::EndpointStatus { state, ..v1::EndpointStatus::default() });
+        Self::of(v1::ResourceType::Endpoint.into(), &name, &[], &reported.encode_to_vec())
     }
 
     /// What buckets and items are compared by.
@@ -133,6 +150,29 @@ mod tests {
             hex(Digest::of(4, "api-from-web", &features, &[0; 40])),
             "d1882c227d802e699465abb185e4c80f"
         );
+    }
+
+    #[test]
+    fn a_report_has_the_digest_of_what_the_controller_makes_of_it() {
+        let reported = v1::Endpoint {
+            metadata: Some(v1::Metadata { name: "api-1".to_owned(), ..v1::Metadata::default() }),
+            node: "node-1".to_owned(),
+            addresses: vec!["10.200.1.5".to_owned()],
+            ..v1::Endpoint::default()
+        };
+        let mut stored = reported.clone();
+        let metadata = stored.metadata.get_or_insert_default();
+        (metadata.uid, metadata.revision) = ("made up".to_owned(), 7);
+        let status =
+            v1::EndpointStatus { identity: 256, reason: "for people".to_owned(), ..Default::default() };
+        stored.status = Some(status);
+        let of_bytes = |bytes: &[u8]| Digest::of(7, "api-1", &[], bytes);
+        let frozen = b"\x0a\x07\x0a\x05api-1\x12\x06node-1\x22\x0a10.200.1.5\x3a\x00";
+        assert_eq!(Digest::of_report(&reported), of_bytes(frozen));
+        assert_eq!(Digest::of_report(&stored), of_bytes(frozen));
+
+        stored.status.get_or_insert_default().set_state(v1::EndpointState::Ready);
+        assert_ne!(Digest::of_report(&stored), of_bytes(frozen));
     }
 
     #[test]

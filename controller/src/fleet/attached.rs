@@ -15,8 +15,8 @@ impl Fleet {
         aftermath: &mut Aftermath,
     ) {
         if let (Some(old), Some(new)) = (self.index.endpoints.get_mut(name), &facts) {
-            // Whether it is ready concerns no node.
-            old.ready = new.ready;
+            // Whether it is ready concerns no node, nor does what else was reported.
+            (old.ready, old.report) = (new.ready, new.report);
             if old == new {
                 return;
             }

@@ -2,9 +2,12 @@
 use std::net::IpAddr;
 
 use weft_proto::v1::{self, Kind, object::Kind as Of};
-use weft_shared::policy::{
-    model::{Labels, Policy},
-    parse,
+use weft_shared::{
+    digest::Digest,
+    policy::{
+        model::{Labels, Policy},
+        parse,
+    },
 };
 
 use crate::{
@@ -40,6 +43,8 @@ pub struct EndpointFacts {
     /// Of its attachment.
     pub instance: String,
     pub ready: bool,
+    /// Of the report that made it so.
+    pub report: Digest,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +124,7 @@ impl From<v1::Node> for NodeFacts {
 impl From<v1::Endpoint> for EndpointFacts {
     fn from(endpoint: v1::Endpoint) -> Self {
         Self {
+            report: Digest::of_report(&endpoint),
             identity: endpoint.status.as_ref().map_or(0, |status| status.identity),
             ready: endpoint.status.is_some_and(|status| status.state() == v1::EndpointState::Ready),
             addresses: nodes::parse_all(&endpoint.addresses),

@@ -20,8 +20,14 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use weft_proto::v1::{self, ResourceType};
-use weft_shared::policy::model::{Labels, Policy};
+use weft_shared::{
+    digest::Digest,
+    policy::model::{Labels, Policy},
+};
+
+use crate::nodes;
 
 pub use event::{Change, EndpointFacts, EventError, NodeFacts};
 pub use resources::{Key, Resource};
@@ -246,6 +252,22 @@ impl Fleet {
     /// Names of the node's endpoints.
     pub fn endpoints_of(&self, node: &str) -> impl Iterator<Item = &str> {
         self.index.by_node.get(node).into_iter().flatten().map(String::as_str)
+    }
+
+    /// Whether these are the digests of the reports that made the node's endpoints what they are, of all of them and no
+    /// other, and each would be accepted now: the node need not report.
+    pub fn has_reports(&self, node: &str, reports: Digest) -> bool {
+        let Some(of_node) = self.node(node) else { return false };
+        let cidrs: Vec<IpNet> = nodes::parse_all(&of_node.endpoint_cidrs);
+        let mut held = Digest::default();
+        for facts in self.endpoints_of(node).filter_map(|name| self.endpoint(name)) {
+            held += facts.report;
+            let inside = |address: &IpAddr| cidrs.iter().any(|cidr| cidr.contains(address));
+            if !facts.addresses.iter().all(inside) {
+                return false;
+            }
+        }
+        held == reports
     }
 
     /// Of an identity.

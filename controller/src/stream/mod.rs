@@ -8,7 +8,7 @@ mod session;
 use std::{fmt, pin::Pin, sync::Arc};
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::v1::{self, node_stream_service_server::NodeStreamService};
 
@@ -60,6 +60,7 @@ impl NodeStreamService for NodeStreams {
             session::run(context, request.into_inner(), outbound).await;
             drop(room);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let messages = ReceiverStream::new(messages).map(|message| message.map(|message| *message));
+        Ok(Response::new(Box::pin(messages)))
     }
 }

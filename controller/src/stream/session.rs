@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use weft_proto::v1::{self, controller_message::Message, node_message, node_report::Report};
-use weft_shared::version::Skew;
+use weft_shared::{digest::Digest, version::Skew};
 
 use super::{
     chunks::Chunks,
@@ -38,7 +38,9 @@ impl fmt::Debug for Context {
     }
 }
 
-type Outbound = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
+/// Boxed: the channel keeps room for 32 of whatever it carries, for each stream.
+pub(super) type Outgoing = Result<Box<v1::ControllerMessage>, Status>;
+type Outbound = mpsc::Sender<Outgoing>;
 
 pub(super) async fn run(context: Context, mut inbound: Streaming<v1::NodeMessage>, outbound: Outbound) {
     let stop = context.stop.clone();
@@ -69,7 +71,7 @@ async fn serve(
         }
         Admission::Refused(why) => {
             // Who the store is, so that the node can say why it waits.
-            drop(outbound.send(Ok(refusing_welcome(context).await?)).await);
+            drop(outbound.send(Ok(Box::new(refusing_welcome(context).await?))).await);
             return Err(Status::failed_precondition(why));
         }
     };
@@ -92,16 +94,18 @@ async fn serve(
         );
     }
     tracing::info!(node = greeting.name, version = hello.version, boot_id = hello.boot_id, "node connected");
+    let endpoints_known = adoption.is_none() && has_reports(&hello, context);
+    let welcome = v1::Welcome { want_buckets: questions, adoption, endpoints_known, ..welcome(context) };
     let mut stream = Stream {
         context,
         greeting: &greeting,
         pools,
-        adopting: adoption.is_some(),
+        adopting: welcome.adoption.is_some(),
         through: context.hub.identities_through(),
         session: &session,
         sending: None,
-        resume_until: (!questions.is_empty()).then(|| Instant::now() + limits::RESUME_TIMEOUT),
-        answers: VecDeque::from([welcome(context, questions, adoption)]),
+        resume_until: (!welcome.want_buckets.is_empty()).then(|| Instant::now() + limits::RESUME_TIMEOUT),
+        answers: VecDeque::from([Message::Welcome(welcome)]),
         told_at: Instant::now(),
         through_due: false,
     };
@@ -125,6 +129,14 @@ fn have(hello: &v1::Hello, context: &Context) -> Option<Have> {
     let have = hello.have.as_ref()?;
     let have = (have.store_id == context.store_id).then(|| Have::parse(have)).flatten();
     have.filter(|have| have.revision <= context.hub.ask(Fleet::revision))
+}
+
+/// Whether the node need not report its endpoints. The fleet has taken in all that was stored when the node came, so what
+/// another controller has stored, or somebody has removed, counts; what changes later, the node is told.
+fn has_reports(hello: &v1::Hello, context: &Context) -> bool {
+    // Of an earlier release: empty.
+    let reports = Digest::from_bytes(&hello.endpoint_reports);
+    reports.is_some_and(|reports| context.hub.ask(|fleet| fleet.has_reports(&hello.node, reports)))
 }
 
 enum Admission {
@@ -159,18 +171,18 @@ async fn admit(context: &Context, hello: &v1::Hello) -> Result<Admission, Status
 async fn refusing_welcome(context: &Context) -> Result<v1::ControllerMessage, Status> {
     let revision = context.registry.store.revision().await.map_err(errors::store)?;
     context.hub.wait_applied(revision).await;
-    Ok(v1::ControllerMessage { message: Some(welcome(context, Vec::new(), None)) })
+    Ok(v1::ControllerMessage { message: Some(Message::Welcome(welcome(context))) })
 }
 
-fn welcome(context: &Context, want_buckets: Vec<v1::WantBuckets>, adoption: Option<v1::Adoption>) -> Message {
-    Message::Welcome(v1::Welcome {
+/// Who this is, and of which store.
+fn welcome(context: &Context) -> v1::Welcome {
+    v1::Welcome {
         store_id: context.store_id.clone(),
         revision: context.hub.ask(Fleet::revision),
         controller: context.controller.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        want_buckets,
-        adoption,
-    })
+        ..v1::Welcome::default()
+    }
 }
 
 struct Stream<'a> {
@@ -212,13 +224,14 @@ impl Stream<'_> {
                 permit = outbound.reserve(), if has_output => {
                     let Ok(permit) = permit else { return Ok(()) };
                     if let Some(message) = self.next_message() {
-                        permit.send(Ok(message));
+                        permit.send(Ok(Box::new(message)));
                     }
                 }
                 // A node that takes no answers is not asked for more reports.
                 message = inbound.message(), if self.answers.len() < limits::ANSWERS_WAITING_MAX => {
                     match message? {
-                        Some(message) => self.receive(message).await?,
+                        // What is seldom done has no room in each stream's own future.
+                        Some(message) => Box::pin(self.receive(message)).await?,
                         None => return Ok(()),
                     }
                 }
@@ -227,7 +240,7 @@ impl Stream<'_> {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.register_again().await;
+                    Box::pin(self.register_again()).await;
                 }
                 changed = self.through.changed() => {
                     if changed.is_err() {

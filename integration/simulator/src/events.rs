@@ -2,7 +2,6 @@
 use std::io;
 
 use tonic::Request;
-use weft_controller::store::Store as _;
 use weft_noded::daemon::Core;
 use weft_proto::v1::{self, Kind, operator_service_server::OperatorService};
 
@@ -27,9 +26,10 @@ pub(crate) async fn something_happens(world: &mut World) -> io::Result<()> {
         70..74 => cut(world),
         74..77 => part_store(world),
         77..81 => kill_controller(world),
-        81..89 => kill_daemon(world),
+        81..86 => kill_daemon(world),
+        86..89 => fall_behind(world),
         89..92 => slow(world),
-        92..94 => compact(world).await,
+        92..94 => world.compact().await,
         94..95 => change_default(world),
         95..97 => world.add_node().await?,
         97..98 => reboot(world).await,
@@ -190,6 +190,13 @@ fn part_store(world: &mut World) {
     world.after(world.chance.milliseconds(100..8000), Due::StoreOf(index));
 }
 
+/// A controller hears nothing of what is stored, until history is cut past it.
+fn fall_behind(world: &mut World) {
+    let index = world.chance.below(world.controllers.len());
+    world.stall_watch(index);
+    world.after(world.chance.milliseconds(200..6000), Due::WatchOf(index));
+}
+
 fn kill_controller(world: &mut World) {
     let index = world.chance.below(world.controllers.len());
     if world.controllers[index].runs() {
@@ -244,11 +251,4 @@ fn slow(world: &mut World) {
     world.history.note(&node, format!("everything takes it {by:?} longer"));
     world.network.set_slow(&node, by);
     world.after(world.chance.milliseconds(1000..10_000), Due::Quick(node));
-}
-
-async fn compact(world: &mut World) {
-    let revision = world.shared.ledger().revision;
-    if world.shared.memory.compact(revision).await.is_ok() {
-        world.history.note("store", format!("is compacted at revision {revision}"));
-    }
 }

@@ -79,18 +79,21 @@ impl Inspector {
     }
 
     /// With nothing underway, the tables allow no more than the rules that this node was told of say about who is
-    /// really there.
+    /// really there. Until the pass that follows, a daemon that has just started leaves tables that nobody is judged by as
+    /// they were: they are not looked at.
     pub(crate) fn at_rest(&self, tables: &Tables, desired: &Desired) {
         let ledger = self.shared.ledger();
         let policies = verdict::written(desired, &ledger.selectors);
         for _ in 0..PEERS_AT_REST {
             if let Some(flow) = self.some_identity(tables, &ledger)
+                && is_used(tables, flow.slot)
                 && verdict::allows(tables, flow.slot, flow.question)
                 && !rules_allow(&policies, desired, &flow)
             {
                 self.open(&flow, "at rest");
             }
             if let Some(flow) = self.some_unknown_address(tables, &ledger)
+                && is_used(tables, flow.slot)
                 && verdict::allows(tables, flow.slot, flow.question)
                 && !names_unmanaged(&policies, &flow)
                 && !rules_allow(&policies, desired, &flow)
@@ -185,6 +188,11 @@ fn rules_allow(policies: &[Policy], desired: &Desired, flow: &Flow<'_>) -> bool 
 
 fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
     tables.subjects.iter().find(|(_, known)| known.identity == identity).map(|(slot, _)| *slot)
+}
+
+/// Whether an endpoint is judged by this subject's table.
+fn is_used(tables: &Tables, slot: u32) -> bool {
+    tables.endpoints.values().any(|row| row.subject == slot)
 }
 
 /// Who names the class of what nothing is known of has taken the chance.

@@ -127,11 +127,14 @@ impl Ledger {
 }
 
 /// The store as one controller reaches it, in one life of that controller.
+#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) chance: Chance,
     /// Whether packets pass.
     pub(crate) up: signal::Receiver<bool>,
+    /// Whether the member that watches are at says nothing any more. All else goes to another.
+    pub(crate) stalled: signal::Receiver<bool>,
     /// The controller is no more: nothing is done or answered.
     pub(crate) dead: CancellationToken,
 }
@@ -158,6 +161,48 @@ impl View {
     }
 }
 
+impl View {
+    /// Hands out what is watched. While it is stalled nothing comes; then it goes on at another member, behind the last
+    /// revision that was handed out, as the client of etcd does: history may be gone by then.
+    async fn carry(
+        self,
+        prefix: String,
+        mut handed_out: u64,
+        mut watch: Watch,
+        sender: mpsc::Sender<Result<Batch, StoreError>>,
+    ) {
+        let mut stalled = self.stalled.clone();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                known = stalled.wait_for(|stalled| *stalled) => {
+                    if known.is_err() || stalled.wait_for(|stalled| !stalled).await.is_err() {
+                        return;
+                    }
+                    match self.ask(self.shared.memory.watch(&prefix, handed_out)).await {
+                        Ok(anew) => {
+                            watch = anew;
+                            continue;
+                        }
+                        Err(error) => Some(Err(error)),
+                    }
+                }
+                batch = watch.next() => batch,
+            };
+            let Some(batch) = batch else { return };
+            let batch = self.pass().await.and(batch);
+            let lost = batch.is_err();
+            if let Ok(batch) = &batch {
+                handed_out = batch.revision;
+            }
+            if sender.send(batch).await.is_err() || lost {
+                return;
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Store for View {
     fn kind(&self) -> &'static str {
@@ -181,23 +226,9 @@ impl Store for View {
     }
 
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
-        let mut watch = self.ask(self.shared.memory.watch(prefix, after)).await?;
+        let watch = self.ask(self.shared.memory.watch(prefix, after)).await?;
         let (sender, batches) = mpsc::channel::<Result<Batch, StoreError>>(1);
-        let view = Self {
-            shared: Arc::clone(&self.shared),
-            chance: self.chance.clone(),
-            up: self.up.clone(),
-            dead: self.dead.clone(),
-        };
-        tokio::spawn(async move {
-            while let Some(batch) = watch.next().await {
-                let batch = view.pass().await.and(batch);
-                let lost = batch.is_err();
-                if sender.send(batch).await.is_err() || lost {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(self.clone().carry(prefix.to_owned(), after, watch, sender));
         Ok(Watch::new(batches))
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_controller::{Services, api::Operator, signal};
+use weft_controller::{Services, api::Operator, signal, store::Store as _};
 
 use crate::{
     acknowledged::{self, Kernels},
@@ -39,6 +39,7 @@ pub(crate) enum Due {
     Daemon(String),
     Link { node: String, controller: String },
     StoreOf(usize),
+    WatchOf(usize),
     Quick(String),
 }
 
@@ -46,6 +47,7 @@ pub(crate) struct Controller {
     pub(crate) name: String,
     life: Option<Life>,
     up: signal::Sender<bool>,
+    stalled: signal::Sender<bool>,
 }
 
 /// One run of a controller's process.
@@ -88,6 +90,7 @@ impl World {
             name: format!("controller-{number}"),
             life: None,
             up: signal::Sender::new(true),
+            stalled: signal::Sender::new(false),
         });
         let mut world = Self {
             controllers: controllers.collect(),
@@ -121,6 +124,7 @@ impl World {
             shared: Arc::clone(&self.shared),
             chance: self.chance.clone(),
             up: controller.up.subscribe(),
+            stalled: controller.stalled.subscribe(),
             dead: dead.clone(),
         };
         self.history.note(&controller.name, "starts");
@@ -158,6 +162,29 @@ impl World {
         let controller = &self.controllers[index];
         self.history.note(&controller.name, if parted { "loses the store" } else { "reaches the store" });
         controller.up.send_replace(!parted);
+    }
+
+    /// Its watch says nothing any more; all else reaches the store.
+    pub(crate) fn stall_watch(&mut self, index: usize) {
+        let controller = &self.controllers[index];
+        self.history.note(&controller.name, "hears nothing of the store any more");
+        controller.stalled.send_replace(true);
+    }
+
+    /// The watch goes on. Meanwhile history was cut, as it is periodically, so that the controller is behind all of it.
+    async fn resume_watch(&mut self, index: usize) {
+        self.compact().await;
+        let controller = &self.controllers[index];
+        self.history.note(&controller.name, "hears of the store again");
+        controller.stalled.send_replace(false);
+    }
+
+    /// What was before now is known to nobody any more.
+    pub(crate) async fn compact(&self) {
+        let revision = self.shared.ledger().revision;
+        if self.shared.memory.compact(revision).await.is_ok() {
+            self.history.note("store", format!("is compacted at revision {revision}"));
+        }
     }
 
     // ---- Nodes ----
@@ -232,6 +259,7 @@ impl World {
                 self.network.set_link(&node, &controller, true);
             }
             Due::StoreOf(index) => self.part_from_store(index, false),
+            Due::WatchOf(index) => self.resume_watch(index).await,
             Due::Quick(node) => self.network.set_slow(&node, Duration::ZERO),
         }
     }
@@ -243,6 +271,7 @@ impl World {
         self.due.clear();
         for index in 0..self.controllers.len() {
             self.controllers[index].up.send_replace(true);
+            self.controllers[index].stalled.send_replace(false);
             self.start_controller(index);
         }
         for index in 0..self.nodes.len() {

@@ -29,6 +29,17 @@ pub struct Refusal {
     pub taken: bool,
 }
 
+/// Who answered the last Hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcomed {
+    pub store_id: String,
+    /// The store may replace what is held of another.
+    pub adopts: bool,
+    /// The store has the endpoints that Hello had the digest of, and no others of this node.
+    pub endpoints_known: bool,
+    pub controller: String,
+}
+
 /// Where an endpoint stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EndpointState {
@@ -40,7 +51,7 @@ pub enum EndpointState {
 
 pub(super) enum Command {
     Hello { reply: oneshot::Sender<v1::Hello> },
-    Connected { store_id: String, adopts: bool, controller: String, reports: mpsc::Sender<v1::NodeReport> },
+    Connected { welcomed: Welcomed, reports: mpsc::Sender<v1::NodeReport> },
     Disconnected { why: String, guard: bool },
     Realise { batch: Batch, reply: oneshot::Sender<Result<v1::Ack, String>> },
     Buckets { wanted: Vec<v1::WantBuckets>, reply: oneshot::Sender<Result<v1::DigestBuckets, QuestionError>> },
@@ -89,15 +100,13 @@ impl Core {
         self.ask(|reply| Command::Hello { reply }).await
     }
 
-    /// A stream is up, to a store that may replace what is held of another (`adopts`); the core reports its endpoints through `reports`.
+    /// A stream is up; the core reports its endpoints through `reports`.
     pub async fn connected(
         &self,
-        store_id: String,
-        adopts: bool,
-        controller: String,
+        welcomed: Welcomed,
         reports: mpsc::Sender<v1::NodeReport>,
     ) -> Result<(), CoreGone> {
-        self.tell(Command::Connected { store_id, adopts, controller, reports }).await
+        self.tell(Command::Connected { welcomed, reports }).await
     }
 
     /// There is no stream; `guard`: because the store is not the one this node knows.

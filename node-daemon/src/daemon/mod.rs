@@ -20,10 +20,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use weft_proto::v1;
-use weft_shared::policy::compile::IdentitySets;
+use weft_shared::{digest::Digest, policy::compile::IdentitySets};
 
 pub use attach::{AttachError, AttachSpec, Target};
-pub use command::{Core, CoreGone, EndpointState, Refusal};
+pub use command::{Core, CoreGone, EndpointState, Refusal, Welcomed};
 pub use network::Ground;
 pub use start::{Loaded, StartError};
 
@@ -120,7 +120,9 @@ struct State<D, L> {
     unconnected: Option<String>,
     /// … because the store is not the one this node knows.
     guarded: bool,
-    /// What the controller of this stream was told of each endpoint.
+    /// Of the reports that the last Hello told of.
+    told: Digest,
+    /// What the controller of this stream was told of each endpoint, or said that it knows.
     reported: BTreeMap<String, v1::Endpoint>,
     /// The controller's words that are not about what this node has, of which it was told on this stream. `None`: there
     /// was no word where one should be.

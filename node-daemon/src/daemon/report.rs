@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_proto::v1::{self, node_report::Report};
-use weft_shared::layout::endpoint_flags;
+use weft_shared::{digest::Digest, layout::endpoint_flags};
 
-use super::{Connection, Refusal, State, Wants};
+use super::{Connection, Refusal, State, Wants, Welcomed};
 use crate::{
     desired::{EndpointWord, FEATURES, attachments::Attachment},
     endpoint::interface::mac_text,
@@ -15,8 +16,10 @@ use crate::{
 };
 
 impl<D: Datapath, L: Links> State<D, L> {
-    pub(super) fn hello(&self) -> v1::Hello {
+    pub(super) fn hello(&mut self) -> v1::Hello {
+        self.told = digest(&self.reports());
         v1::Hello {
+            endpoint_reports: self.told.to_bytes().to_vec(),
             node: self.settings.node.clone(),
             labels: self.settings.labels.clone().into_iter().collect(),
             addresses: self.own_addresses.iter().map(ToString::to_string).collect(),
@@ -43,7 +46,8 @@ impl<D: Datapath, L: Links> State<D, L> {
         own.into_iter().flat_map(|route| &route.endpoint_cidrs).map(ToString::to_string).collect()
     }
 
-    pub(super) fn connected(&mut self, store_id: String, adopts: bool, connection: Connection) {
+    pub(super) fn connected(&mut self, welcomed: Welcomed, reports: mpsc::Sender<v1::NodeReport>) {
+        let Welcomed { store_id, adopts, endpoints_known, controller } = welcomed;
         if adopts || self.desired.store_id != store_id {
             self.attachments.forget_identities();
             if let Err(error) = self.attachments.store(&self.disk) {
@@ -59,12 +63,25 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.desired.store_id = store_id;
         }
         self.unconnected = None;
-        self.connection = Some(connection);
+        self.connection = Some(Connection { controller, reports });
+        let mut now = self.reports();
+        if endpoints_known && digest(&now) == self.told {
+            // One whose answer was lost is told of again: it waits for it.
+            now.retain(|name, _| self.is_taken_in(name));
+            self.reported = now;
+        } else {
+            self.begin_to_report();
+        }
+        self.set_right.clear();
+        self.report_endpoints();
+    }
+
+    /// The controller is told of all endpoints.
+    fn begin_to_report(&mut self) {
         // A name that was given to another workload since: the former bearer ends before the new one is told of.
         let gone: Vec<String> = self.attachments.gone.iter().cloned().collect();
         for name in gone {
-            let taken_in = self.attachments.endpoints.get(&name).is_some_and(|own| own.accepted.is_some());
-            if !taken_in {
+            if !self.is_taken_in(&name) {
                 let instance = String::new();
                 self.report(Report::EndpointGone(v1::EndpointGone { name, instance }));
             }
@@ -72,8 +89,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         let names = self.attachments.endpoints.keys().cloned().collect();
         self.report(Report::Inventory(v1::EndpointInventory { names }));
         self.reported.clear();
-        self.set_right.clear();
-        self.report_endpoints();
+    }
+
+    /// Whether a controller has accepted the endpoint of this name.
+    fn is_taken_in(&self, name: &str) -> bool {
+        self.attachments.endpoints.get(name).is_some_and(|own| own.accepted.is_some())
     }
 
     /// What was said on an earlier stream may have been stored late, over what was said since. Where the controllers'
@@ -116,19 +136,25 @@ impl<D: Datapath, L: Links> State<D, L> {
         if self.connection.is_none() {
             return;
         }
-        let endpoints: Vec<v1::Endpoint> =
-            self.attachments.endpoints.values().map(|own| self.endpoint(own)).collect();
-        for mut endpoint in endpoints {
-            if let Some(status) = &mut endpoint.status {
-                // The controller knows the identity; why an endpoint is not ready changes often and is told locally.
-                *status = v1::EndpointStatus { state: status.state, ..v1::EndpointStatus::default() };
-            }
-            let name = endpoint.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        for (name, endpoint) in self.reports() {
             if self.reported.get(&name) != Some(&endpoint) {
                 self.reported.insert(name, endpoint.clone());
                 self.report(Report::Endpoint(v1::EndpointReport { endpoint: Some(endpoint) }));
             }
         }
+    }
+
+    /// What there is to report of each endpoint, by their names.
+    fn reports(&self) -> BTreeMap<String, v1::Endpoint> {
+        let of = |own: &Attachment| {
+            let mut endpoint = self.endpoint(own);
+            if let Some(status) = &mut endpoint.status {
+                // The controller knows the identity; why an endpoint is not ready changes often and is told locally.
+                *status = v1::EndpointStatus { state: status.state, ..v1::EndpointStatus::default() };
+            }
+            endpoint
+        };
+        self.attachments.endpoints.iter().map(|(name, own)| (name.clone(), of(own))).collect()
     }
 
     pub(super) fn report(&mut self, report: Report) {
@@ -231,4 +257,13 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
         }
     }
+}
+
+/// Of all reports together.
+fn digest(reports: &BTreeMap<String, v1::Endpoint>) -> Digest {
+    let mut sum = Digest::default();
+    for report in reports.values() {
+        sum += Digest::of_report(report);
+    }
+    sum
 }

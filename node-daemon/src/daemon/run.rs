@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{Connection, EndpointState, StartError, State, command::Command};
+use super::{EndpointState, StartError, State, command::Command};
 use crate::{
     kernel::{Datapath, KernelError, links::Links},
     limits::{DOORS_CHECK_SECONDS, DRIFT_CHECK_SECONDS, RETRY_MILLISECONDS},
@@ -57,9 +57,7 @@ impl<D: Datapath, L: Links> State<D, L> {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Hello { reply } => drop(reply.send(self.hello())),
-            Command::Connected { store_id, adopts, controller, reports } => {
-                self.connected(store_id, adopts, Connection { controller, reports });
-            }
+            Command::Connected { welcomed, reports } => self.connected(welcomed, reports),
             Command::Disconnected { why, guard } => {
                 self.connection = None;
                 self.adopting = None;

@@ -119,6 +119,7 @@ impl Core {
             failure: None,
             unconnected: Some("not tried yet".to_owned()),
             guarded: false,
+            told: weft_shared::digest::Digest::default(),
             reported: BTreeMap::new(),
             set_right: BTreeMap::new(),
             refused: BTreeMap::new(),

@@ -24,7 +24,7 @@ use super::{
     handler::{Event, Session, SessionError},
 };
 use crate::{
-    daemon::{Core, CoreGone},
+    daemon::{Core, CoreGone, Welcomed},
     desired::digests::QuestionError,
     limits::{
         CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, REPORTS_QUEUED_MAX,
@@ -182,11 +182,19 @@ async fn exchange(
             .map_err(|source| StreamError::Status { url: url.to_owned(), source: Box::new(source) })?;
         match session.handle(message)? {
             None => {}
-            Some(Event::Welcomed { store_id, controller, version, adopts, want_buckets }) => {
+            Some(Event::Welcomed {
+                store_id,
+                controller,
+                version,
+                adopts,
+                endpoints_known,
+                want_buckets,
+            }) => {
                 info!(controller = %url, %store_id, %version, "stream is up");
                 let controller = if controller.is_empty() { url.to_owned() } else { controller };
                 if let Some(reports) = reports.take() {
-                    core.connected(store_id, adopts, controller, reports).await?;
+                    let welcomed = Welcomed { store_id, adopts, endpoints_known, controller };
+                    core.connected(welcomed, reports).await?;
                 }
                 if !want_buckets.is_empty() {
                     let buckets = core.buckets(want_buckets).await??;

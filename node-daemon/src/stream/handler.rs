@@ -20,6 +20,8 @@ pub enum Event {
         version: String,
         /// An operator lets it replace what this node holds of another store.
         adopts: bool,
+        /// It has the endpoints that Hello has told of.
+        endpoints_known: bool,
         /// Types that differ: their buckets are to be reported.
         want_buckets: Vec<v1::WantBuckets>,
     },
@@ -135,6 +137,8 @@ impl Session {
             controller: welcome.controller,
             version: welcome.version,
             adopts,
+            // Another store than the one that Hello was about never has.
+            endpoints_known: welcome.endpoints_known && !adopts,
             want_buckets: welcome.want_buckets,
         })
     }

@@ -11,7 +11,7 @@ use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use weft_noded::{
-    daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, Target, VXLAN_DEVICE},
+    daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, Target, VXLAN_DEVICE, Welcomed},
     desired::{Batch, disk::Disk},
     kernel::{
         netlink::Netlink,
@@ -116,7 +116,13 @@ impl Machine {
         .unwrap();
         let core = Core::start(Self::settings(), loaded, ground, object, links).await.unwrap();
         let (reports, received) = mpsc::channel(1024);
-        core.connected("store-1".to_owned(), false, "test".to_owned(), reports).await.unwrap();
+        let welcomed = Welcomed {
+            store_id: "store-1".to_owned(),
+            adopts: false,
+            endpoints_known: false,
+            controller: "test".to_owned(),
+        };
+        core.connected(welcomed, reports).await.unwrap();
         Live { core, _reports: received }
     }
 

@@ -65,6 +65,7 @@ fn put_endpoint(name: &str, node: u8, identity: u32, address: &str) -> Change {
         uid: format!("uid of {name}"),
         instance: String::new(),
         ready: false,
+        report: Digest::default(),
     };
     Change::Endpoint { name: name.to_owned(), facts: Some(facts) }
 }

@@ -1,6 +1,7 @@
 //! What a hub keeps is bounded by what there is and who is connected, however much has happened and however slow nodes are.
-use weft_shared::policy::model::{
-    Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier,
+use weft_shared::{
+    digest::Digest,
+    policy::model::{Mode, Peer, Policy, Requirement, Rule, RuleAction, Selector, Subject, Tier},
 };
 
 use super::*;
@@ -57,6 +58,7 @@ fn endpoint(place: u32, life: u64) -> (String, EndpointFacts) {
         uid: format!("{place}-{life}"),
         instance: String::new(),
         ready: life.is_multiple_of(3),
+        report: Digest::default(),
     };
     (format!("endpoint-{place}-{life:06}"), facts)
 }

@@ -7,7 +7,6 @@
 mod child;
 mod nodes;
 mod operator;
-mod proxy;
 mod reconnect;
 pub mod servers;
 

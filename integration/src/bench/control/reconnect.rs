@@ -15,9 +15,8 @@ use weft_proto::v1;
 use super::{
     PATIENCE,
     operator::{Operator, policy},
-    proxy::Proxy,
 };
-use crate::bench::report::Figure;
+use crate::{bench::report::Figure, wire::Wire};
 
 /// Policies that the node holds; 1 % of them is changed.
 const POLICIES: u32 = 1000;
@@ -50,10 +49,10 @@ impl Reach for Eager {
 }
 
 pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Figure>> {
-    let (proxy, directory) = (Proxy::start(url).await?, tempfile::tempdir()?);
+    let (wire, directory) = (Wire::start(url).await?, tempfile::tempdir()?);
     let core = daemon(directory.path()).await?;
     let cancel = CancellationToken::new();
-    let (running, urls, stop) = (core.clone(), vec![proxy.url.clone()], cancel.clone());
+    let (running, urls, stop) = (core.clone(), vec![wire.url.clone()], cancel.clone());
     tokio::spawn(async move { client::run_over(&Eager, running, urls, stop).await });
     connected(&core).await?;
     attach(&core, NODE).await?;
@@ -62,15 +61,15 @@ pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Fi
     ready(&core).await?;
     let (mut none, mut some, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        none.push(reconnect(&core, &proxy, revision).await?);
-        proxy.set_up(false);
+        none.push(reconnect(&core, &wire, revision).await?);
+        wire.set_up(false);
         disconnected(&core).await?;
         revision = change(operator, 0..CHANGED, 2 + 2 * round).await?;
-        some.push(back(&core, &proxy, revision).await?);
-        proxy.set_up(false);
+        some.push(back(&core, &wire, revision).await?);
+        wire.set_up(false);
         disconnected(&core).await?;
         revision = change(operator, 0..POLICIES, 3 + 2 * round).await?;
-        all.push(back(&core, &proxy, revision).await?);
+        all.push(back(&core, &wire, revision).await?);
     }
     for number in 0..ENDPOINTS_MORE {
         attach(&core, &format!("{NODE}-{number}")).await?;
@@ -79,10 +78,10 @@ pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Fi
     let few = none.iter().copied().fold(f64::INFINITY, f64::min);
     let mut each = Vec::new();
     for _ in 0..ROUNDS {
-        each.push((reconnect(&core, &proxy, revision).await? - few) / f64::from(ENDPOINTS_MORE));
+        each.push((reconnect(&core, &wire, revision).await? - few) / f64::from(ENDPOINTS_MORE));
     }
     cancel.cancel();
-    proxy.set_up(false);
+    wire.set_up(false);
     // Nobody waits for it from here on.
     operator.remove_node(NODE).await?;
     Ok(vec![
@@ -93,20 +92,20 @@ pub(super) async fn measure(url: &str, operator: &mut Operator) -> Result<Vec<Fi
     ])
 }
 
-async fn reconnect(core: &Core, proxy: &Proxy, revision: u64) -> Result<f64> {
-    proxy.set_up(false);
+async fn reconnect(core: &Core, wire: &Wire, revision: u64) -> Result<f64> {
+    wire.set_up(false);
     disconnected(core).await?;
-    back(core, proxy, revision).await
+    back(core, wire, revision).await
 }
 
 #[expect(clippy::cast_precision_loss, reason = "few bytes")]
-async fn back(core: &Core, proxy: &Proxy, revision: u64) -> Result<f64> {
-    proxy.take_passed();
-    proxy.set_up(true);
+async fn back(core: &Core, wire: &Wire, revision: u64) -> Result<f64> {
+    wire.take_passed();
+    wire.set_up(true);
     connected(core).await?;
     realised(core, revision).await?;
     tokio::time::sleep(SETTLE).await;
-    Ok(proxy.take_passed() as f64)
+    Ok(wire.take_passed() as f64)
 }
 
 async fn change(operator: &mut Operator, which: std::ops::Range<u32>, version: u32) -> Result<u64> {

@@ -14,15 +14,17 @@ use tokio::{
     sync::watch,
 };
 
-pub(super) struct Proxy {
-    pub(super) url: String,
+#[derive(Debug)]
+pub struct Wire {
+    pub url: String,
     passed: Arc<AtomicU64>,
     /// Connections end, and none is taken, while it is down.
     up: watch::Sender<bool>,
 }
 
-impl Proxy {
-    pub(super) async fn start(server: &str) -> Result<Self> {
+impl Wire {
+    /// To the server at this URL.
+    pub async fn start(server: &str) -> Result<Self> {
         let server: SocketAddr = server.strip_prefix("http://").context("a URL of http")?.parse()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -42,12 +44,13 @@ impl Proxy {
         Ok(Self { url, passed, up })
     }
 
-    pub(super) fn set_up(&self, up: bool) {
+    /// Cuts the connections, or lets new ones through.
+    pub fn set_up(&self, up: bool) {
         self.up.send_replace(up);
     }
 
     /// Bytes in both directions since this was last asked.
-    pub(super) fn take_passed(&self) -> u64 {
+    pub fn take_passed(&self) -> u64 {
         self.passed.swap(0, Ordering::Relaxed)
     }
 }
