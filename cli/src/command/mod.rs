@@ -8,6 +8,7 @@ mod fleet;
 mod get;
 mod monitor;
 mod node;
+mod schema;
 mod wait;
 mod watch;
 
@@ -70,6 +71,7 @@ pub(crate) enum Command {
     Node(node::Node),
     Endpoint(endpoint::Endpoint),
     Monitor(monitor::Monitor),
+    Schema(schema::Schema),
     Completion(completion::Completion),
 }
 
@@ -86,6 +88,7 @@ impl Cli {
             Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
             Command::Monitor(command) => command.run(&global).await,
+            Command::Schema(command) => command.run(&global),
             Command::Completion(command) => command.run(),
         }
     }

@@ -1,4 +1,5 @@
 //! YAML manifests: files → objects of `weft.v1`, and back. What is wrong is said with file, line and column.
+mod json_schema;
 mod load;
 mod problem;
 mod read;
@@ -14,6 +15,7 @@ mod bad_input;
 #[cfg(test)]
 mod round_trip;
 
+pub use json_schema::json_schema;
 pub use load::{LoadError, Manifests, load, parse};
 pub use problem::Problem;
 pub(crate) use schema::{metadata_of, nearest};
