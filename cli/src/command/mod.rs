@@ -6,6 +6,7 @@ mod endpoint;
 mod explain;
 mod fleet;
 mod get;
+mod import;
 mod monitor;
 mod node;
 mod schema;
@@ -71,6 +72,7 @@ pub(crate) enum Command {
     Node(node::Node),
     Endpoint(endpoint::Endpoint),
     Monitor(monitor::Monitor),
+    Import(import::Import),
     Schema(schema::Schema),
     Completion(completion::Completion),
 }
@@ -88,6 +90,7 @@ impl Cli {
             Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
             Command::Monitor(command) => command.run(&global).await,
+            Command::Import(command) => command.run(&global).await,
             Command::Schema(command) => command.run(&global),
             Command::Completion(command) => command.run(),
         }

@@ -6,7 +6,7 @@ mod read;
 mod scalar;
 pub(crate) mod schema;
 mod source;
-mod tree;
+pub(crate) mod tree;
 mod write;
 mod yaml;
 
@@ -16,8 +16,10 @@ mod bad_input;
 mod round_trip;
 
 pub use json_schema::json_schema;
-pub use load::{LoadError, Manifests, load, parse};
+pub use load::{LoadError, Manifests, load, parse, sources};
 pub use problem::Problem;
+pub(crate) use problem::quoted;
+pub(crate) use read::Reader;
 pub(crate) use schema::{metadata_of, nearest};
 pub use source::{Place, Source, Span};
 pub use write::{answer, object};
