@@ -8,6 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_proto::v1;
+use weft_shared::policy::model::IdentityLabels;
 
 use super::{Global, get};
 use crate::{
@@ -63,6 +64,9 @@ fn parse_key(text: &str) -> Result<String, String> {
     let labels = [(text.to_owned(), String::new())].into();
     weft_shared::policy::parse::labels(&labels, "")
         .map_err(|errors| errors.into_iter().map(|error| error.message).collect::<Vec<_>>().join("; "))?;
+    if IdentityLabels::VOLATILE.contains(&text) {
+        return Err(format!("the label {text} makes no identity, so no selector sees it"));
+    }
     Ok(text.to_owned())
 }
 

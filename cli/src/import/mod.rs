@@ -16,6 +16,9 @@ mod ranges;
 mod selector;
 mod view;
 
+#[cfg(test)]
+mod semantics;
+
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -77,6 +80,8 @@ pub fn import(sources: impl IntoIterator<Item = Source>, options: &Options) -> I
         for node in &documents {
             document::read(&mut view, node, &mut drafts);
         }
+        // Fields are looked at in the order of their meaning.
+        view.reader.problems.sort_by_key(|problem| problem.place.span.start);
         imported.problems.append(&mut view.reader.problems);
         if imported.needs_network.is_none() {
             imported.needs_network = view.needs_network;

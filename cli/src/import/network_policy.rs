@@ -35,7 +35,7 @@ pub(super) fn read<'a>(
     }
     let ingress = rules(view, fields.get("ingress"), Way::Ingress, &namespace);
     let egress = rules(view, fields.get("egress"), Way::Egress, &namespace);
-    let types = fields.get("policyTypes");
+    let types = fields.get("policyTypes").filter(|item| !item.is_empty());
     let (judges_ingress, judges_egress) = match types {
         Some(types) => policy_types(view, types),
         None => (true, !egress.is_empty()),
@@ -67,16 +67,12 @@ pub(super) fn read<'a>(
 
 fn policy_types<'a>(view: &mut View<'a>, item: Item<'a>) -> (bool, bool) {
     let mut found = (false, false);
-    let items = view.list(item);
-    for item in &items {
-        match view.one_of(*item, &[("Ingress", Way::Ingress), ("Egress", Way::Egress)]) {
+    for item in view.list(item) {
+        match view.one_of(item, &[("Ingress", Way::Ingress), ("Egress", Way::Egress)]) {
             Some(Way::Ingress) => found.0 = true,
             Some(Way::Egress) => found.1 = true,
             None => {}
         }
-    }
-    if items.is_empty() {
-        view.wrong(item, "`policyTypes` is empty", "expected Ingress, Egress, or both; or leave it out");
     }
     found
 }

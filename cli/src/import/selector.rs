@@ -133,8 +133,8 @@ pub(super) fn namespaces<'a>(view: &mut View<'a>, item: Item<'a>) -> Meant {
     }
     if let Some(known) = &view.options.namespaces {
         let requirements: Vec<_> = written.iter().map(|written| written.requirement.clone()).collect();
-        for one in written {
-            checked(view, one);
+        for one in &written {
+            well_formed(view, one);
         }
         let values = known.matching(&requirements);
         if values.is_empty() {
@@ -168,21 +168,26 @@ pub(super) fn in_namespace(view: &View<'_>, name: &str) -> LabelRequirement {
 
 /// The requirement, if Weft can hold it.
 pub(super) fn checked(view: &mut View<'_>, written: Written<'_>) -> LabelRequirement {
-    let Written { item, requirement } = written;
-    let key = &requirement.key;
+    let key = &written.requirement.key;
     if IdentityLabels::VOLATILE.contains(&key.as_str()) {
         let message = format!("the label `{key}` makes no identity, so no selector sees it");
         let help =
             format!("select by another label: {} change too often", IdentityLabels::VOLATILE.join(", "));
-        view.refuse(item, message, &help);
+        view.refuse(written.item, message, &help);
     }
-    let message = v1::Selector { match_expressions: vec![requirement.clone()], ..v1::Selector::default() };
+    well_formed(view, &written);
+    written.requirement
+}
+
+/// Whether it is a requirement on a label at all.
+pub(super) fn well_formed(view: &mut View<'_>, written: &Written<'_>) {
+    let requirements = vec![written.requirement.clone()];
+    let message = v1::Selector { match_expressions: requirements, ..v1::Selector::default() };
     if let Err(errors) = parse::selector(&message, "") {
         for error in errors {
-            view.wrong(item, error.message, "not a requirement on labels");
+            view.wrong(written.item, error.message, "not a requirement on labels");
         }
     }
-    requirement
 }
 
 /// As people write it: one value of a label in `matchLabels`, everything else in `matchExpressions`.

@@ -70,8 +70,8 @@ fn namespaces(view: &mut View<'_>, written: Vec<Written<'_>>) -> Meant {
     if let Some(known) = &view.options.namespaces {
         let plain: Vec<_> = requirements.iter().map(|one| one.requirement.clone()).collect();
         let values = known.matching(&plain);
-        for one in requirements {
-            namespace_label(view, one);
+        for one in &requirements {
+            selector::well_formed(view, one);
         }
         if values.is_empty() {
             return Meant::None;

@@ -42,14 +42,18 @@ fn port<'a>(view: &mut View<'a>, item: Item<'a>) -> Vec<v1::Port> {
         return Vec::new();
     };
     let text = view.text(first);
-    let named = !text.is_empty() && !text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse::<u16>();
-    if named {
-        ports::refuse_name(view, first, &text);
-    } else if number.is_err() && !text.is_empty() {
-        view.wrong(first, format!("port {text} is out of range"), "expected 0 to 65535");
-    }
-    let number = number.unwrap_or_default();
+    let numeric = text.bytes().all(|byte| byte.is_ascii_digit());
+    let Ok(number) = text.parse::<u16>() else {
+        match numeric {
+            // Whatever else is wrong with it was said where it was read.
+            true if text.is_empty() => {}
+            true => view.wrong(first, format!("port {text} is out of range"), "expected 0 to 65535"),
+            false => ports::refuse_name(view, first, &text),
+        }
+        fields.leave(&["endPort"]);
+        view.finish(&fields);
+        return Vec::new();
+    };
     // Absent and 0: no range.
     let end = fields.get("endPort").filter(|item| !is_zero(item));
     let every = number == 0;
@@ -58,7 +62,7 @@ fn port<'a>(view: &mut View<'a>, item: Item<'a>) -> Vec<v1::Port> {
         view.refuse(first, "port 0 of any protocol may mean every protocol", help);
     }
     let first = (!every).then_some(u32::from(number));
-    let end = end.filter(|_| !named).and_then(|item| ports::end(view, item, first));
+    let end = end.and_then(|item| ports::end(view, item, first));
     view.finish(&fields);
     protocols.iter().map(|protocol| ports::port(*protocol, first, end)).collect()
 }
