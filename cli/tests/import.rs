@@ -2,7 +2,7 @@
 //!
 //! `import/carried` has policies as people write them beside the manifests that they become. `import/refused` says in a
 //! comment at each line what is refused there. The first line of a file is the command that reads it.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on says why")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on says why")]
 
 mod fake;
 
@@ -190,6 +190,22 @@ async fn json_is_one_document_and_a_directory_gets_a_file_each() {
 }
 
 #[tokio::test]
+async fn more_policies_than_one_apply_takes_are_said_to_be_too_many() {
+    let controller = Controller::start(Script::default()).await;
+    let document = |number: usize| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}}}, spec: {{}}}}\n"
+        )
+    };
+    let many: Vec<_> = (0..51).map(document).collect();
+    let ran = controller.weft_with_input(&["import", "-f", "-"], &many.join("---\n")).await;
+    assert_eq!(policies(&ran.assert_code(0).stdout).len(), 51);
+    assert!(ran.stderr.contains("51 policies: `weft apply` takes at most 50"), "{}", ran.stderr);
+    let none = controller.weft_with_input(&["import", "-f", "-"], "").await;
+    assert_eq!((none.assert_code(0).stdout.as_str(), none.stderr.contains("nothing to import")), ("", true));
+}
+
+#[tokio::test]
 async fn bad_flags_are_bad_usage() {
     for flags in [
         ["--namespace-label", "not a key"],
@@ -200,4 +216,21 @@ async fn bad_flags_are_bad_usage() {
     ] {
         weft(&[&["import", "-f", "-"][..], &flags].concat()).await.assert_code(64);
     }
+}
+
+/// The command, the policy and the result of `docs/import.md`.
+#[tokio::test]
+async fn the_documented_example_becomes_what_the_document_shows() {
+    let document = include_str!("../../docs/import.md");
+    let example = document.split("## An example").nth(1).unwrap();
+    let blocks: Vec<_> = example.split("```").skip(1).step_by(2).take(3).collect();
+    let [input, command, expected] = blocks.as_slice() else { panic!("{blocks:?}") };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.yaml");
+    std::fs::write(&path, input.strip_prefix("yaml\n").unwrap()).unwrap();
+    let arguments = command.trim().strip_prefix("weft ").unwrap().split_whitespace();
+    let arguments: Vec<_> =
+        arguments.map(|word| if word == "api.yaml" { path.to_str().unwrap() } else { word }).collect();
+    let ran = weft(&arguments).await;
+    assert_eq!(ran.assert_code(0).stdout, expected.strip_prefix("yaml\n").unwrap());
 }

@@ -41,8 +41,8 @@ mod kubernetes {
     #[derive(Debug, Clone)]
     pub(super) struct Port {
         pub(super) protocol: Option<&'static str>,
-        pub(super) port: Option<u16>,
-        pub(super) end_port: Option<u16>,
+        pub(super) first: Option<u16>,
+        pub(super) last: Option<u16>,
     }
 
     #[derive(Debug, Clone)]
@@ -111,8 +111,8 @@ mod kubernetes {
 
     impl Port {
         fn is(&self, protocol: &str, port: u16) -> bool {
-            let first = self.port.unwrap_or(0);
-            let last = self.end_port.or(self.port).unwrap_or(u16::MAX);
+            let last = self.last.or(self.first).unwrap_or(u16::MAX);
+            let first = self.first.unwrap_or(0);
             self.protocol.unwrap_or("TCP") == protocol && (first..=last).contains(&port)
         }
     }
@@ -266,9 +266,9 @@ fn peer() -> impl Strategy<Value = Peer> {
 
 fn port() -> impl Strategy<Value = Port> {
     let protocol = option::of(select(vec!["TCP", "UDP", "SCTP"]));
-    (protocol, option::weighted(0.8, 78..83_u16), option::of(0..4_u16)).prop_map(|(protocol, port, more)| {
-        let end_port = port.and_then(|port| more.map(|more| port + more));
-        Port { protocol, port, end_port }
+    (protocol, option::weighted(0.8, 78..83_u16), option::of(0..4_u16)).prop_map(|(protocol, first, more)| {
+        let last = first.and_then(|first| more.map(|more| first + more));
+        Port { protocol, first, last }
     })
 }
 
@@ -327,8 +327,8 @@ fn yaml_of_rules(rules: &[Rule], side: &str) -> Value {
     let port = |port: &Port| {
         let mut fields = Map::new();
         fields.extend(port.protocol.map(|it| ("protocol".to_owned(), it.into())));
-        fields.extend(port.port.map(|it| ("port".to_owned(), it.into())));
-        fields.extend(port.end_port.map(|it| ("endPort".to_owned(), it.into())));
+        fields.extend(port.first.map(|it| ("port".to_owned(), it.into())));
+        fields.extend(port.last.map(|it| ("endPort".to_owned(), it.into())));
         Value::Object(fields)
     };
     let rule = |rule: &Rule| {

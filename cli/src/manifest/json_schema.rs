@@ -174,7 +174,7 @@ pub(super) mod tests {
         match &node.value {
             tree::Value::Scalar { text, plain: true } => match classify(text) {
                 Plain::Null => Value::Null,
-                Plain::Bool => (text.to_ascii_lowercase() == "true").into(),
+                Plain::Bool => text.eq_ignore_ascii_case("true").into(),
                 Plain::Number => number(text),
                 Plain::Text => text.clone().into(),
             },

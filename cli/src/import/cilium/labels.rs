@@ -1,6 +1,6 @@
 //! Labels of Cilium have a source: `k8s:app`, `any:app`, and `app`, which is `any:app`. Those of a pod's namespace are
 //! among the pod's.
-use weft_proto::v1::{Entity, LabelRequirement};
+use weft_proto::v1::{Entity, LabelOperator, LabelRequirement};
 
 use super::entities;
 use crate::import::{
@@ -47,6 +47,7 @@ pub(super) fn peer<'a>(view: &mut View<'a>, item: Item<'a>, namespace: Option<&s
     {
         return Selected::Class(class);
     }
+    refuse_strangers(view, &written);
     let of_namespaces =
         written.extract_if(.., |one| is_of_namespace(&one.requirement.key)).collect::<Vec<_>>();
     let mut meant = if of_namespaces.is_empty() {
@@ -61,16 +62,37 @@ pub(super) fn peer<'a>(view: &mut View<'a>, item: Item<'a>, namespace: Option<&s
     Selected::Endpoints(meant)
 }
 
+/// Cilium adds "of a namespace" where a selector says nothing of namespaces. One that does, and only says what is not,
+/// fits whatever has no labels, too: the world, the nodes.
+fn refuse_strangers(view: &mut View<'_>, written: &[Written<'_>]) {
+    let negative = |one: &Written<'_>| {
+        matches!(one.requirement.operator(), LabelOperator::NotIn | LabelOperator::DoesNotExist)
+    };
+    let about_namespaces = written.iter().find(|one| is_of_namespace(&one.requirement.key));
+    if let Some(one) = about_namespaces.filter(|_| written.iter().all(negative)) {
+        let help = format!("if pods are meant, demand that {NAMESPACE} exists");
+        view.refuse(one.item, "this selector is also about parties that are no pods", &help);
+    }
+}
+
 /// As `selector::namespaces`, for requirements that stand among those on pods.
 fn namespaces(view: &mut View<'_>, written: Vec<Written<'_>>) -> Meant {
     let requirements: Vec<_> = written
         .into_iter()
         .map(|one| Written { requirement: as_namespaces(one.requirement), ..one })
         .collect();
+    // Every namespace has a name: this is how "of any namespace" is written.
+    let name_exists = |one: &Written<'_>| {
+        one.requirement.key == NAME_LABEL && one.requirement.operator() == LabelOperator::Exists
+    };
+    let demanding: Vec<_> = requirements.into_iter().filter(|one| !name_exists(one)).collect();
+    if demanding.is_empty() {
+        return Meant::These(Vec::new());
+    }
     if let Some(known) = &view.options.namespaces {
-        let plain: Vec<_> = requirements.iter().map(|one| one.requirement.clone()).collect();
+        let plain: Vec<_> = demanding.iter().map(|one| one.requirement.clone()).collect();
         let values = known.matching(&plain);
-        for one in &requirements {
+        for one in &demanding {
             selector::well_formed(view, one);
         }
         if values.is_empty() {
@@ -80,12 +102,6 @@ fn namespaces(view: &mut View<'_>, written: Vec<Written<'_>>) -> Meant {
         requirement.values = values;
         return Meant::These(vec![requirement]);
     }
-    let name_exists = |one: &Written<'_>| {
-        one.requirement.key == NAME_LABEL
-            && one.requirement.operator() == weft_proto::v1::LabelOperator::Exists
-    };
-    // Every namespace has a name: this is how "of any namespace" is written.
-    let demanding = requirements.into_iter().filter(|one| !name_exists(one)).collect::<Vec<_>>();
     Meant::These(demanding.into_iter().map(|one| namespace_label(view, one)).collect())
 }
 

@@ -42,6 +42,9 @@ fn port<'a>(view: &mut View<'a>, item: Item<'a>) -> Vec<v1::Port> {
         return Vec::new();
     };
     let text = view.text(first);
+    if text.len() > 1 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        view.wrong(first, format!("port {text} is octal"), "expected decimal digits without a leading zero");
+    }
     let numeric = text.bytes().all(|byte| byte.is_ascii_digit());
     let Ok(number) = text.parse::<u16>() else {
         match numeric {
