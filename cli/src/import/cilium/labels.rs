@@ -83,7 +83,9 @@ fn namespaces(view: &mut View<'_>, written: Vec<Written<'_>>) -> Meant {
         .collect();
     // Every namespace has a name: this is how "of any namespace" is written.
     let name_exists = |one: &Written<'_>| {
-        one.requirement.key == NAME_LABEL && one.requirement.operator() == LabelOperator::Exists
+        one.requirement.key == NAME_LABEL
+            && one.requirement.operator() == LabelOperator::Exists
+            && one.requirement.values.is_empty()
     };
     let demanding: Vec<_> = requirements.into_iter().filter(|one| !name_exists(one)).collect();
     if demanding.is_empty() {
