@@ -169,10 +169,10 @@ async fn ask(server: &str) -> Result<Network, Failure> {
     let Some(v1::Object { kind: Some(v1::object::Kind::FleetConfig(config)) }) = answer.object else {
         return Err(Failure::Failed("the server answered without the fleet's configuration".to_owned()));
     };
-    let config = weft_shared::policy::parse::fleet_config(&config).map_err(|errors| {
-        let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        Failure::Failed(format!("the fleet's configuration: {text}"))
-    })?;
+    let pools = config.pools.iter().map(|pool| pool.cidr.parse::<IpNet>());
+    let pools = pools.collect::<Result<Vec<_>, _>>();
+    let pools =
+        pools.map_err(|_| Failure::Failed("the server answered with a pool that is no prefix".to_owned()))?;
     let request = v1::ListRequest { kind: v1::Kind::Node.into(), ..v1::ListRequest::default() };
     let (objects, _) = get::list(&mut operator, request).await?;
     let addresses = objects.iter().flat_map(|object| match &object.kind {
@@ -180,5 +180,5 @@ async fn ask(server: &str) -> Result<Network, Failure> {
         _ => &[],
     });
     let nodes = addresses.filter_map(|text| text.parse::<std::net::IpAddr>().ok()).map(IpNet::from).collect();
-    Ok(Network { pools: config.pools.iter().map(|pool| pool.cidr).collect(), nodes: Some(nodes) })
+    Ok(Network { pools, nodes: Some(nodes) })
 }
