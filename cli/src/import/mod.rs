@@ -17,6 +17,8 @@ mod selector;
 mod view;
 
 #[cfg(test)]
+mod any_text;
+#[cfg(test)]
 mod semantics;
 
 use std::sync::Arc;

@@ -45,15 +45,11 @@ impl Names {
         let kind = kind.to_ascii_lowercase();
         let parts = [Some(kind), namespace.clone(), Some(name.clone()), part.map(|part| part.to_string())];
         let mut full = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
-        let suffix = format!("-{:08x}", fingerprint(&format!("{identity:?}{part:?}")));
-        if full.len() > NAME_BYTES_MAX {
-            // The names of Kubernetes are ASCII; what was cut off is told apart by the suffix.
-            full.truncate(NAME_BYTES_MAX - SUFFIX_BYTES);
-            full = full.trim_end_matches(['-', '.']).to_owned() + &suffix;
-        } else if self.given.get(&full).is_some_and(|taken| taken != identity) {
-            // `a-b` in `c`, and `b` in `c-a`.
-            full.truncate(NAME_BYTES_MAX - SUFFIX_BYTES);
-            full = full.trim_end_matches(['-', '.']).to_owned() + &suffix;
+        // Taken: `a-b` in `c`, and `b` in `c-a`.
+        if full.len() > NAME_BYTES_MAX || self.given.get(&full).is_some_and(|taken| taken != identity) {
+            full.truncate(full.floor_char_boundary(NAME_BYTES_MAX - SUFFIX_BYTES));
+            let kept = full.trim_end_matches(['-', '.']);
+            full = format!("{kept}-{:08x}", fingerprint(&format!("{identity:?}{part:?}")));
         }
         self.given.insert(full.clone(), identity.clone());
         full
