@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     /// The manifests are wrong, or the server says so of a place in them.
     #[error("the manifests are wrong")]
     Manifest(Vec<Problem>),
+    /// What other systems' policies say cannot be said here, or is wrong.
+    #[error("the policies cannot be imported")]
+    Import(Vec<Problem>),
     /// The server said no.
     #[error("{message}")]
     Refused {
@@ -51,7 +54,11 @@ impl Failure {
         match self {
             // Who reads us has seen enough (`weft get … | head`).
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::DONE,
-            Self::Failed(_) | Self::Manifest(_) | Self::Refused { .. } | Self::Output(_) => exit::FAILED,
+            Self::Failed(_)
+            | Self::Manifest(_)
+            | Self::Import(_)
+            | Self::Refused { .. }
+            | Self::Output(_) => exit::FAILED,
             Self::TimedOut(_) => exit::TIMED_OUT,
             Self::Usage(_) => exit::USAGE,
             Self::Unreachable { .. } => exit::UNREACHABLE,

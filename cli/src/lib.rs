@@ -3,6 +3,7 @@ mod arguments;
 mod client;
 mod command;
 mod failure;
+pub mod import;
 mod kind;
 pub mod limits;
 pub mod manifest;

@@ -417,3 +417,20 @@ async fn help_documents_the_exit_codes_and_completion_knows_the_commands() {
         assert!(script.assert_code(0).stdout.contains("explain"), "{shell}");
     }
 }
+
+#[tokio::test]
+async fn schema_needs_no_server_and_knows_one_kind_or_all() {
+    let all = weft(&["--server", "http://127.0.0.1:1", "schema"]).await;
+    let all = all.assert_code(0).json();
+    assert_eq!(all["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(all["oneOf"].as_array().map(Vec::len), Some(11));
+    let policy = weft(&["schema", "policies"]).await;
+    let policy = policy.assert_code(0).json();
+    assert_eq!((&policy["$ref"], &policy["oneOf"]), (&json!("#/$defs/Policy"), &json!(null)));
+    let fields = &policy["$defs"]["Policy"];
+    assert_eq!(
+        (&fields["additionalProperties"], &fields["required"]),
+        (&json!(false), &json!(["kind", "name"]))
+    );
+    weft(&["schema", "pod"]).await.assert_code(64);
+}

@@ -32,8 +32,21 @@ async fn every_shells_script_knows_every_command_and_the_flags_of_monitor() {
     for shell in ["bash", "zsh", "fish"] {
         let script = script(shell).await;
         for word in [
-            "apply", "get", "delete", "watch", "explain", "fleet", "node", "endpoint", "monitor", "verdicts",
+            "apply",
+            "get",
+            "delete",
+            "watch",
+            "explain",
+            "fleet",
+            "node",
+            "endpoint",
+            "monitor",
+            "import",
+            "schema",
+            "verdicts",
             "reason",
+            "namespace-label",
+            "output-dir",
         ] {
             assert!(script.contains(word), "{shell}: {word}");
         }

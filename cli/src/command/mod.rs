@@ -6,8 +6,10 @@ mod endpoint;
 mod explain;
 mod fleet;
 mod get;
+mod import;
 mod monitor;
 mod node;
+mod schema;
 mod wait;
 mod watch;
 
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Node(node::Node),
     Endpoint(endpoint::Endpoint),
     Monitor(monitor::Monitor),
+    Import(import::Import),
+    Schema(schema::Schema),
     Completion(completion::Completion),
 }
 
@@ -86,6 +90,8 @@ impl Cli {
             Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
             Command::Monitor(command) => command.run(&global).await,
+            Command::Import(command) => command.run(&global).await,
+            Command::Schema(command) => command.run(&global),
             Command::Completion(command) => command.run(),
         }
     }
@@ -105,14 +111,20 @@ mod tests {
     fn every_command_in_the_documents_is_one() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut seen = 0;
-        for name in
-            ["README.md", "docs/policy.md", "docs/architecture.md", "docs/operations.md", "docs/PROMISES.md"]
-        {
+        for name in [
+            "README.md",
+            "docs/policy.md",
+            "docs/import.md",
+            "docs/architecture.md",
+            "docs/operations.md",
+            "docs/PROMISES.md",
+        ] {
             let text = std::fs::read_to_string(root.join(name)).unwrap();
             let code = text.split("```").skip(1).step_by(2);
             let commands = code.flat_map(str::lines).flat_map(|line| line.split(" && ")).map(str::trim);
             for command in commands.filter(|command| command.starts_with("weft ")) {
                 let command = command.split(" #").next().unwrap();
+                let command = command.split(" > ").next().unwrap();
                 if let Err(error) = Cli::try_parse_from(command.split_whitespace()) {
                     panic!("{name}: {command}\n{error}");
                 }

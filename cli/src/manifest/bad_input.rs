@@ -7,8 +7,21 @@ fn problem(text: &str) -> String {
         .expect_err("the manifest is wrong");
     assert_eq!(problems.len(), 1, "{problems:#?}");
     let Problem { place, message, label, help, .. } = &problems[0];
+    refused_by_the_schema_too(text, message, label);
     let (line, column) = place.position();
     format!("{line}:{column} {message} | {label} | {}", help.as_deref().unwrap_or("-"))
+}
+
+/// What an editor marks by the schema. What is no manifest's YAML at all, it never sees.
+#[track_caller]
+fn refused_by_the_schema_too(text: &str, message: &str, label: &str) {
+    // One document says nothing of another, and 080 is a number like 80 there.
+    let beyond = message.ends_with("is defined twice")
+        || (label.starts_with("expected decimal digits alone") && !text.contains('.'));
+    if !beyond {
+        let refusals = json_schema::tests::refusals(text);
+        assert!(refusals.is_none_or(|refusals| !refusals.is_empty()), "the schema takes this:\n{text}");
+    }
 }
 
 #[track_caller]

@@ -87,9 +87,14 @@ fn as_written(path: &str) -> String {
     written
 }
 
-/// Reads every path; `-` is standard input. A directory gives its `*.yaml` and `*.yml`, by name, not those of
-/// directories in it.
+/// The objects of every path.
 pub fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
+    parse(sources(paths)?).map_err(LoadError::Wrong)
+}
+
+/// The text of every path; `-` is standard input. A directory gives its `*.yaml` and `*.yml`, by name, not those of
+/// directories in it.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, LoadError> {
     let mut sources = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
@@ -102,7 +107,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
             sources.push(read_file(path)?);
         }
     }
-    parse(sources).map_err(LoadError::Wrong)
+    Ok(sources)
 }
 
 fn directory(path: &Path) -> Result<Vec<PathBuf>, LoadError> {

@@ -1,11 +1,12 @@
 //! YAML manifests: files → objects of `weft.v1`, and back. What is wrong is said with file, line and column.
+mod json_schema;
 mod load;
 mod problem;
 mod read;
 mod scalar;
 pub(crate) mod schema;
 mod source;
-mod tree;
+pub(crate) mod tree;
 mod write;
 mod yaml;
 
@@ -14,8 +15,11 @@ mod bad_input;
 #[cfg(test)]
 mod round_trip;
 
-pub use load::{LoadError, Manifests, load, parse};
+pub use json_schema::json_schema;
+pub use load::{LoadError, Manifests, load, parse, sources};
 pub use problem::Problem;
+pub(crate) use problem::quoted;
+pub(crate) use read::Reader;
 pub(crate) use schema::{metadata_of, nearest};
 pub use source::{Place, Source, Span};
 pub use write::{answer, object};

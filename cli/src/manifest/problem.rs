@@ -98,7 +98,7 @@ impl SourceCode for Problem {
 }
 
 /// Text of the manifest inside a message, cut where it is too long to help.
-pub(super) fn quoted(text: &str) -> Cow<'_, str> {
+pub(crate) fn quoted(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),

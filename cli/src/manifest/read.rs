@@ -15,16 +15,16 @@ use super::{
     tree::{Key, Node, Value},
 };
 
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     source: &'a Arc<Source>,
     /// Of the field being read, in the API's spelling.
     path: String,
     pub(super) places: BTreeMap<String, Place>,
-    pub(super) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a Arc<Source>) -> Self {
+    pub(crate) fn new(source: &'a Arc<Source>) -> Self {
         Self { source, path: String::new(), places: BTreeMap::new(), problems: Vec::new() }
     }
 

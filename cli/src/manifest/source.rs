@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 /// One file (or standard input), kept whole so that errors can show the line.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Source {
     /// As the operator named it; `<stdin>` for `-`.
     pub name: String,

@@ -13,13 +13,13 @@ use super::{
 use crate::limits::MANIFEST_DEPTH_MAX;
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) span: Span,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) value: Value,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// `plain`: without quotes, so that it may stand for something other than text.
     Scalar {
         text: String,
@@ -30,20 +30,20 @@ pub(super) enum Value {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Key {
-    pub(super) span: Span,
-    pub(super) text: String,
+pub(crate) struct Key {
+    pub(crate) span: Span,
+    pub(crate) text: String,
 }
 
 impl Node {
     /// Nothing was written, or one of YAML's words for nothing.
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 }
 
 /// The documents of a source; empty ones are left out.
-pub(super) fn documents(source: &Arc<Source>) -> Result<Vec<Node>, Problem> {
+pub(crate) fn documents(source: &Arc<Source>) -> Result<Vec<Node>, Problem> {
     let mut builder = Builder {
         source,
         events: Parser::new_from_str(&source.text),

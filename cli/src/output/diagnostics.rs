@@ -17,7 +17,9 @@ use crate::{
 pub(crate) fn report(failure: &Failure) {
     let text = match failure {
         Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
-        Failure::Manifest(problems) => snippets(problems),
+        Failure::Manifest(problems) => snippets(problems, Beyond::Counted) + ": nothing was applied",
+        // Who imports wants to see at once how much there is to do by hand.
+        Failure::Import(problems) => snippets(problems, Beyond::Named) + ": nothing was imported",
         Failure::Refused { message, fields, .. } => {
             let mut text = format!("error: {message}");
             let unsaid = |(field, description): &&(String, String)| {
@@ -36,7 +38,14 @@ pub(crate) fn report(failure: &Failure) {
     note(&text);
 }
 
-fn snippets(problems: &[Problem]) -> String {
+/// What is said of more problems than are shown.
+#[derive(Clone, Copy)]
+enum Beyond {
+    Counted,
+    Named,
+}
+
+fn snippets(problems: &[Problem], beyond: Beyond) -> String {
     let terminal = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let theme = if terminal { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     // What is read by machines or in logs is not wrapped.
@@ -62,12 +71,18 @@ fn snippets(problems: &[Problem]) -> String {
             text.push('\n');
         }
     }
-    let hidden = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
-    if hidden > 0 {
-        let _ = writeln!(text, "… and {hidden} more");
+    let rest = problems.get(PROBLEMS_SHOWN_MAX..).unwrap_or_default();
+    match beyond {
+        Beyond::Counted if !rest.is_empty() => {
+            let _ = writeln!(text, "… and {} more", rest.len());
+        }
+        Beyond::Counted => {}
+        Beyond::Named => rest.iter().for_each(|problem| {
+            let _ = writeln!(text, "error: {problem}");
+        }),
     }
     let count =
         if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
-    let _ = write!(text, "{count}: nothing was applied");
+    text.push_str(&count);
     text
 }

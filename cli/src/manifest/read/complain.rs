@@ -13,7 +13,7 @@ use crate::manifest::{
 };
 
 impl Reader<'_> {
-    pub(super) fn wrong_type(&mut self, node: &Node, expected: &str, key: Option<&Key>) {
+    pub(crate) fn wrong_type(&mut self, node: &Node, expected: &str, key: Option<&Key>) {
         let (noun, help) = match &node.value {
             _ if node.is_null() && expected == "a list" => {
                 ("nothing", Some("leave the field out, or write an empty list as []"))
@@ -40,7 +40,7 @@ impl Reader<'_> {
     }
 
     /// Where to point for a value: itself if it is a scalar, its key if it is a block.
-    pub(super) fn anchor(&self, key: Option<&Key>, node: &Node) -> Span {
+    pub(crate) fn anchor(&self, key: Option<&Key>, node: &Node) -> Span {
         match (&node.value, key) {
             (Value::Scalar { .. }, _) if node.span.start < node.span.end => node.span,
             (_, Some(key)) => key.span,
@@ -55,7 +55,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn place(&self, span: Span) -> Place {
+    pub(crate) fn place(&self, span: Span) -> Place {
         Place { source: Arc::clone(self.source), span }
     }
 
@@ -88,6 +88,6 @@ impl Reader<'_> {
 }
 
 /// A label that suggests the nearest name.
-pub(super) fn meant(near: Option<&str>, otherwise: &str) -> String {
+pub(crate) fn meant(near: Option<&str>, otherwise: &str) -> String {
     near.map_or_else(|| otherwise.to_owned(), |near| format!("did you mean `{near}`?"))
 }

@@ -10,7 +10,7 @@ use crate::manifest::{
 };
 
 impl Reader<'_> {
-    pub(super) fn text(&mut self, key: &Key, node: &Node) -> Option<String> {
+    pub(crate) fn text(&mut self, key: &Key, node: &Node) -> Option<String> {
         match &node.value {
             Value::Scalar { text, plain: false } => Some(text.clone()),
             Value::Scalar { text, plain: true } if classify(text) == Plain::Text => Some(text.clone()),
@@ -29,7 +29,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn boolean(&mut self, key: &Key, node: &Node) -> Option<bool> {
+    pub(crate) fn boolean(&mut self, key: &Key, node: &Node) -> Option<bool> {
         match &node.value {
             Value::Scalar { text, plain: true } if text == "true" => Some(true),
             Value::Scalar { text, plain: true } if text == "false" => Some(false),
@@ -40,7 +40,7 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn number(&mut self, key: &Key, node: &Node, max: u64) -> Option<u64> {
+    pub(crate) fn number(&mut self, key: &Key, node: &Node, max: u64) -> Option<u64> {
         let Value::Scalar { text, plain: true } = &node.value else {
             self.wrong_type(node, "a whole number", Some(key));
             return None;
