@@ -38,6 +38,13 @@ pub fn is_of_node(labels: &Labels) -> bool {
     labels.contains_key(NODE_MARK)
 }
 
+/// The labels as selectors see them, and operators.
+pub fn without_mark(labels: &Labels) -> Labels {
+    let mut labels = labels.clone();
+    labels.remove(NODE_MARK);
+    labels
+}
+
 /// The number of a label set. A new one becomes real with the plan's commit.
 pub async fn plan(store: &dyn Store, labels: &Labels, plan: &mut Plan) -> Result<u32, IdentityError> {
     let by_labels = keys::identity_by_labels(labels);
