@@ -3,6 +3,7 @@
 pub mod adoption;
 pub mod api;
 pub mod claims;
+pub mod collector;
 pub mod endpoints;
 pub mod expiry;
 pub mod fleet;

@@ -5,6 +5,7 @@ mod delete;
 pub mod errors;
 mod explain;
 mod read;
+mod references;
 mod status;
 mod wait;
 mod watch;
