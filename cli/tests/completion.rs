@@ -32,8 +32,8 @@ async fn every_shells_script_knows_every_command_and_the_flags_of_monitor() {
     for shell in ["bash", "zsh", "fish"] {
         let script = script(shell).await;
         for word in [
-            "apply", "get", "delete", "watch", "explain", "fleet", "node", "endpoint", "monitor", "verdicts",
-            "reason",
+            "apply", "plan", "get", "delete", "watch", "explain", "fleet", "node", "endpoint", "monitor",
+            "verdicts", "reason",
         ] {
             assert!(script.contains(word), "{shell}: {word}");
         }

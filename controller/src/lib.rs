@@ -23,6 +23,7 @@ pub mod serve;
 pub mod signal;
 pub mod store;
 pub mod stream;
+pub mod verdicts;
 
 pub use opening::StoreConfig;
 pub use serve::{Config, Controller, ServeError, Services};

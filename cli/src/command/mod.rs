@@ -8,6 +8,7 @@ mod fleet;
 mod get;
 mod monitor;
 mod node;
+mod plan;
 mod wait;
 mod watch;
 
@@ -58,6 +59,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Apply(apply::Apply),
+    Plan(plan::Plan),
     Get(get::Get),
     Delete(delete::Delete),
     Watch(watch::Watch),
@@ -78,6 +80,7 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Apply(command) => command.run(&global).await,
+            Command::Plan(command) => command.run(&global).await,
             Command::Get(command) => command.run(&global).await,
             Command::Delete(command) => command.run(&global).await,
             Command::Watch(command) => command.run(&global).await,

@@ -80,6 +80,35 @@ pub fn failsafe(list: Option<&v1::FailsafeList>) -> Result<Vec<Failsafe>, Vec<Fi
     errors.finish(Some(entries))
 }
 
+/// As manifests have them, the defaults written out.
+pub fn failsafe_to_proto(entries: &[Failsafe]) -> v1::FailsafeList {
+    let entry = |entry: &Failsafe| {
+        let protocol = match entry.protocol {
+            1 => v1::Protocol::Icmp,
+            6 => v1::Protocol::Tcp,
+            17 => v1::Protocol::Udp,
+            58 => v1::Protocol::Icmpv6,
+            132 => v1::Protocol::Sctp,
+            _ => v1::Protocol::Unspecified,
+        };
+        let unnamed = protocol == v1::Protocol::Unspecified;
+        let all = (entry.first, entry.last) == (0, u16::MAX);
+        let direction = match entry.direction {
+            Direction::Ingress => v1::Direction::Ingress,
+            Direction::Egress => v1::Direction::Egress,
+        };
+        v1::Failsafe {
+            protocol: protocol.into(),
+            protocol_number: unnamed.then_some(entry.protocol.into()),
+            port: (!all).then_some(entry.first.into()),
+            end_port: (!all && entry.last != entry.first).then_some(entry.last.into()),
+            direction: direction.into(),
+            cidrs: entry.prefixes.iter().map(IpNet::to_string).collect(),
+        }
+    };
+    v1::FailsafeList { items: entries.iter().map(entry).collect() }
+}
+
 fn entry(errors: &mut Errors, message: &v1::Failsafe, path: &str) -> Option<Failsafe> {
     let as_port = v1::Port {
         protocol: message.protocol,
