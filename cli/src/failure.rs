@@ -11,7 +11,8 @@ pub(crate) mod exit {
     /// Done, or nothing to do.
     pub(crate) const DONE: u8 = 0;
     pub(crate) const FAILED: u8 = 1;
-    // 2: there are differences, or a test failed; no command of today gives it.
+    /// There are differences, or a test failed.
+    pub(crate) const DIFFERENCES: u8 = 2;
     /// Timed out waiting.
     pub(crate) const TIMED_OUT: u8 = 3;
     /// Bad usage (`EX_USAGE` of sysexits.h).
@@ -43,6 +44,9 @@ pub(crate) enum Failure {
     },
     #[error("{message}")]
     Unreachable { message: String, help: String },
+    /// No failure, but an answer that scripts ask for.
+    #[error("there are differences")]
+    Differences,
     #[error("{0}")]
     TimedOut(String),
     #[error("cannot write the result: {0}")]
@@ -59,6 +63,7 @@ impl Failure {
             | Self::Import(_)
             | Self::Refused { .. }
             | Self::Output(_) => exit::FAILED,
+            Self::Differences => exit::DIFFERENCES,
             Self::TimedOut(_) => exit::TIMED_OUT,
             Self::Usage(_) => exit::USAGE,
             Self::Unreachable { .. } => exit::UNREACHABLE,

@@ -144,6 +144,10 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             step("no-batch", "batch", "does not match the peer", false),
             step("api-from-web", "web", "allows", true),
         ],
+        audit: Some(v1::AuditVerdict {
+            verdict: v1::Verdict::Deny.into(),
+            step: Some(step("watched", "web", "a matching deny wins", true)),
+        }),
     };
     let egress = v1::DirectionVerdict {
         direction: v1::Direction::Egress.into(),
@@ -153,6 +157,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             decided: true,
             ..Default::default()
         }],
+        audit: None,
     };
     let answer = v1::ExplainResponse {
         verdict: v1::Verdict::Allow.into(),
@@ -160,6 +165,14 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
         from: "endpoint web".to_owned(),
         to: "app=api".to_owned(),
         revision: 12,
+        failsafe: Some(v1::FailsafeList {
+            items: vec![v1::Failsafe {
+                protocol: v1::Protocol::Tcp.into(),
+                port: Some(22),
+                direction: v1::Direction::Ingress.into(),
+                ..Default::default()
+            }],
+        }),
     };
     let controller = Controller::start(Script { explain: Some(Ok(answer)), ..Script::default() }).await;
     let flow =
@@ -175,6 +188,12 @@ egress of endpoint web: allow
 ingress of app=api: allow
     application  no-batch / batch: does not match the peer
   → application  api-from-web / web: allows
+  if audit policies were enforced: deny
+  → application  watched / web: a matching deny wins
+
+held open on every node, whatever host policies say:
+DIRECTION  PROTOCOL  PORTS  ADDRESSES
+in         tcp       22     any
 
 revision 12
 ";

@@ -33,6 +33,7 @@ async fn every_shells_script_knows_every_command_and_the_flags_of_monitor() {
         let script = script(shell).await;
         for word in [
             "apply",
+            "plan",
             "get",
             "delete",
             "watch",

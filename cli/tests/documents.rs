@@ -2,7 +2,10 @@
 use std::path::Path;
 
 use weft_cli::manifest::{Source, load, parse};
-use weft_shared::layout::{Reason, maps};
+use weft_shared::{
+    layout::{Reason, maps},
+    policy,
+};
 
 #[test]
 fn every_manifest_in_the_documents_is_valid() {
@@ -22,8 +25,9 @@ fn every_manifest_in_the_documents_is_valid() {
         for block in yaml_blocks(&text).into_iter().filter(ours) {
             seen += 1;
             let source = Source { name: name.to_owned(), text: block };
-            if let Err(problems) = parse([source]) {
-                panic!("{problems:#?}");
+            let manifests = parse([source]).unwrap_or_else(|problems| panic!("{problems:#?}"));
+            for object in &manifests.objects {
+                assert_eq!(policy::parse::object(object), Ok(Vec::new()), "{name}: {object:#?}");
             }
         }
     }

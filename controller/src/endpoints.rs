@@ -150,7 +150,9 @@ async fn plan_report(
     metadata.revision = stored.as_ref().map_or(0, |item| item.mod_revision);
     let config = fleet_config::read(store, plan).await?;
     let labels = config.security_labels(&metadata.labels);
-    let number = identity::plan(store, &labels, plan).await.map_err(EndpointError::Identity)?;
+    let former = old.as_ref().and_then(|old| old.status.as_ref()).map_or(0, |status| status.identity);
+    let number =
+        identity::plan_bearer(store, &labels, former, plan).await.map_err(EndpointError::Identity)?;
     endpoint.status.get_or_insert_default().identity = number;
 
     let old_addresses = old.as_ref().map(|old| parse_all(&old.addresses)).unwrap_or_default();

@@ -1,5 +1,9 @@
-//! Identities: one number for one canonical set of security labels, given in one transaction, never two for one set.
-//! Numbers only ascend. Identities that nobody uses any more are left in place for now.
+//! Identities: one number for one canonical set of security labels, given in one transaction, never two for one set. Who
+//! begins to bear one writes its reference; an identity without a bearer is collected by a transaction that compares the
+//! reference, so that it never goes while somebody comes.
+//!
+//! Numbers only ascend, and end with [`limits::IDENTITY_LAST`]: a number that was given once stands for one label set for
+//! ever, since `identities_through` says of everything below it that it is classified.
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::policy::model::Labels;
 
@@ -7,7 +11,7 @@ use crate::{
     keys, limits,
     plan::Plan,
     resource,
-    store::{Store, StoreError},
+    store::{Compare, Store, StoreError},
 };
 
 /// Marks the label sets of nodes, so that a node and an endpoint with equal labels are still two identities, and
@@ -36,6 +40,51 @@ pub fn of_node(security_labels: &Labels) -> Labels {
 
 pub fn is_of_node(labels: &Labels) -> bool {
     labels.contains_key(NODE_MARK)
+}
+
+/// The labels as selectors see them, and operators.
+pub fn without_mark(labels: &Labels) -> Labels {
+    let mut labels = labels.clone();
+    labels.remove(NODE_MARK);
+    labels
+}
+
+/// The number of a label set for who bears it from now on, or has borne `former` until now (0: none). A new one becomes real
+/// with the plan's commit.
+pub async fn plan_bearer(
+    store: &dyn Store,
+    labels: &Labels,
+    former: u32,
+    made: &mut Plan,
+) -> Result<u32, IdentityError> {
+    let number = plan(store, labels, made).await?;
+    if number != former {
+        made.put(keys::identity_reference(number), "");
+    }
+    Ok(number)
+}
+
+/// Removes an identity of which no bearer was seen as of a revision. `false`: it has one by now, or is gone.
+pub async fn collect(
+    store: &dyn Store,
+    number: u32,
+    labels: &Labels,
+    seen_at: u64,
+) -> Result<bool, StoreError> {
+    let by_labels = keys::identity_by_labels(labels);
+    let (known, _) = store.get(&by_labels).await?;
+    let Some(known) = known.filter(|item| parse_number(&item.value) == Some(number)) else {
+        return Ok(false);
+    };
+    let reference = keys::identity_reference(number);
+    let mut plan = Plan::default();
+    // Who takes the number at this moment compares this key, too.
+    plan.expect(&by_labels, Some(&known));
+    plan.compare(Compare::not_changed_after(&*reference, seen_at));
+    plan.delete(by_labels);
+    plan.delete(reference);
+    plan.delete(keys::object(v1::Kind::Identity, &number.to_string()));
+    Ok(plan.commit(store).await?.is_some())
 }
 
 /// The number of a label set. A new one becomes real with the plan's commit.

@@ -90,6 +90,11 @@ pub fn endpoint_added(node: &str) -> String {
     format!("{ROOT}endpoint-added/{node}")
 }
 
+/// Written by everybody who begins to bear the identity: what was seen of its bearers holds if this has not changed.
+pub fn identity_reference(number: u32) -> String {
+    format!("{ROOT}identity-reference/{number}")
+}
+
 /// The key is the canonical text of the label set itself, so that two sets can never meet in one key. Label syntax has
 /// neither ',' nor '='; at most 64 labels bound it to 25 KiB.
 pub fn identity_by_labels(labels: &Labels) -> String {

@@ -3,6 +3,7 @@
 pub mod adoption;
 pub mod api;
 pub mod claims;
+pub mod collector;
 pub mod endpoints;
 pub mod expiry;
 pub mod fleet;
@@ -23,6 +24,7 @@ pub mod serve;
 pub mod signal;
 pub mod store;
 pub mod stream;
+pub mod verdicts;
 
 pub use opening::StoreConfig;
 pub use serve::{Config, Controller, ServeError, Services};

@@ -84,6 +84,21 @@ pub const IDENTITY_FIRST: u32 = 256;
 /// Last one: identities travel in a VXLAN VNI of 24 bits.
 pub const IDENTITY_LAST: u32 = (1 << 24) - 1;
 
+/// An identity that nobody has borne for so long is removed: the only workload of its kind keeps its number across a
+/// restart.
+pub const IDENTITY_UNUSED: Duration = Duration::from_mins(10);
+/// Between two looks at which identities nobody bears...
+pub const IDENTITY_INTERVAL: Duration = Duration::from_secs(30);
+/// ...and the most that are removed after one of them.
+pub const IDENTITIES_COLLECTED_AT_ONCE: usize = 256;
+
+/// Pairs by class of ports that a plan judges, before and after: a few seconds.
+pub const PLAN_PAIRS_COMPARED_MAX: usize = 500_000;
+/// Pairs that a plan lists; it counts all.
+pub const PLAN_PAIRS_LISTED_MAX: usize = 1000;
+/// Plans that are worked out at once; more wait.
+pub const PLANS_AT_ONCE: usize = 2;
+
 /// Deltas a node may have unacknowledged.
 pub const UNACKNOWLEDGED_DELTAS_MAX: usize = 4;
 /// Payload of one message of a delta; the next part follows with `more`. A stream's buffer keeps room for the longest that it

@@ -191,7 +191,8 @@ async fn plan_registration(
     claims::plan(store, &owner, &old_addresses, &greeting.addresses, plan).await.map_err(NodeError::Claim)?;
 
     let labels = identity::of_node(&config.security_labels(&greeting.labels));
-    let number = identity::plan(store, &labels, plan).await.map_err(NodeError::Identity)?;
+    let former = old.as_ref().and_then(|node| node.status.as_ref()).map_or(0, |status| status.identity);
+    let number = identity::plan_bearer(store, &labels, former, plan).await.map_err(NodeError::Identity)?;
     let old_cidrs = old.as_ref().map(|node| parse_all(&node.endpoint_cidrs)).unwrap_or_default();
     let cidrs = prefixes::plan(store, &config, greeting, &old_cidrs, taken, plan).await?;
 

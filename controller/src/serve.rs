@@ -10,7 +10,7 @@ use weft_proto::v1::{
 
 use crate::{
     api::Operator,
-    expiry,
+    collector, expiry,
     fleet::EventError,
     fleet_config, guard, limits,
     opening::{self, OpenError, StoreConfig},
@@ -69,7 +69,7 @@ pub struct Services {
     store_id: String,
     stop: CancellationToken,
     follower: JoinHandle<Result<(), EventError>>,
-    expiry: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
 }
 
 impl fmt::Debug for Services {
@@ -94,7 +94,11 @@ impl Services {
             };
             tokio::try_join!(following, keeping).map(|((), ())| ())
         });
-        let expiry = tokio::spawn(expiry::run(Arc::clone(&store), Arc::clone(&hub), stop.clone()));
+        let expiring = expiry::run(Arc::clone(&store), Arc::clone(&hub), stop.clone());
+        let collecting = collector::run(Arc::clone(&store), Arc::clone(&hub), stop.clone());
+        let upkeep = tokio::spawn(async {
+            tokio::join!(expiring, collecting);
+        });
         let context = Context {
             registry: Arc::new(Registry::new(Arc::clone(&store))),
             store_id: store_id.clone(),
@@ -103,7 +107,7 @@ impl Services {
             stop: stop.clone(),
         };
         let operator = Operator::new(store, store_id.clone(), hub, stop.clone());
-        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, expiry })
+        Ok(Self { operator, nodes: NodeStreams::new(context), store_id, stop, follower, upkeep })
     }
 
     /// Cancelled, it ends streams and following. Calls in progress end by themselves.
@@ -118,7 +122,7 @@ pub struct Controller {
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     follower: JoinHandle<Result<(), EventError>>,
-    expiry: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
 }
 
 impl fmt::Debug for Controller {
@@ -145,11 +149,11 @@ impl Controller {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-        let Services { operator, nodes, store_id, stop, follower, expiry } =
+        let Services { operator, nodes, store_id, stop, follower, upkeep } =
             Services::start(config.name, store).await?;
         let server = tokio::spawn(serve(listener, operator, nodes, stop.clone()));
         tracing::info!(%address, store_id, "serving");
-        Ok(Self { address, stop, server, follower, expiry })
+        Ok(Self { address, stop, server, follower, upkeep })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -169,7 +173,7 @@ impl Controller {
         }
         // What it ended with was said already.
         drop(self.follower.await?);
-        self.expiry.await?;
+        self.upkeep.await?;
         Ok(())
     }
 

@@ -86,8 +86,9 @@ async fn what_is_wrong_is_named_by_its_field() {
             with(|object| policy_of(object).metadata.as_mut().unwrap().name = "A".to_owned()),
             "objects[0].policy.name",
         ),
-        (with(|object| policy_of(object).tier = v1::Tier::Admin.into()), "objects[0].policy.tier"),
-        (with(|object| policy_of(object).mode = v1::PolicyMode::Audit.into()), "objects[0].policy.mode"),
+        (with(|object| policy_of(object).tier = 9), "objects[0].policy.tier"),
+        (with(|object| policy_of(object).order = Some(1)), "objects[0].policy.order"),
+        (with(|object| policy_of(object).mode = 9), "objects[0].policy.mode"),
         (
             with(|object| policy_of(object).metadata.as_mut().unwrap().uid = "mine".to_owned()),
             "objects[0].policy.uid",
@@ -118,8 +119,7 @@ async fn kinds_that_operators_do_not_write_and_kinds_to_come_are_refused() {
         Of::Node(v1::Node { metadata: metadata.clone(), ..v1::Node::default() }),
         Of::Endpoint(v1::Endpoint { metadata: metadata.clone(), ..v1::Endpoint::default() }),
         Of::Identity(v1::Identity { metadata: metadata.clone(), ..v1::Identity::default() }),
-        Of::Service(v1::Service { metadata: metadata.clone(), ..v1::Service::default() }),
-        Of::CidrSet(v1::CidrSet { metadata, ..v1::CidrSet::default() }),
+        Of::Service(v1::Service { metadata, ..v1::Service::default() }),
     ];
     for kind in kinds {
         let refused = fleet.apply(vec![v1::Object { kind: Some(kind.clone()) }]).await.unwrap_err();

@@ -97,20 +97,24 @@ pub(super) fn realised(value: &Value) -> String {
 
 fn objects(applied: &v1::ApplyResponse) -> String {
     let rows = applied.objects.iter().map(|object| {
-        let change = match object.change() {
-            v1::Change::Unspecified => "",
-            v1::Change::Created => "created",
-            v1::Change::Configured => "configured",
-            v1::Change::Unchanged => "unchanged",
-            v1::Change::Deleted => "deleted",
-        };
-        [kind::name(object.kind()).to_owned(), object.name.clone(), change.to_owned()]
+        let change = change_name(object.change()).to_owned();
+        [kind::name(object.kind()).to_owned(), object.name.clone(), change]
     });
     table(["KIND", "NAME", "CHANGE"], rows)
 }
 
+pub(super) fn change_name(change: v1::Change) -> &'static str {
+    match change {
+        v1::Change::Unspecified => "",
+        v1::Change::Created => "created",
+        v1::Change::Configured => "configured",
+        v1::Change::Unchanged => "unchanged",
+        v1::Change::Deleted => "deleted",
+    }
+}
+
 /// The server would refuse it as well, but can't say which file.
-fn check_size(manifests: &Manifests) -> Result<(), Failure> {
+pub(super) fn check_size(manifests: &Manifests) -> Result<(), Failure> {
     let objects = &manifests.objects;
     let place = |index: usize| manifests.place(&format!("objects[{index}]")).cloned();
     if objects.len() > APPLY_OBJECTS_MAX
@@ -155,7 +159,7 @@ fn within_object(field: &str) -> &str {
 }
 
 /// What the server says of a field, at the line where the field was written.
-fn at_their_places(failure: Failure, manifests: &Manifests) -> Failure {
+pub(super) fn at_their_places(failure: Failure, manifests: &Manifests) -> Failure {
     let Failure::Refused { message, fields, code } = failure else { return failure };
     let mut problems = Vec::new();
     for (field, description) in &fields {

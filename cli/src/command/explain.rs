@@ -9,12 +9,16 @@ use crate::{
     client::{self, request},
     failure::Failure,
     manifest,
+    output::failsafe,
 };
 
 /// Say what policy makes of a flow, tier by tier, and which rule decides
 ///
-/// JSON: {verdict: allow|deny, directions: [{direction, verdict, steps: [{tier, policy, rule, text, decided}]}], from,
-/// to, revision}.
+/// Where it would be another verdict if all audit policies were enforced, that is said; and where a node is judged, what no
+/// host policy can close.
+///
+/// JSON: {verdict: allow|deny, directions: [{direction, verdict, steps: [{tier, policy, rule, text, decided}], audit:
+/// {verdict, step}}], from, to, revision, failsafe}.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// An endpoint, a node, an address, or labels such as app=web,env=prod
@@ -69,9 +73,18 @@ fn text(answer: &v1::ExplainResponse) -> String {
         for step in &judged.steps {
             let _ = writeln!(text, "  {}", line(step));
         }
+        if let Some(v1::AuditVerdict { step: Some(step), .. }) = &judged.audit {
+            let audit = judged.audit.as_ref().map_or(v1::Verdict::Unspecified, v1::AuditVerdict::verdict);
+            let _ = writeln!(text, "  if audit policies were enforced: {}", verdict(audit));
+            let _ = writeln!(text, "  {}", line(step));
+        }
     }
     if answer.directions.is_empty() {
         text.push_str("\nno end of this flow is judged\n");
+    }
+    if let Some(entries) = &answer.failsafe {
+        text.push('\n');
+        text.push_str(&failsafe("held open on every node, whatever host policies say", &entries.items));
     }
     let _ = writeln!(text, "\nrevision {}", answer.revision);
     text

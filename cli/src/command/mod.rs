@@ -9,6 +9,7 @@ mod get;
 mod import;
 mod monitor;
 mod node;
+mod plan;
 mod schema;
 mod wait;
 mod watch;
@@ -60,6 +61,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Apply(apply::Apply),
+    Plan(plan::Plan),
     Get(get::Get),
     Delete(delete::Delete),
     Watch(watch::Watch),
@@ -82,6 +84,7 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Apply(command) => command.run(&global).await,
+            Command::Plan(command) => command.run(&global).await,
             Command::Get(command) => command.run(&global).await,
             Command::Delete(command) => command.run(&global).await,
             Command::Watch(command) => command.run(&global).await,

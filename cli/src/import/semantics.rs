@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
 use weft_shared::policy::{
-    model::{Action, Class, Direction, FlowPort, Party, Policy},
+    model::{Action, Class, Direction, FleetConfig, FlowPort, Party, Policy},
     oracle, parse,
 };
 
@@ -108,7 +108,7 @@ fn parties() -> Vec<(Other, Party)> {
     ];
     for (class, address) in others {
         let address = address.parse().unwrap();
-        let party = Party { class, labels: Labels::new(), address: Some(address) };
+        let party = Party { class, labels: Labels::new(), address: Some(address), local: false };
         parties.push((Other { pod: None, class, address }, party));
     }
     parties
@@ -124,7 +124,7 @@ fn endpoint(pod: &Pod, address: IpAddr) -> Party {
         };
         labels.insert(key, value.clone());
     }
-    Party { class: Class::Fleet, labels, address: Some(address) }
+    Party { class: Class::Fleet, labels, address: Some(address), local: true }
 }
 
 fn selector(keys: Vec<&'static str>, values: Vec<&'static str>) -> impl Strategy<Value = Selector> {
@@ -205,5 +205,7 @@ fn allowed(
     direction: Direction,
     port: FlowPort,
 ) -> bool {
-    oracle::judge(policies, Action::Allow, subject, other, direction, port).action == Action::Allow
+    let config = FleetConfig::of_pools(Vec::new());
+    let context = oracle::Context { policies, cidr_sets: &[], config: &config };
+    oracle::judge(context, subject, other, direction, port).action == Action::Allow
 }

@@ -16,6 +16,8 @@ use crate::{
 /// Says what went wrong. Nothing is said when the reader of our output went away.
 pub(crate) fn report(failure: &Failure) {
     let text = match failure {
+        // The result has told of them.
+        Failure::Differences => return,
         Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
         Failure::Manifest(problems) => snippets(problems, Beyond::Counted) + ": nothing was applied",
         // Who imports wants to see at once how much there is to do by hand.

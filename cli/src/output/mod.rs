@@ -1,6 +1,8 @@
 //! What people and machines get to see: results on stdout, everything else on stderr.
 mod columns;
 mod diagnostics;
+mod difference;
+mod failsafe;
 mod progress;
 
 use std::io::{self, Write};
@@ -11,6 +13,8 @@ use serde_json::Value;
 
 pub(crate) use columns::{endpoints, labels, objects};
 pub(crate) use diagnostics::report;
+pub(crate) use difference::difference;
+pub(crate) use failsafe::failsafe;
 pub(crate) use progress::Progress;
 
 use crate::{failure::Failure, manifest};

@@ -27,6 +27,7 @@ type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>
 #[derive(Default)]
 pub(crate) struct Script {
     pub(crate) apply: Option<Result<v1::ApplyResponse, Status>>,
+    pub(crate) plan: Option<Result<v1::PlanResponse, Status>>,
     pub(crate) objects: Vec<v1::Object>,
     pub(crate) delete: Option<Result<v1::DeleteResponse, Status>>,
     pub(crate) explain: Option<Result<v1::ExplainResponse, Status>>,
@@ -41,6 +42,7 @@ pub(crate) struct Script {
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) apply: Vec<v1::ApplyRequest>,
+    pub(crate) plan: Vec<v1::PlanRequest>,
     pub(crate) list: Vec<v1::ListRequest>,
     pub(crate) get: Vec<v1::GetRequest>,
     pub(crate) delete: Vec<v1::DeleteRequest>,
@@ -189,6 +191,12 @@ impl operator::OperatorService for Service {
         let mut script = self.0.lock().unwrap();
         script.asked.explain.push(request.into_inner());
         script.explain.clone().unwrap_or_else(unscripted).map(Response::new)
+    }
+
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.asked.plan.push(request.into_inner());
+        script.plan.clone().unwrap_or_else(unscripted).map(Response::new)
     }
 
     async fn fleet_status(

@@ -16,12 +16,20 @@ use crate::{
 };
 
 /// One object of a request, checked by itself.
-struct Wanted {
-    kind: Kind,
-    name: String,
-    object: Object,
+pub(super) struct Wanted {
+    pub(super) kind: Kind,
+    pub(super) name: String,
+    pub(super) object: Object,
     /// In the request.
-    path: String,
+    pub(super) path: String,
+}
+
+/// What an Apply makes of one object.
+pub(super) struct Planned {
+    pub(super) applied: v1::AppliedObject,
+    /// `None`: it is new.
+    pub(super) before: Option<Object>,
+    pub(super) after: Object,
 }
 
 impl Operator {
@@ -30,7 +38,8 @@ impl Operator {
         let (wanted, warnings) = check_objects(request.objects)?;
         for _ in 0..limits::TRANSACTION_ATTEMPTS {
             let mut plan = Plan::default();
-            let (read_at, objects) = self.plan_apply(&wanted, request.if_revision, &mut plan).await?;
+            let (read_at, planned) = self.plan_apply(&wanted, request.if_revision, &mut plan).await?;
+            let objects: Vec<_> = planned.into_iter().map(|planned| planned.applied).collect();
             if request.dry_run || plan.changes_nothing() {
                 return Ok(v1::ApplyResponse { revision: read_at, objects, warnings });
             }
@@ -46,15 +55,15 @@ impl Operator {
         Err(errors::contended(&Contended))
     }
 
-    async fn plan_apply(
+    pub(super) async fn plan_apply(
         &self,
         wanted: &[Wanted],
         if_revision: Option<u64>,
         plan: &mut Plan,
-    ) -> Result<(u64, Vec<v1::AppliedObject>), Status> {
+    ) -> Result<(u64, Vec<Planned>), Status> {
         self.check_if_revision(if_revision, plan).await?;
-        let mut applied = Vec::with_capacity(wanted.len());
-        let mut wrong = Vec::new();
+        let mut planned = Vec::with_capacity(wanted.len());
+        let mut wrong = self.check_references(wanted, plan).await?;
         for Wanted { kind, name, object, path } in wanted {
             let key = keys::object(*kind, name);
             let (stored, _) = self.store.get(&key).await.map_err(errors::store)?;
@@ -88,20 +97,17 @@ impl Operator {
                     self.caught_up().await?;
                     self.check_config_change(old, new, plan)?;
                 }
-                plan.put(key, resource::encode(new));
+                plan.put(key, resource::encode(new.clone()));
             }
-            applied.push(v1::AppliedObject {
-                kind: (*kind).into(),
-                name: name.clone(),
-                change: change.into(),
-                uid,
-            });
+            let applied =
+                v1::AppliedObject { kind: (*kind).into(), name: name.clone(), change: change.into(), uid };
+            planned.push(Planned { applied, before: old, after: new });
         }
         if !wrong.is_empty() {
             return Err(errors::bad_request(&wrong));
         }
         let revision = self.store.revision().await.map_err(errors::store)?;
-        Ok((revision, applied))
+        Ok((revision, planned))
     }
 
     /// Refuses when something that operators write has changed after `if_revision`, now or until the commit.
@@ -161,7 +167,7 @@ impl Operator {
     }
 }
 
-fn check_size(request: &v1::ApplyRequest) -> Result<(), Status> {
+pub(super) fn check_size(request: &v1::ApplyRequest) -> Result<(), Status> {
     let (count, most) = (request.objects.len(), limits::APPLY_MAX_OBJECTS);
     if count == 0 || count > most {
         return Err(errors::bad_field("objects", format!("{count} objects, expected 1 to {most}")));
@@ -177,7 +183,7 @@ fn check_size(request: &v1::ApplyRequest) -> Result<(), Status> {
     Err(errors::bad_field("objects", format!("{bytes} bytes, the limit is {most}{largest}")))
 }
 
-fn check_objects(objects: Vec<Object>) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
+pub(super) fn check_objects(objects: Vec<Object>) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
     let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<(i32, String), usize> = BTreeMap::new();
     let mut wanted = Vec::with_capacity(objects.len());

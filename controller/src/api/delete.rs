@@ -42,6 +42,7 @@ impl Operator {
         for _ in 0..limits::TRANSACTION_ATTEMPTS {
             let mut plan = Plan::default();
             self.check_if_revision(request.if_revision, &mut plan).await?;
+            self.check_unused(kind, &request.name, &mut plan).await?;
             let (stored, _) = self.store.get(&key).await.map_err(errors::store)?;
             let stored = stored.ok_or_else(|| not_found(kind, &request.name))?;
             plan.expect(&key, Some(&stored));

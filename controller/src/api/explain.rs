@@ -5,14 +5,15 @@ use ipnet::IpNet;
 use tonic::Status;
 use weft_proto::v1;
 use weft_shared::policy::{
-    model::{Action, Class, Direction, FleetConfig, FlowPort, Labels, Party, Policy},
-    oracle, parse,
+    model::{Action, CidrSet, Class, Direction, FleetConfig, FlowPort, Labels, Party, Policy},
+    oracle::{self, TierName},
+    parse,
 };
 
 use super::{Operator, errors};
 use crate::{
     fleet::{EndpointFacts, Fleet, NodeFacts},
-    fleet_config, nodes,
+    fleet_config, identity, nodes,
     plan::Plan,
 };
 
@@ -24,8 +25,18 @@ struct Found {
 }
 
 enum What {
-    Endpoint { labels: Labels, node: Option<String>, address: Option<IpAddr> },
-    Node { name: String, labels: Labels, address: Option<IpAddr> },
+    /// Without a name: one with such labels, somewhere.
+    Endpoint {
+        name: Option<String>,
+        labels: Labels,
+        node: Option<String>,
+        address: Option<IpAddr>,
+    },
+    Node {
+        name: String,
+        labels: Labels,
+        address: Option<IpAddr>,
+    },
     Address(IpAddr),
 }
 
@@ -43,29 +54,70 @@ impl Operator {
             let from = find(fleet, &config, request.from.as_ref(), "from", family)?;
             let to = find(fleet, &config, request.to.as_ref(), "to", family)?;
             let policies: Vec<Policy> = fleet.policies().cloned().collect();
+            let cidr_sets: Vec<CidrSet> = fleet.cidr_sets().cloned().collect();
+            let context = oracle::Context { policies: &policies, cidr_sets: &cidr_sets, config: &config };
             let mut directions = Vec::new();
             for (direction, subject, peer) in
                 [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
             {
-                if let What::Endpoint { node, .. } = &subject.what {
-                    let subject_party = party(fleet, &config, subject, node.as_deref());
-                    let peer_party = party(fleet, &config, peer, node.as_deref());
-                    let context = oracle::Context { policies: &policies, cidr_sets: &[], config: &config };
+                // An endpoint may always reach itself.
+                if subject.is_judged() && !same_endpoint(&from, &to) {
+                    let subject_party = subject_party(subject);
+                    let peer_party = party(fleet, &config, peer, subject.node());
                     let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
                     directions.push(direction_verdict(direction, verdict));
                 }
             }
             let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
             let verdict = if denied { v1::Verdict::Deny } else { v1::Verdict::Allow };
+            let judged_node = |found: &Found| {
+                matches!(found.what, What::Node { .. })
+                    && policies.iter().any(|policy| policy.selects(&subject_party(found)))
+            };
+            let failsafe =
+                (judged_node(&from) || judged_node(&to)).then(|| parse::failsafe_to_proto(&config.failsafe));
             Ok(v1::ExplainResponse {
                 verdict: verdict.into(),
                 directions,
                 from: from.text,
                 to: to.text,
                 revision: fleet.revision(),
+                failsafe,
             })
         })
     }
+}
+
+impl Found {
+    fn is_judged(&self) -> bool {
+        !matches!(self.what, What::Address(_))
+    }
+
+    /// The node that it is, or is on.
+    fn node(&self) -> Option<&str> {
+        match &self.what {
+            What::Endpoint { node, .. } => node.as_deref(),
+            What::Node { name, .. } => Some(name),
+            What::Address(_) => None,
+        }
+    }
+}
+
+fn same_endpoint(from: &Found, to: &Found) -> bool {
+    match (&from.what, &to.what) {
+        (What::Endpoint { name: Some(from), .. }, What::Endpoint { name: Some(to), .. }) => from == to,
+        _ => false,
+    }
+}
+
+/// The party as the one that is judged.
+fn subject_party(found: &Found) -> Party {
+    let (class, labels, address) = match &found.what {
+        What::Endpoint { labels, address, .. } => (Class::Fleet, labels.clone(), *address),
+        What::Node { labels, address, .. } => (Class::Host, labels.clone(), *address),
+        What::Address(address) => (Class::World, Labels::new(), Some(*address)),
+    };
+    Party { class, labels, address, local: true }
 }
 
 fn family(request: &v1::ExplainRequest) -> Result<Option<u32>, Status> {
@@ -99,7 +151,7 @@ fn find(
             parse::labels(&set.labels, path).map_err(|wrong| errors::bad_request(&wrong))?;
             let labels = config.security_labels(&set.labels);
             let text = format!("an endpoint with {}", label_text(&labels));
-            Ok(Found { text, what: What::Endpoint { labels, node: None, address: None } })
+            Ok(Found { text, what: What::Endpoint { name: None, labels, node: None, address: None } })
         }
         Some(v1::party::Party::Name(name)) => {
             if let Ok(address) = name.parse::<IpAddr>() {
@@ -131,19 +183,22 @@ fn by_address(fleet: &Fleet, address: IpAddr) -> Found {
 fn endpoint(fleet: &Fleet, name: &str, facts: &EndpointFacts, address: Option<IpAddr>) -> Found {
     let labels = fleet.labels(facts.identity).cloned().unwrap_or_default();
     let text = format!("endpoint {name} ({}) on node {}", label_text(&labels), facts.node);
-    Found { text, what: What::Endpoint { labels, node: Some(facts.node.clone()), address } }
+    let (name, node) = (Some(name.to_owned()), Some(facts.node.clone()));
+    Found { text, what: What::Endpoint { name, labels, node, address } }
 }
 
 fn node(fleet: &Fleet, name: &str, facts: &NodeFacts, address: Option<IpAddr>) -> Found {
-    let labels = fleet.labels(facts.identity).cloned().unwrap_or_default();
-    Found { text: format!("node {name}"), what: What::Node { name: name.to_owned(), labels, address } }
+    let labels = fleet.labels(facts.identity).map(identity::without_mark).unwrap_or_default();
+    let text = format!("node {name} ({})", label_text(&labels));
+    Found { text, what: What::Node { name: name.to_owned(), labels, address } }
 }
 
 /// The party as seen from the subject's node.
 fn party(fleet: &Fleet, config: &FleetConfig, found: &Found, subject_node: Option<&str>) -> Party {
     match &found.what {
-        What::Endpoint { labels, address, .. } => {
-            Party { class: Class::Fleet, labels: labels.clone(), address: *address, local: false }
+        What::Endpoint { labels, node, address, .. } => {
+            let local = node.is_some() && node.as_deref() == subject_node;
+            Party { class: Class::Fleet, labels: labels.clone(), address: *address, local }
         }
         What::Node { name, labels, address } => {
             let class = if Some(name.as_str()) == subject_node { Class::Host } else { Class::RemoteNode };
@@ -175,21 +230,42 @@ fn label_text(labels: &Labels) -> String {
 }
 
 fn direction_verdict(direction: Direction, verdict: oracle::Verdict) -> v1::DirectionVerdict {
-    let action = match verdict.action {
-        Action::Allow => v1::Verdict::Allow,
-        Action::Deny => v1::Verdict::Deny,
-    };
     let direction = match direction {
         Direction::Ingress => v1::Direction::Ingress,
         Direction::Egress => v1::Direction::Egress,
     };
-    let steps = verdict.steps.into_iter().map(|step| v1::VerdictStep {
-        // What no policy decided, the configuration did: it has no tier.
-        tier: if step.policy.is_empty() { v1::Tier::Unspecified } else { v1::Tier::Application }.into(),
+    let audit = verdict.audit.map(|audit| v1::AuditVerdict {
+        verdict: verdict_number(audit.action).into(),
+        step: Some(step_message(audit.step)),
+    });
+    v1::DirectionVerdict {
+        direction: direction.into(),
+        verdict: verdict_number(verdict.action).into(),
+        steps: verdict.steps.into_iter().map(step_message).collect(),
+        audit,
+    }
+}
+
+pub(super) fn verdict_number(action: Action) -> v1::Verdict {
+    match action {
+        Action::Allow => v1::Verdict::Allow,
+        Action::Deny => v1::Verdict::Deny,
+    }
+}
+
+pub(super) fn step_message(step: oracle::Step) -> v1::VerdictStep {
+    let tier = match step.tier {
+        // No policy: what holds whatever they say, or the configuration.
+        None => v1::Tier::Unspecified,
+        Some(TierName::Admin) => v1::Tier::Admin,
+        Some(TierName::Application) => v1::Tier::Application,
+        Some(TierName::Baseline) => v1::Tier::Baseline,
+    };
+    v1::VerdictStep {
+        tier: tier.into(),
         policy: step.policy,
         rule: step.rule,
         text: step.text,
         decided: step.decided,
-    });
-    v1::DirectionVerdict { direction: direction.into(), verdict: action.into(), steps: steps.collect() }
+    }
 }

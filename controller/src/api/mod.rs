@@ -4,7 +4,9 @@ mod apply;
 mod delete;
 pub mod errors;
 mod explain;
+mod plan;
 mod read;
+mod references;
 mod status;
 mod wait;
 mod watch;
@@ -26,6 +28,8 @@ pub struct Operator {
     hub: Arc<Hub>,
     stop: CancellationToken,
     streams: Arc<Semaphore>,
+    /// Whose turn it is to work out a plan: it takes a processor.
+    plans: Arc<Semaphore>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -33,7 +37,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Operator {
     pub fn new(store: Arc<dyn Store>, store_id: String, hub: Arc<Hub>, stop: CancellationToken) -> Self {
         let streams = Arc::new(Semaphore::new(limits::OPERATOR_STREAMS_MAX));
-        Self { store, store_id, hub, stop, streams }
+        let plans = Arc::new(Semaphore::new(limits::PLANS_AT_ONCE));
+        Self { store, store_id, hub, stop, streams, plans }
     }
 
     /// The store's revision, once the fleet shows it: whoever has written sees what they wrote.
@@ -90,6 +95,10 @@ impl OperatorService for Operator {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         self.explain_flow(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        self.plan_objects(request.into_inner()).await.map(Response::new)
     }
 
     async fn fleet_status(

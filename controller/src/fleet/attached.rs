@@ -1,5 +1,5 @@
 //! Endpoints: their addresses for who must know them, and their own resource for their node.
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use prost::Message as _;
 use weft_proto::v1::{self, ResourceType};
@@ -49,10 +49,7 @@ impl Fleet {
                 }
             }
         }
-        *self.index.used.entry(identity).or_default().nodes.entry(facts.node.clone()).or_default() += 1;
-        let local = self.index.local.entry(facts.node.clone()).or_default().entry(identity).or_default();
-        *local += 1;
-        if *local == 1 {
+        if self.index.add_bearer(&facts.node, identity) {
             aftermath.stale.insert(facts.node.clone());
         }
         self.index.by_node.entry(facts.node.clone()).or_default().insert(name.to_owned());
@@ -95,17 +92,8 @@ impl Fleet {
                 self.remove_address(*address, facts.identity);
             }
         }
-        if let Some(used) = self.index.used.get_mut(&facts.identity) {
-            decrement(&mut used.nodes, &facts.node);
-        }
-        self.index.forget_if_unused(facts.identity);
-        if let Some(local) = self.index.local.get_mut(&facts.node) {
-            if decrement(local, &facts.identity) {
-                aftermath.stale.insert(facts.node.clone());
-            }
-            if local.is_empty() {
-                self.index.local.remove(&facts.node);
-            }
+        if self.index.remove_bearer(&facts.node, facts.identity) {
+            aftermath.stale.insert(facts.node);
         }
     }
 
@@ -122,15 +110,4 @@ impl Fleet {
         }
         self.delete(id);
     }
-}
-
-/// `true`: that was the last.
-fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
-    let Some(count) = counts.get_mut(key) else { return false };
-    *count -= 1;
-    if *count > 0 {
-        return false;
-    }
-    counts.remove(key);
-    true
 }

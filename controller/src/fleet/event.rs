@@ -5,7 +5,7 @@ use weft_proto::v1::{self, Kind, object::Kind as Of};
 use weft_shared::{
     digest::Digest,
     policy::{
-        model::{Labels, Policy},
+        model::{CidrSet, Labels, Policy},
         parse,
     },
 };
@@ -22,6 +22,7 @@ pub enum Change {
     Endpoint { name: String, facts: Option<EndpointFacts> },
     Identity { number: u32, labels: Option<Labels> },
     Policy { name: String, policy: Option<Policy> },
+    CidrSet { name: String, set: Option<CidrSet> },
     Config(Option<v1::FleetConfig>),
 }
 
@@ -77,13 +78,17 @@ impl Change {
                 Self::Identity { number: identity.number, labels: Some(identity.security_labels) }
             }
             Some(Of::Policy(policy)) => {
-                let parsed = parse::policy(&policy).map_err(|mut errors| EventError::NotUnderstood {
-                    key: item.key.clone(),
-                    error: errors.swap_remove(0),
-                })?;
+                let parsed = parse::policy(&policy).map_err(|errors| not_understood(item, errors))?;
                 Self::Policy { name, policy: Some(parsed) }
             }
-            Some(Of::FleetConfig(config)) => Self::Config(Some(config)),
+            Some(Of::CidrSet(set)) => {
+                let parsed = parse::cidr_set(&set).map_err(|errors| not_understood(item, errors))?;
+                Self::CidrSet { name, set: Some(parsed) }
+            }
+            Some(Of::FleetConfig(config)) => {
+                parse::failsafe(config.failsafe.as_ref()).map_err(|errors| not_understood(item, errors))?;
+                Self::Config(Some(config))
+            }
             _ => return Ok(None),
         };
         Ok(Some(change))
@@ -97,6 +102,7 @@ impl Change {
             Kind::Endpoint => Some(Self::Endpoint { name, facts: None }),
             Kind::Identity => Some(Self::Identity { number: name.parse().ok()?, labels: None }),
             Kind::Policy => Some(Self::Policy { name, policy: None }),
+            Kind::CidrSet => Some(Self::CidrSet { name, set: None }),
             Kind::FleetConfig => Some(Self::Config(None)),
             _ => None,
         }
@@ -109,9 +115,14 @@ impl Change {
             Self::Endpoint { facts, .. } => facts.is_none(),
             Self::Identity { labels, .. } => labels.is_none(),
             Self::Policy { policy, .. } => policy.is_none(),
+            Self::CidrSet { set, .. } => set.is_none(),
             Self::Config(config) => config.is_none(),
         }
     }
+}
+
+fn not_understood(item: &KeyValue, mut errors: Vec<parse::FieldError>) -> EventError {
+    EventError::NotUnderstood { key: item.key.clone(), error: errors.swap_remove(0) }
 }
 
 impl From<v1::Node> for NodeFacts {

@@ -8,12 +8,15 @@ use std::{
 
 use roaring::RoaringBitmap;
 use weft_proto::v1::ResourceType;
-use weft_shared::policy::model::{Class, Labels, Peer, Policy, Selector};
+use weft_shared::policy::{
+    model::{CidrSet, CidrSetSelector, Class, Labels, Peer, Policy, Selector, Subject},
+    wire,
+};
 
 use super::{
     event::{EndpointFacts, NodeFacts},
     resources::{Id, Key, Resources},
-    sets::Sets,
+    sets::{Selected, Sets},
 };
 
 #[derive(Debug, Default)]
@@ -22,6 +25,7 @@ pub(super) struct Index {
     pub(super) nodes: BTreeMap<String, NodeFacts>,
     pub(super) endpoints: BTreeMap<String, EndpointFacts>,
     pub(super) policies: BTreeMap<String, PolicyEntry>,
+    pub(super) cidr_sets: BTreeMap<String, CidrSetEntry>,
     pub(super) identities: BTreeMap<u32, Labels>,
     highest_identity: u32,
     pub(super) sets: Sets,
@@ -30,10 +34,16 @@ pub(super) struct Index {
     pub(super) owners: HashMap<IpAddr, String>,
     /// Node → names of its endpoints.
     pub(super) by_node: BTreeMap<String, BTreeSet<String>>,
-    /// Node → identities of its endpoints, and of how many.
+    /// Node → identities of its endpoints and its own, and of how many.
     pub(super) local: BTreeMap<String, BTreeMap<u32, usize>>,
     pub(super) node_ids: RoaringBitmap,
     pub(super) address_ids: RoaringBitmap,
+}
+
+#[derive(Debug)]
+pub(super) struct CidrSetEntry {
+    pub(super) set: CidrSet,
+    pub(super) id: Id,
 }
 
 /// Where an identity is used.
@@ -50,6 +60,8 @@ pub(super) struct PolicyEntry {
     pub(super) id: Id,
     pub(super) subject_set: Arc<str>,
     pub(super) peer_sets: BTreeSet<Arc<str>>,
+    /// Names of the CIDR sets that it means, as nodes are told; one that is meant by name may not be there.
+    pub(super) cidr_sets: BTreeSet<String>,
     pub(super) needs_all_addresses: bool,
 }
 
@@ -81,11 +93,57 @@ impl Index {
         self.resources.find(&fleet_key(all_addresses))
     }
 
-    /// Nodes that have endpoints of the set's members: those to whom a policy with this subject matters.
+    /// Nodes that are of the set's members, or have endpoints that are: those to whom a policy with this subject matters.
     pub(super) fn nodes_of_set(&self, set: &str) -> BTreeSet<String> {
         let members = self.sets.get(set).into_iter().flat_map(|set| set.members.keys());
         let uses = members.filter_map(|identity| self.used.get(identity));
         uses.flat_map(|used| used.nodes.keys().cloned()).collect()
+    }
+
+    /// A node has an endpoint of the identity more, or is of it. `true`: it is the first there.
+    pub(super) fn add_bearer(&mut self, node: &str, identity: u32) -> bool {
+        *self.used.entry(identity).or_default().nodes.entry(node.to_owned()).or_default() += 1;
+        let count = self.local.entry(node.to_owned()).or_default().entry(identity).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// `true`: it was the last there.
+    pub(super) fn remove_bearer(&mut self, node: &str, identity: u32) -> bool {
+        if let Some(used) = self.used.get_mut(&identity) {
+            decrement(&mut used.nodes, node);
+        }
+        self.forget_if_unused(identity);
+        let Some(local) = self.local.get_mut(node) else { return false };
+        let last = decrement(local, &identity);
+        if local.is_empty() {
+            self.local.remove(node);
+        }
+        last
+    }
+
+    /// Identities that no endpoint and no node has.
+    pub(super) fn without_bearer(&self) -> impl Iterator<Item = (u32, &Labels)> {
+        let borne = |identity: &u32| self.used.get(identity).is_some_and(|used| !used.nodes.is_empty());
+        self.identities
+            .iter()
+            .filter(move |(identity, _)| !borne(identity))
+            .map(|(number, labels)| (*number, labels))
+    }
+
+    /// Names of the CIDR sets that a policy means. One that is named is meant also while it is not there: nodes then treat
+    /// the policy as one that they don't understand.
+    pub(super) fn cidr_sets_meant(&self, meant: &CidrSetSelector) -> Vec<String> {
+        if let CidrSetSelector::Name(name) = meant {
+            return vec![name.clone()];
+        }
+        let selected = self.cidr_sets.values().filter(|entry| meant.selects(&entry.set));
+        selected.map(|entry| entry.set.name.clone()).collect()
+    }
+
+    /// Of all its peers.
+    pub(super) fn cidr_sets_of(&self, policy: &Policy) -> BTreeSet<String> {
+        cidr_set_selectors(policy).flat_map(|meant| self.cidr_sets_meant(meant)).collect()
     }
 
     /// The name of its node's resources ends the identity's use there, when it was the last.
@@ -116,13 +174,52 @@ pub(super) fn member_key(set: &str, identity: u32) -> Key {
     Key::new(ResourceType::IdentitySetMember, format!("{set}/{identity}"))
 }
 
-/// The selectors that a policy's peers are, by the names of their sets.
-pub(super) fn peer_selectors(policy: &Policy) -> BTreeMap<Arc<str>, Selector> {
-    let selectors = policy.peers().filter_map(|peer| match peer {
-        Peer::Endpoints(selector) => Some(selector),
-        _ => None,
+pub(super) fn cidr_set_key(name: &str) -> Key {
+    Key::new(ResourceType::CidrSet, name)
+}
+
+/// The set that the policy's subject is, with its name.
+pub(super) fn subject_set(policy: &Policy) -> (Arc<str>, Selected) {
+    match &policy.subject {
+        Subject::Endpoints(selector) => named(wire::endpoint_set(selector), selector, false),
+        Subject::Nodes(selector) => named(wire::node_set(selector), selector, true),
+    }
+}
+
+/// The sets that a policy's peers are, by their names.
+pub(super) fn peer_sets(policy: &Policy) -> BTreeMap<Arc<str>, Selected> {
+    let sets = policy.peers().filter_map(|peer| match peer {
+        Peer::Endpoints(selector) => Some(named(wire::endpoint_set(selector), selector, false)),
+        Peer::Nodes(selector) => Some(named(wire::node_set(selector), selector, true)),
+        Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => None,
     });
-    selectors.map(|selector| (Arc::from(selector.set_name()), selector.clone())).collect()
+    sets.collect()
+}
+
+fn named(name: String, selector: &Selector, of_nodes: bool) -> (Arc<str>, Selected) {
+    (Arc::from(name), Selected { selector: selector.clone(), of_nodes })
+}
+
+/// The CIDR sets that a policy names, as it names them.
+pub(super) fn cidr_set_selectors(policy: &Policy) -> impl Iterator<Item = &CidrSetSelector> {
+    policy.peers().filter_map(|peer| match peer {
+        Peer::CidrSet(meant) => Some(meant),
+        Peer::Endpoints(_) | Peer::Nodes(_) | Peer::Cidr { .. } | Peer::Entity(_) => None,
+    })
+}
+
+/// `true`: that was the last.
+fn decrement<K: Ord + std::borrow::Borrow<Q>, Q: Ord + ?Sized>(
+    counts: &mut BTreeMap<K, usize>,
+    key: &Q,
+) -> bool {
+    let Some(count) = counts.get_mut(key) else { return false };
+    *count -= 1;
+    if *count > 0 {
+        return false;
+    }
+    counts.remove(key);
+    true
 }
 
 /// Whether it tells *fleet* from *unmanaged*, or denies by labels: then a node must know every used address, so that

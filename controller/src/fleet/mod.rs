@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::{
     digest::Digest,
-    policy::model::{Labels, Policy},
+    policy::model::{CidrSet, CidrSetSelector, Labels, Policy},
 };
 
 use crate::nodes;
@@ -234,6 +234,24 @@ impl Fleet {
 
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
         self.index.policies.values().map(|entry| &entry.policy)
+    }
+
+    pub fn cidr_sets(&self) -> impl Iterator<Item = &CidrSet> {
+        self.index.cidr_sets.values().map(|entry| &entry.set)
+    }
+
+    /// Names of the policies that name this CIDR set.
+    pub fn policies_naming(&self, cidr_set: &str) -> impl Iterator<Item = &str> {
+        let named =
+            move |meant: &CidrSetSelector| matches!(meant, CidrSetSelector::Name(name) if name == cidr_set);
+        let policies = self.index.policies.iter();
+        let naming = policies.filter(move |(_, entry)| index::cidr_set_selectors(&entry.policy).any(named));
+        naming.map(|(name, _)| name.as_str())
+    }
+
+    /// Identities that no endpoint and no node has, with their labels.
+    pub fn identities_without_bearer(&self) -> impl Iterator<Item = (u32, &Labels)> {
+        self.index.without_bearer()
     }
 
     pub fn node(&self, name: &str) -> Option<&NodeFacts> {

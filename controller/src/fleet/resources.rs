@@ -74,6 +74,7 @@ fn requires(kind: ResourceType, bytes: &Bytes) -> Box<[String]> {
         ResourceType::Policy => {
             v1::NodePolicy::decode(bytes.clone()).map(|policy| features::of_policy(&policy))
         }
+        ResourceType::CidrSet => Ok(vec![features::CIDR_SETS]),
         ResourceType::Fleet => v1::NodeFleet::decode(bytes.clone()).map(|fleet| features::of_fleet(&fleet)),
         _ => return Box::default(),
     };

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use prost::Message as _;
 use weft_proto::v1::{self, ResourceType};
+use weft_shared::policy::{model::Failsafe, parse, wire};
 
 use super::{
     Aftermath, Fleet,
@@ -16,12 +17,13 @@ use super::{
 impl Fleet {
     pub(super) fn apply_one(&mut self, change: Change, now: Duration, aftermath: &mut Aftermath) {
         match change {
-            Change::Node { name, facts: Some(facts) } => self.put_node(name, facts),
+            Change::Node { name, facts: Some(facts) } => self.put_node(name, facts, aftermath),
             Change::Node { name, facts: None } => self.remove_node(&name),
             Change::Endpoint { name, facts } => self.change_endpoint(&name, facts, now, aftermath),
             Change::Identity { number, labels: Some(labels) } => self.put_identity(number, labels, aftermath),
             Change::Identity { number, labels: None } => self.remove_identity(number, aftermath),
             Change::Policy { name, policy } => self.change_policy(&name, policy, aftermath),
+            Change::CidrSet { name, set } => self.change_cidr_set(&name, set, aftermath),
             Change::Config(config) => self.change_config(config.as_ref(), aftermath),
         }
     }
@@ -49,6 +51,8 @@ impl Fleet {
             wanted.insert(policy.id);
             view.all_addresses |= policy.needs_all_addresses;
             view.peer_sets.extend(policy.peer_sets.iter().cloned());
+            let cidr_sets = policy.cidr_sets.iter().filter_map(|name| index.cidr_sets.get(name));
+            wanted.extend(cidr_sets.map(|entry| entry.id));
             // Of a subject the node needs only to know which of its own identities belong to it.
             let subject = index.sets.get(&policy.subject_set);
             wanted.extend(subject.into_iter().flat_map(|set| {
@@ -87,7 +91,7 @@ impl Fleet {
 
     // ---- Nodes and configuration ----
 
-    fn put_node(&mut self, name: String, facts: NodeFacts) {
+    fn put_node(&mut self, name: String, facts: NodeFacts, aftermath: &mut Aftermath) {
         let route = v1::NodeRoute {
             addresses: facts.addresses.clone(),
             endpoint_cidrs: facts.endpoint_cidrs.clone(),
@@ -98,11 +102,25 @@ impl Fleet {
         for view in self.views.values_mut() {
             view.want(id, self.revision);
         }
-        self.index.nodes.insert(name, facts);
+        let (identity, old) = (facts.identity, self.index.nodes.insert(name.clone(), facts));
+        let former = old.map_or(0, |old| old.identity);
+        if former == identity {
+            return;
+        }
+        if former != 0 {
+            self.index.remove_bearer(&name, former);
+        }
+        // 0: it has none yet.
+        if identity != 0 {
+            self.index.add_bearer(&name, identity);
+        }
+        aftermath.stale.insert(name);
     }
 
     fn remove_node(&mut self, name: &str) {
-        self.index.nodes.remove(name);
+        if let Some(old) = self.index.nodes.remove(name).filter(|old| old.identity != 0) {
+            self.index.remove_bearer(name, old.identity);
+        }
         if let Some(id) = self.index.resources.find(&Key::new(ResourceType::Node, name)) {
             self.index.node_ids.remove(id);
             self.delete(id);
@@ -133,7 +151,10 @@ fn node_fleet(config: &v1::FleetConfig, all_addresses: bool) -> v1::NodeFleet {
         encryption_mode: config.encryption_mode,
         default_action: config.default_action,
         host_to_endpoint: config.host_to_endpoint,
-        failsafe: Vec::new(),
+        // What is stored was checked before.
+        failsafe: wire::failsafe_to_node(
+            &parse::failsafe(config.failsafe.as_ref()).unwrap_or_else(|_| Failsafe::defaults()),
+        ),
         unknown_pool_address: unknown.into(),
     }
 }

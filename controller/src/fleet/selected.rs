@@ -1,20 +1,23 @@
-//! Identities and policies, and the sets between them.
+//! Identities, CIDR sets and policies, and the sets between them.
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
-use weft_proto::v1::ResourceType;
+use weft_proto::v1::{self, ResourceType};
 use weft_shared::policy::{
-    model::{Labels, Policy, Selector},
+    model::{CidrSet, Labels, Policy},
     wire,
 };
 
 use super::{
     Aftermath, Fleet,
-    index::{PolicyEntry, member_key, needs_all_addresses, peer_selectors},
-    resources::Key,
+    index::{
+        CidrSetEntry, PolicyEntry, cidr_set_key, cidr_set_selectors, member_key, needs_all_addresses,
+        peer_sets, subject_set,
+    },
+    resources::{Id, Key},
+    sets::Selected,
 };
-use crate::identity;
 
 impl Fleet {
     pub(super) fn put_identity(&mut self, number: u32, labels: Labels, aftermath: &mut Aftermath) {
@@ -23,10 +26,8 @@ impl Fleet {
             return;
         }
         self.remove_identity(number, aftermath);
-        if !identity::is_of_node(&labels) {
-            for set in self.index.sets.matching(&labels) {
-                self.add_member(&set, number, aftermath);
-            }
+        for set in self.index.sets.matching(&labels) {
+            self.add_member(&set, number, aftermath);
         }
         self.index.identities.insert(number, labels);
     }
@@ -35,7 +36,7 @@ impl Fleet {
         let id = self.put(member_key(set_name, identity), Bytes::new());
         let used = self.index.used.entry(identity).or_default();
         used.sets.insert(Arc::clone(set_name));
-        // Endpoints of this identity were there before it: their nodes have a policy more, perhaps.
+        // Who bears this identity was there before it: the nodes have a policy more, perhaps.
         aftermath.stale.extend(used.nodes.keys().cloned());
         if let Some(set) = self.index.sets.get_mut(set_name) {
             set.members.insert(identity, id);
@@ -56,6 +57,7 @@ impl Fleet {
         }
         let Some(used) = self.index.used.get_mut(&number) else { return };
         let sets = std::mem::take(&mut used.sets);
+        aftermath.stale.extend(used.nodes.keys().cloned());
         if !used.addresses.is_empty() {
             // Rare: an identity goes before its endpoints. Who wants their addresses is not kept count of.
             aftermath.stale.extend(self.views.keys().cloned());
@@ -102,14 +104,13 @@ impl Fleet {
 
     /// Returns the sets that the policy uses.
     fn add_policy(&mut self, name: &str, policy: Policy, aftermath: &mut Aftermath) -> BTreeSet<Arc<str>> {
-        let bytes = wire::to_node(&policy, |_| Vec::new()).encode_to_vec();
-        let id = self.put(Key::new(ResourceType::Policy, name), bytes);
-        let peers = peer_selectors(&policy);
-        let subject_set: Arc<str> = Arc::from(policy.subject.named().set_name());
-        for (set, selector) in &peers {
-            self.use_set(set, selector, name, aftermath);
+        let id = self.encode_policy(name, &policy);
+        let peers = peer_sets(&policy);
+        let (subject_set, subject) = subject_set(&policy);
+        for (set, selected) in &peers {
+            self.use_set(set, selected, name, aftermath);
         }
-        self.use_set(&subject_set, policy.subject.named(), name, aftermath);
+        self.use_set(&subject_set, &subject, name, aftermath);
         if let Some(set) = self.index.sets.get_mut(&subject_set) {
             set.subjects.insert(name.to_owned());
         }
@@ -118,6 +119,7 @@ impl Fleet {
             id,
             subject_set,
             peer_sets: peers.into_keys().collect(),
+            cidr_sets: self.index.cidr_sets_of(&policy),
             needs_all_addresses: needs_all_addresses(&policy),
             policy,
         };
@@ -126,19 +128,59 @@ impl Fleet {
         sets
     }
 
-    fn use_set(&mut self, set_name: &Arc<str>, selector: &Selector, policy: &str, aftermath: &mut Aftermath) {
-        if !self.index.sets.add_user(set_name, selector, policy) {
+    fn encode_policy(&mut self, name: &str, policy: &Policy) -> Id {
+        let message = wire::to_node(policy, |meant| self.index.cidr_sets_meant(meant));
+        self.put(Key::new(ResourceType::Policy, name), message.encode_to_vec())
+    }
+
+    fn use_set(&mut self, set_name: &Arc<str>, selected: &Selected, policy: &str, aftermath: &mut Aftermath) {
+        if !self.index.sets.add_user(set_name, selected, policy) {
             return;
         }
         let Some(set) = self.index.sets.get(set_name) else { return };
-        let endpoints_only = self
-            .index
-            .identities
-            .iter()
-            .filter(|(_, labels)| !identity::is_of_node(labels) && set.selects(labels));
-        let members: Vec<u32> = endpoints_only.map(|(number, _)| *number).collect();
+        let members = self.index.identities.iter().filter(|(_, labels)| set.selects(labels));
+        let members: Vec<u32> = members.map(|(number, _)| *number).collect();
         for identity in members {
             self.add_member(set_name, identity, aftermath);
+        }
+    }
+
+    pub(super) fn change_cidr_set(&mut self, name: &str, set: Option<CidrSet>, aftermath: &mut Aftermath) {
+        let old = self.index.cidr_sets.remove(name);
+        let labels = |set: Option<&CidrSet>| set.map(|set| set.labels.clone());
+        let same_labels = labels(old.as_ref().map(|old| &old.set)) == labels(set.as_ref());
+        match (set, old) {
+            (Some(set), _) => {
+                let cidrs = set.cidrs.iter().map(ToString::to_string).collect();
+                let id = self.put(cidr_set_key(name), v1::NodeCidrSet { cidrs }.encode_to_vec());
+                self.index.cidr_sets.insert(name.to_owned(), CidrSetEntry { set, id });
+            }
+            (None, Some(old)) => self.delete(old.id),
+            (None, None) => {}
+        }
+        if !same_labels {
+            self.resolve_cidr_sets(name, aftermath);
+        }
+    }
+
+    /// A set is new, gone, or has other labels: policies that mean it, or meant it, mean others now.
+    fn resolve_cidr_sets(&mut self, name: &str, aftermath: &mut Aftermath) {
+        let index = &self.index;
+        let naming =
+            index.policies.iter().filter(|(_, entry)| cidr_set_selectors(&entry.policy).next().is_some());
+        let meaning = naming.map(|(policy, entry)| (policy.clone(), index.cidr_sets_of(&entry.policy)));
+        let changed: Vec<(String, BTreeSet<String>)> = meaning
+            .filter(|(policy, meant)| {
+                let before = index.policies.get(policy).map(|entry| &entry.cidr_sets);
+                before != Some(meant) || meant.contains(name)
+            })
+            .collect();
+        for (policy, meant) in changed {
+            let Some(mut entry) = self.index.policies.remove(&policy) else { continue };
+            entry.cidr_sets = meant;
+            entry.id = self.encode_policy(&policy, &entry.policy);
+            aftermath.stale.extend(self.index.nodes_of_set(&entry.subject_set));
+            self.index.policies.insert(policy, entry);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Selectors and the identities they select: a set for each selector that some policy names, by the selector's name.
+//! Selectors and the identities they select: a set for each selector that some policy names, by the selector's name. Sets
+//! of endpoints and sets of nodes have no name and no identity in common.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -8,10 +9,19 @@ use roaring::RoaringBitmap;
 use weft_shared::policy::model::{Labels, Selector};
 
 use super::resources::Id;
+use crate::identity;
+
+/// What a set is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Selected {
+    pub(super) selector: Selector,
+    /// Nodes, and not endpoints.
+    pub(super) of_nodes: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct Set {
-    selector: Selector,
+    selected: Selected,
     /// Identity → its resource `SET/IDENTITY`.
     pub(super) members: BTreeMap<u32, Id>,
     /// The resources of `members`.
@@ -40,15 +50,15 @@ impl Sets {
 
     /// Names of the sets whose selector matches.
     pub(super) fn matching(&self, labels: &Labels) -> Vec<Arc<str>> {
-        let matching = self.by_name.iter().filter(|(_, set)| set.selector.matches(labels));
+        let matching = self.by_name.iter().filter(|(_, set)| set.selects(labels));
         matching.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// `true`: the set is new and has no members yet.
-    pub(super) fn add_user(&mut self, name: &Arc<str>, selector: &Selector, policy: &str) -> bool {
+    pub(super) fn add_user(&mut self, name: &Arc<str>, selected: &Selected, policy: &str) -> bool {
         let new = !self.by_name.contains_key(name);
         let set = self.by_name.entry(Arc::clone(name)).or_insert_with(|| Set {
-            selector: selector.clone(),
+            selected: selected.clone(),
             members: BTreeMap::new(),
             member_ids: RoaringBitmap::new(),
             addresses: RoaringBitmap::new(),
@@ -68,7 +78,17 @@ impl Sets {
 }
 
 impl Set {
+    /// Whether an identity of these labels is a member.
     pub(super) fn selects(&self, labels: &Labels) -> bool {
-        self.selector.matches(labels)
+        self.selected.selects(labels)
+    }
+}
+
+impl Selected {
+    fn selects(&self, labels: &Labels) -> bool {
+        if !self.of_nodes {
+            return !identity::is_of_node(labels) && self.selector.matches(labels);
+        }
+        identity::is_of_node(labels) && self.selector.matches(&identity::without_mark(labels))
     }
 }

@@ -112,13 +112,14 @@ fn understood(
 /// Deletions of what the fleet knows and the listing has not.
 fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let (mut nodes, mut endpoints, mut policies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut identities = BTreeSet::new();
+    let (mut identities, mut cidr_sets) = (BTreeSet::new(), BTreeSet::new());
     for change in listed {
         match change {
             Change::Node { name, .. } => drop(nodes.insert(name.as_str())),
             Change::Endpoint { name, .. } => drop(endpoints.insert(name.as_str())),
             Change::Policy { name, .. } => drop(policies.insert(name.as_str())),
             Change::Identity { number, .. } => drop(identities.insert(*number)),
+            Change::CidrSet { name, .. } => drop(cidr_sets.insert(name.as_str())),
             Change::Config(_) => {}
         }
     }
@@ -127,11 +128,14 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let gone_endpoints = fleet.endpoints().map(|(name, _)| name).filter(|name| !endpoints.contains(name));
     let gone_policies =
         fleet.policies().map(|policy| policy.name.as_str()).filter(|name| !policies.contains(name));
+    let gone_cidr_sets =
+        fleet.cidr_sets().map(|set| set.name.as_str()).filter(|name| !cidr_sets.contains(name));
     let gone_identities = fleet.identity_numbers().filter(|number| !identities.contains(number));
     let mut changes: Vec<Change> =
         gone_nodes.map(|name| Change::Node { name: owned(name), facts: None }).collect();
     changes.extend(gone_endpoints.map(|name| Change::Endpoint { name: owned(name), facts: None }));
     changes.extend(gone_policies.map(|name| Change::Policy { name: owned(name), policy: None }));
+    changes.extend(gone_cidr_sets.map(|name| Change::CidrSet { name: owned(name), set: None }));
     changes.extend(gone_identities.map(|number| Change::Identity { number, labels: None }));
     changes
 }

@@ -114,7 +114,8 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Duration {
+    /// Since this controller began.
+    pub fn now(&self) -> Duration {
         self.started.elapsed()
     }
 

@@ -299,6 +299,7 @@ pub(crate) fn name(object: &v1::Object) -> String {
         Of::Policy(policy) => &policy.metadata,
         Of::Endpoint(endpoint) => &endpoint.metadata,
         Of::Node(node) => &node.metadata,
+        Of::CidrSet(set) => &set.metadata,
         other => panic!("not expected here: {other:?}"),
     };
     metadata.as_ref().unwrap().name.clone()

@@ -82,6 +82,10 @@ impl Ledger {
             }
             (Kind::Endpoint, None) => drop(self.endpoints.remove(name)),
             (Kind::Identity, Some(Of::Identity(identity))) => return self.give(identity),
+            // Nobody bore it. The label set may get another number, and the number nobody.
+            (Kind::Identity, None) => {
+                self.numbers.retain(|_, number| number.to_string() != name);
+            }
             (Kind::Policy, Some(Of::Policy(policy))) => {
                 let parsed = weft_shared::policy::parse::policy(&policy);
                 self.note_selectors(&parsed.map_err(|_| format!("policy {name} is stored and wrong"))?);

@@ -11,14 +11,19 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use weft_proto::v1::{self, ResourceType};
-use weft_shared::policy::{compile::IdentitySets, model::NodePolicy};
+use weft_shared::{
+    features,
+    policy::{compile::IdentitySets, model::NodePolicy},
+};
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 
 /// Features that a resource may require of this daemon, by the names of [`weft_shared::features`]. A resource that requires
 /// any other is rejected.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] =
+    &[features::POLICY_TIERS, features::NODE_PEERS, features::CIDR_SETS, features::HOST_TO_ENDPOINT];
 
 /// Names a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +80,7 @@ pub struct Desired {
     nodes: BTreeMap<String, Route>,
     sets: IdentitySets,
     policies: BTreeMap<String, NodePolicy>,
+    cidr_sets: BTreeMap<String, Vec<IpNet>>,
     addresses: BTreeMap<IpAddr, (u32, String)>,
     endpoints: BTreeMap<String, EndpointWord>,
 }
@@ -154,6 +160,7 @@ impl Desired {
             Resource::Node(route) => drop(self.nodes.insert(name(), route)),
             Resource::Member { set, identity } => drop(self.sets.entry(set).or_default().insert(identity)),
             Resource::Policy(policy) => drop(self.policies.insert(name(), policy)),
+            Resource::CidrSet(cidrs) => drop(self.cidr_sets.insert(name(), cidrs)),
             Resource::Address { address, identity, node } => {
                 self.addresses.insert(address, (identity, node));
             }
@@ -175,6 +182,7 @@ impl Desired {
                 }
             }
             ResourceType::Policy => drop(self.policies.remove(&key.name)),
+            ResourceType::CidrSet => drop(self.cidr_sets.remove(&key.name)),
             ResourceType::Address => {
                 if let Ok(address) = key.name.parse::<IpAddr>() {
                     self.addresses.remove(&address);
@@ -199,6 +207,12 @@ impl Desired {
 
     pub fn policies(&self) -> &BTreeMap<String, NodePolicy> {
         &self.policies
+    }
+
+    /// Prefixes of each CIDR set, by its name. A policy may name one that is not here (it was rejected, or is still to
+    /// come): what such a policy says is not known then, and must not open anything.
+    pub fn cidr_sets(&self) -> &BTreeMap<String, Vec<IpNet>> {
+        &self.cidr_sets
     }
 
     /// Address → identity and node.

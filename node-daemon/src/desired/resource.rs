@@ -8,7 +8,8 @@ use weft_proto::v1::{self, ResourceType};
 use weft_shared::{
     layout::Class,
     policy::{
-        model::{Action, NodePolicy},
+        model::{Action, Failsafe, HostToEndpoint, NodePolicy},
+        parse::FieldError,
         wire,
     },
 };
@@ -32,6 +33,10 @@ fn field(field: impl Into<String>, message: impl Into<String>) -> ParseError {
     ParseError::Field { field: field.into(), message: message.into() }
 }
 
+fn wrong(error: FieldError) -> ParseError {
+    field(error.path, error.message)
+}
+
 /// Configuration that the whole datapath needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
@@ -39,6 +44,9 @@ pub struct Fleet {
     pub default_action: Action,
     /// [`Class::Fleet`] or [`Class::Unmanaged`].
     pub unknown_pool_address: Class,
+    pub host_to_endpoint: HostToEndpoint,
+    /// What host policies can't close.
+    pub failsafe: Vec<Failsafe>,
 }
 
 /// How a node is reached, and what is behind it.
@@ -65,9 +73,18 @@ pub struct EndpointWord {
 pub enum Resource {
     Fleet(Fleet),
     Node(Route),
-    Member { set: String, identity: u32 },
+    Member {
+        set: String,
+        identity: u32,
+    },
     Policy(NodePolicy),
-    Address { address: IpAddr, identity: u32, node: String },
+    /// Prefixes, of a set by its name.
+    CidrSet(Vec<IpNet>),
+    Address {
+        address: IpAddr,
+        identity: u32,
+        node: String,
+    },
     Endpoint(EndpointWord),
 }
 
@@ -82,7 +99,10 @@ impl Resource {
             }
             ResourceType::Policy => {
                 let policy = wire::from_node(&key.name, &v1::NodePolicy::decode(bytes)?);
-                Self::Policy(policy.map_err(|error| field(error.path, error.message))?)
+                Self::Policy(policy.map_err(wrong)?)
+            }
+            ResourceType::CidrSet => {
+                Self::CidrSet(wire::cidr_set_from_node(&v1::NodeCidrSet::decode(bytes)?).map_err(wrong)?)
             }
             ResourceType::Address => {
                 let v1::NodeAddress { identity, node } = v1::NodeAddress::decode(bytes)?;
@@ -112,9 +132,6 @@ fn fleet(fleet: &v1::NodeFleet) -> Result<Fleet, ParseError> {
     if fleet.encryption_mode() == v1::EncryptionMode::Strict {
         return Err(field("encryptionMode", "encryption is not supported by this version"));
     }
-    if fleet.host_to_endpoint() == v1::HostToEndpoint::Policy {
-        return Err(field("hostToEndpoint", "policy is not supported by this version"));
-    }
     Ok(Fleet {
         pools: prefixes("pools", &fleet.pools)?,
         default_action: match fleet.default_action() {
@@ -127,6 +144,8 @@ fn fleet(fleet: &v1::NodeFleet) -> Result<Fleet, ParseError> {
             v1::Entity::Unspecified | v1::Entity::Unmanaged => Class::Unmanaged,
             _ => return Err(field("unknownPoolAddress", "expected fleet or unmanaged")),
         },
+        host_to_endpoint: wire::host_to_endpoint(fleet.host_to_endpoint).map_err(wrong)?,
+        failsafe: wire::failsafe_from_node(&fleet.failsafe).map_err(wrong)?,
     })
 }
 

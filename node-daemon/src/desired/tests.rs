@@ -51,6 +51,55 @@ fn members_of_a_set_come_and_go_one_by_one() {
 }
 
 #[test]
+fn cidr_sets_come_change_and_go() {
+    let set =
+        |cidrs: &[&str]| v1::NodeCidrSet { cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect() };
+    let mut desired = Desired::default();
+    let sets = vec![
+        upsert(ResourceType::CidrSet, "one", &set(&["198.51.100.0/24", "2001:db8::/32"])),
+        upsert(ResourceType::CidrSet, "none", &set(&[])),
+    ];
+    desired.apply(batch(1, sets));
+    let texts: Vec<String> = desired.cidr_sets()["one"].iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["198.51.100.0/24", "2001:db8::/32"]);
+    assert!(desired.cidr_sets()["none"].is_empty());
+
+    let broken = upsert(ResourceType::CidrSet, "one", &set(&["198.51.100.0"]));
+    let removes = vec![remove(ResourceType::CidrSet, "none")];
+    desired.apply(Batch { revision: 2, upserts: vec![broken], removes, ..Batch::default() });
+    assert_eq!(desired.cidr_sets().keys().collect::<Vec<_>>(), ["one"], "the last good form stays");
+    assert_eq!(desired.rejected().map(|rejected| rejected.name).collect::<Vec<_>>(), ["one"]);
+}
+
+#[test]
+fn policies_of_every_tier_and_mode_are_held_and_what_holds_against_them() {
+    use proptest::strategy::ValueTree as _;
+    use weft_shared::policy::{
+        arbitrary,
+        model::{Failsafe, HostToEndpoint},
+        wire,
+    };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let fleet = arbitrary::fleet().new_tree(&mut runner).unwrap().current();
+    let forms =
+        fleet.policies.iter().map(|policy| wire::node_form(policy, |meant| fleet.cidr_set_names(meant)));
+    let forms: BTreeMap<String, NodePolicy> = forms.map(|form| (form.name.clone(), form)).collect();
+    let upserts = forms.values().map(|form| upsert(ResourceType::Policy, &form.name, &wire::encode(form)));
+    let mut upserts: Vec<v1::Upsert> = upserts.collect();
+    let config = v1::NodeFleet {
+        host_to_endpoint: v1::HostToEndpoint::Policy.into(),
+        failsafe: wire::failsafe_to_node(&Failsafe::defaults()),
+        ..v1::NodeFleet::default()
+    };
+    upserts.push(upsert(ResourceType::Fleet, "fleet", &config));
+    let mut desired = Desired::default();
+    desired.apply(batch(1, upserts));
+    assert_eq!(desired.policies(), &forms);
+    let held = desired.fleet().unwrap();
+    assert_eq!((held.host_to_endpoint, &held.failsafe), (HostToEndpoint::Policy, &Failsafe::defaults()));
+}
+
+#[test]
 fn bytes_that_are_no_message_are_rejected_and_the_last_good_form_stays() {
     let mut desired = Desired::default();
     desired.apply(batch(5, vec![upsert(ResourceType::Policy, "p", &policy("good"))]));

@@ -16,8 +16,8 @@ use weft_shared::{
     layout::{Address, Class, Endpoint, Peer, endpoint_flags, maps::NODES_MAX},
     names::Identity,
     policy::{
-        compile::{self, CidrSets, Surroundings},
-        model::{HostToEndpoint, NodePolicy},
+        compile::{self, Surroundings},
+        model::NodePolicy,
     },
 };
 
@@ -86,10 +86,10 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     }
     let surroundings = Surroundings {
         sets: &sets,
-        cidr_sets: &CidrSets::new(),
+        cidr_sets: input.desired.cidr_sets(),
         prefixes: &numbers,
         default_action: fleet.default_action,
-        host_to_endpoint: HostToEndpoint::Allow,
+        host_to_endpoint: fleet.host_to_endpoint,
         own_node: input.desired.nodes().get(input.node).map(|route| route.identity),
     };
     policies::add_policies(&mut compiled, input, actual, surroundings, &subjects);

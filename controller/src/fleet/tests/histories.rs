@@ -1,7 +1,7 @@
 //! Incremental equals from scratch, on random histories: split, squashed, in another order, with connections that come and
 //! go and nodes that lag.
 use proptest::{prelude::*, sample::select};
-use weft_shared::policy::model::Entity;
+use weft_shared::policy::model::{CidrSet, CidrSetSelector, Entity};
 
 use super::*;
 
@@ -19,6 +19,32 @@ enum Step {
 
 const NODES: [u8; 3] = [1, 2, 3];
 const APPS: [&str; 4] = ["web", "api", "db", "web"];
+const SETS: [&str; 3] = ["s0", "s1", "s2"];
+
+/// A policy of endpoints, or of nodes.
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let action = select(vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny]);
+    let draft = (0..4_u8, any_selector(), any::<bool>(), action, any_peer());
+    draft.prop_map(|(number, selector, of_nodes, action, peer)| {
+        let mut policy = policy(&format!("p{number}"), selector.clone(), action, peer);
+        if of_nodes {
+            policy.subject = Subject::Nodes(selector);
+        }
+        policy
+    })
+}
+
+fn any_cidr_set() -> impl Strategy<Value = Change> {
+    let set = (select(&SETS[..]), select(&APPS[..]), 0..3_u8).prop_map(|(name, app, number)| {
+        let cidr = format!("198.51.{number}.0/24").parse().unwrap();
+        CidrSet { name: name.to_owned(), labels: labels(app), cidrs: vec![cidr] }
+    });
+    let gone = select(&SETS[..]).prop_map(|name| Change::CidrSet { name: name.to_owned(), set: None });
+    prop_oneof![
+        2 => set.prop_map(|set| Change::CidrSet { name: set.name.clone(), set: Some(set) }),
+        1 => gone,
+    ]
+}
 
 fn any_selector() -> impl Strategy<Value = Selector> {
     prop_oneof![
@@ -30,17 +56,22 @@ fn any_selector() -> impl Strategy<Value = Selector> {
 
 fn any_peer() -> impl Strategy<Value = Peer> {
     let classes = select(vec![Class::Fleet, Class::Unmanaged, Class::World]);
+    let sets = prop_oneof![
+        select(&SETS[..]).prop_map(|name| CidrSetSelector::Name(name.to_owned())),
+        select(&APPS[..3]).prop_map(|app| CidrSetSelector::MatchLabels(labels(app))),
+    ];
     prop_oneof![
         4 => any_selector().prop_map(Peer::Endpoints),
+        2 => any_selector().prop_map(Peer::Nodes),
+        2 => sets.prop_map(Peer::CidrSet),
         1 => classes.prop_map(|class| Peer::Entity(Entity::Class(class))),
     ]
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
-    let action = || select(vec![RuleAction::Allow, RuleAction::Allow, RuleAction::Deny]);
     prop_oneof![
-        2 => (0..4_u8, any_selector(), action(), any_peer())
-            .prop_map(|(number, subject, action, peer)| put_policy(policy(&format!("p{number}"), subject, action, peer))),
+        3 => any_policy().prop_map(put_policy),
+        2 => any_cidr_set(),
         1 => (0..4_u8).prop_map(|number| Change::Policy { name: format!("p{number}"), policy: None }),
         // An address belongs to one endpoint's name; identities may come after their endpoints.
         4 => (0..6_u8, select(&NODES[..]), 256..260_u32, 0..2_u8).prop_map(|(number, node, identity, address)| {
@@ -49,10 +80,12 @@ fn any_change() -> impl Strategy<Value = Change> {
         2 => (0..6_u8).prop_map(|number| remove_endpoint(&format!("e{number}"))),
         2 => (256..260_u32, select(&APPS[..])).prop_map(|(number, app)| put_identity(number, app)),
         1 => (256..260_u32).prop_map(|number| Change::Identity { number, labels: None }),
-        1 => (260..262_u32).prop_map(|number| {
-            Change::Identity { number, labels: Some(crate::identity::of_node(&labels("web"))) }
+        1 => (260..263_u32, select(&APPS[..])).prop_map(|(number, app)| {
+            Change::Identity { number, labels: Some(crate::identity::of_node(&labels(app))) }
         }),
-        1 => select(&NODES[..]).prop_map(put_node),
+        1 => (260..263_u32).prop_map(|number| Change::Identity { number, labels: None }),
+        2 => (select(&NODES[..]), select(vec![0, 260, 261, 262]))
+            .prop_map(|(number, identity)| put_node_as(number, identity)),
         1 => select(&NODES[..]).prop_map(|number| Change::Node { name: format!("n{number}"), facts: None }),
         1 => Just(config()),
         1 => Just(Change::Config(None)),
@@ -78,6 +111,7 @@ fn subject(change: &Change) -> (u8, String) {
         Change::Endpoint { name, .. } => (1, name.clone()),
         Change::Identity { number, .. } => (2, number.to_string()),
         Change::Policy { name, .. } => (3, name.clone()),
+        Change::CidrSet { name, .. } => (5, name.clone()),
         Change::Config(_) => (4, String::new()),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use weft_shared::{
     layout::{Address, Class, FIRST_LOCAL_IDENTITY, PrefixKey},
-    policy::{compile::CidrSets, model::NodePolicy, prefix},
+    policy::{model::NodePolicy, prefix},
 };
 
 use super::{Compiled, Input, Stale, peer};
@@ -57,9 +57,8 @@ pub(super) fn add_policy_prefixes(
     let in_kernel = actual.prefixes.iter().filter(|(_, peer)| peer.identity >= FIRST_LOCAL_IDENTITY);
     let previous: Vec<(IpNet, u32)> =
         in_kernel.filter_map(|(key, peer)| Some((prefix_of(*key)?, peer.identity))).collect();
-    let cidr_sets = CidrSets::new();
     let peers = input.desired.policies().values().flat_map(NodePolicy::peers);
-    let named = peers.flat_map(|peer| prefix::named(peer, &cidr_sets));
+    let named = peers.flat_map(|peer| prefix::named(peer, input.desired.cidr_sets()));
     let mut wanted: BTreeSet<IpNet> = named.map(|prefix| prefix.trunc()).collect();
     compiled.unfinished |= previous.iter().any(|(prefix, _)| !wanted.contains(prefix));
     if stale == Stale::Keep {

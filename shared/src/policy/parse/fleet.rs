@@ -41,7 +41,7 @@ pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldE
     let identity_labels = identity_labels(message.identity_labels.as_ref());
     let node_expiry = node_expiry(&mut errors, message.node_expiry_seconds);
     let host_to_endpoint = errors.take(wire::host_to_endpoint(message.host_to_endpoint));
-    let failsafe = failsafe(&mut errors, message.failsafe.as_ref());
+    let failsafe = errors.take_all(failsafe(message.failsafe.as_ref())).unwrap_or_default();
     let config = host_to_endpoint.map(|host_to_endpoint| FleetConfig {
         pools,
         default_action,
@@ -66,14 +66,47 @@ fn refuse_unsupported(errors: &mut Errors, message: &v1::FleetConfig) {
 }
 
 /// Absent: the defaults. Present and empty: nothing is held open.
-fn failsafe(errors: &mut Errors, list: Option<&v1::FailsafeList>) -> Vec<Failsafe> {
-    let Some(list) = list else { return Failsafe::defaults() };
+pub fn failsafe(list: Option<&v1::FailsafeList>) -> Result<Vec<Failsafe>, Vec<FieldError>> {
+    let Some(list) = list else { return Ok(Failsafe::defaults()) };
+    let mut errors = Errors::default();
     if list.items.len() > FAILSAFE_MAX {
         let text = format!("{} entries, at most {FAILSAFE_MAX} are allowed", list.items.len());
         errors.add("failsafe", text);
     }
     let entries = list.items.iter().enumerate();
-    entries.filter_map(|(index, message)| entry(errors, message, &format!("failsafe[{index}]"))).collect()
+    let entries = entries
+        .filter_map(|(index, message)| entry(&mut errors, message, &format!("failsafe[{index}]")))
+        .collect();
+    errors.finish(Some(entries))
+}
+
+/// As manifests have them, the defaults written out.
+pub fn failsafe_to_proto(entries: &[Failsafe]) -> v1::FailsafeList {
+    let entry = |entry: &Failsafe| {
+        let protocol = match entry.protocol {
+            1 => v1::Protocol::Icmp,
+            6 => v1::Protocol::Tcp,
+            17 => v1::Protocol::Udp,
+            58 => v1::Protocol::Icmpv6,
+            132 => v1::Protocol::Sctp,
+            _ => v1::Protocol::Unspecified,
+        };
+        let unnamed = protocol == v1::Protocol::Unspecified;
+        let all = (entry.first, entry.last) == (0, u16::MAX);
+        let direction = match entry.direction {
+            Direction::Ingress => v1::Direction::Ingress,
+            Direction::Egress => v1::Direction::Egress,
+        };
+        v1::Failsafe {
+            protocol: protocol.into(),
+            protocol_number: unnamed.then_some(entry.protocol.into()),
+            port: (!all).then_some(entry.first.into()),
+            end_port: (!all && entry.last != entry.first).then_some(entry.last.into()),
+            direction: direction.into(),
+            cidrs: entry.prefixes.iter().map(IpNet::to_string).collect(),
+        }
+    };
+    v1::FailsafeList { items: entries.iter().map(entry).collect() }
 }
 
 fn entry(errors: &mut Errors, message: &v1::Failsafe, path: &str) -> Option<Failsafe> {

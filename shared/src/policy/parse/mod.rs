@@ -16,7 +16,7 @@ use weft_proto::v1::{self, object};
 
 pub use self::{
     cidr_set::cidr_set,
-    fleet::fleet_config,
+    fleet::{failsafe, failsafe_to_proto, fleet_config},
     peer::entity_to_proto,
     policy::{policy, policy_and_warnings},
     selector::selector,

@@ -128,6 +128,8 @@ fn failsafe_entries_are_the_defaults_unless_given() {
         |entries: Vec<v1::Failsafe>| fleet_config(&config(Some(v1::FailsafeList { items: entries })));
     assert_eq!(fleet_config(&config(None)).map(|config| config.failsafe), Ok(Failsafe::defaults()));
     assert_eq!(parsed(Vec::new()).map(|config| config.failsafe), Ok(Vec::new()));
+    let written = failsafe_to_proto(&Failsafe::defaults());
+    assert_eq!(parsed(written.items).map(|config| config.failsafe), Ok(Failsafe::defaults()));
     let ssh = v1::Failsafe {
         protocol: v1::Protocol::Tcp.into(),
         port: Some(22),
