@@ -30,14 +30,14 @@ fn host_policy() -> v1::Object {
     object
 }
 
-fn party(name: &str) -> Option<v1::Party> {
-    Some(v1::Party { party: Some(v1::party::Party::Name(name.to_owned())) })
+fn party(name: &str) -> v1::Party {
+    v1::Party { party: Some(v1::party::Party::Name(name.to_owned())) }
 }
 
 async fn explain(fleet: &mut Fleet, from: &str, to: &str, port: u32) -> v1::ExplainResponse {
     let request = v1::ExplainRequest {
-        from: party(from),
-        to: party(to),
+        from: Some(party(from)),
+        to: Some(party(to)),
         port: Some(v1::FlowPort { protocol_number: 6, port }),
         family: 4,
     };
@@ -81,7 +81,7 @@ async fn explain_judges_nodes_from_everybody_and_shows_what_no_policy_closes() {
     }
     let by_labels = v1::LabelSet { labels: [("role".to_owned(), "new".to_owned())].into(), node: true };
     let request = v1::ExplainRequest {
-        from: party("web-1"),
+        from: Some(party("web-1")),
         to: Some(v1::Party { party: Some(v1::party::Party::Labels(by_labels)) }),
         port: Some(v1::FlowPort { protocol_number: 6, port: 443 }),
         family: 4,
