@@ -117,6 +117,28 @@ async fn explain_walks_every_tier_and_says_what_audit_policies_would_do() {
 }
 
 #[tokio::test]
+async fn a_connected_node_follows_a_change_of_what_makes_identities() {
+    let mut fleet = fleet().await;
+    let mut hello = support::hello("node-1", "192.0.2.1");
+    hello.labels = [("role".to_owned(), "gateway".to_owned()), ("rack".to_owned(), "7".to_owned())].into();
+    let mut node = fleet.try_node(hello).await.unwrap().in_sync().await;
+    let identity = |node: &support::Node| {
+        let route = &node.held[&(v1::ResourceType::Node, "node-1".to_owned())];
+        <v1::NodeRoute as prost::Message>::decode(&**route).unwrap().identity
+    };
+    let before = identity(&node);
+    let mut object = config(&[("10.200.0.0/16", 24), ("fd00:77::/48", 64)]);
+    if let Some(Of::FleetConfig(config)) = object.kind.as_mut() {
+        config.identity_labels =
+            Some(v1::IdentityLabels { include: Vec::new(), exclude: vec!["rack".to_owned()] });
+    }
+    fleet.apply(vec![object]).await.unwrap();
+    node.until("another identity", |node| identity(node) != before).await;
+    let explained = explain(&mut fleet, "node-1", "198.51.100.1", 443).await;
+    assert_eq!(explained.from, "node node-1 (role=gateway)");
+}
+
+#[tokio::test]
 async fn an_endpoint_always_reaches_itself() {
     let (mut fleet, _one, _two) = two_nodes().await;
     let mut closed = policy("closed", "api", "web");
