@@ -182,6 +182,36 @@ async fn an_object_that_is_as_it_was_is_not_written() {
 }
 
 #[tokio::test]
+async fn selectors_that_select_nothing_are_applied_and_warned_of() {
+    let mut fleet = fleet().await;
+    let mut object = policy("p", "api", "web");
+    let subject = policy_of(&mut object).subject.as_mut().unwrap().endpoints.as_mut().unwrap();
+    subject.match_labels.insert("commit".to_owned(), "c0ffee".to_owned());
+    let rules = policy_of(&mut object).ingress.as_mut().unwrap();
+    let never = v1::LabelRequirement {
+        key: "app".to_owned(),
+        operator: v1::LabelOperator::DoesNotExist.into(),
+        values: Vec::new(),
+    };
+    let peer = rules.items[0].peers.as_mut().unwrap().items[0].endpoints.as_mut().unwrap();
+    peer.match_expressions.push(never);
+    let applied = fleet.apply(vec![object]).await.unwrap();
+    assert_eq!(changes(&applied), [("p".to_owned(), Change::Created)]);
+    let warned: Vec<(&str, bool)> = applied
+        .warnings
+        .iter()
+        .map(|warning| (warning.field.as_str(), warning.message.contains("selects nothing")))
+        .collect();
+    assert_eq!(
+        warned,
+        [
+            ("objects[0].policy.ingress[0].peers[0].endpoints", true),
+            ("objects[0].policy.subject.endpoints", true),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_dry_run_checks_everything_and_changes_nothing() {
     let mut fleet = fleet().await;
     let request = v1::ApplyRequest {

@@ -21,10 +21,10 @@ use crate::{
 /// {verdict, step}}], from, to, revision, failsafe}.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
-    /// An endpoint, a node, an address, or labels such as app=web,env=prod
+    /// An endpoint, a node, an address, or labels: app=web,env=prod of an endpoint, node:role=gateway of a node
     #[arg(long, value_name = "X", value_parser = parse_party)]
     from: v1::Party,
-    /// An endpoint, a node, an address, or labels such as app=web,env=prod
+    /// An endpoint, a node, an address, or labels: app=web,env=prod of an endpoint, node:role=gateway of a node
     #[arg(long, value_name = "Y", value_parser = parse_party)]
     to: v1::Party,
     /// tcp/443, udp/53, sctp/7, icmp/8, icmpv6/128, icmp/TYPE/CODE or proto/NUMBER
@@ -39,7 +39,13 @@ fn parse_party(text: &str) -> Result<v1::Party, String> {
     use v1::party::Party as P;
     let party = match text {
         "" => return Err("expected an endpoint, a node, an address, or labels".to_owned()),
-        text if text.contains('=') => P::Labels(v1::LabelSet { labels: parse_labels(text)? }),
+        text if text.contains('=') => {
+            let (labels, node) = match text.strip_prefix("node:") {
+                Some(labels) => (labels, true),
+                None => (text, false),
+            };
+            P::Labels(v1::LabelSet { labels: parse_labels(labels)?, node })
+        }
         name => P::Name(name.to_owned()),
     };
     Ok(v1::Party { party: Some(party) })

@@ -66,6 +66,20 @@ fn a_field_given_twice_is_an_error_at_the_second() {
 }
 
 #[test]
+fn a_tier_that_is_empty_and_an_order_that_is_no_number_are_errors_at_their_place() {
+    let empty = problem(&format!("{POLICY}tier: \"\"\n"));
+    assert!(empty.starts_with("3:7 ") && empty.contains("tier"), "{empty}");
+    let nothing = problem(&format!("{POLICY}tier:\n"));
+    assert!(nothing.starts_with("3:") && nothing.contains("tier"), "{nothing}");
+    let other = problem(&format!("{POLICY}tier: platform\n"));
+    assert!(other.contains("admin, application, baseline"), "{other}");
+    for order in ["-1", "4294967296", "1.5"] {
+        let wrong = problem(&format!("{POLICY}order: {order}\n"));
+        assert!(wrong.starts_with("3:8 ") && wrong.contains("order"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_wrong_type_says_what_was_expected() {
     assert_problem(&format!("{POLICY}ingress: yes\n"), "3:10 `ingress` must be a list | this is text | -");
     assert_problem(

@@ -91,9 +91,9 @@ mod tests {
         assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), "  a\n- b\n+ x\n  c\n");
         assert_eq!(difference("", "a\n"), "+ a\n");
         assert_eq!(difference("a\n", "a\n"), "  …\n");
-        let before: String = (0..9).map(|number| format!("{number}\n")).collect();
+        let before = "0\n1\n2\n3\n4\n5\n6\n7\n8\n";
         let after = before.replace("8\n", "8\n9\n");
-        assert_eq!(difference(&before, &after), "  …\n  7\n  8\n+ 9\n");
+        assert_eq!(difference(before, &after), "  …\n  7\n  8\n+ 9\n");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use tonic::Status;
 use weft_proto::v1::{self, Change, Kind, Object, object::Kind as Of};
 use weft_shared::policy::parse::{self, FieldError};
 
-use super::{Operator, errors};
+use super::{Operator, errors, warnings};
 use crate::{
-    keys, limits, nodes,
+    fleet_config, keys, limits, nodes,
     plan::{Contended, Plan},
     resource,
     store::{Compare, StoreError},
@@ -35,7 +35,7 @@ pub(super) struct Planned {
 impl Operator {
     pub(super) async fn apply_objects(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, Status> {
         check_size(&request)?;
-        let (wanted, warnings) = check_objects(request.objects)?;
+        let (wanted, warnings) = self.checked(request.objects).await?;
         for _ in 0..limits::TRANSACTION_ATTEMPTS {
             let mut plan = Plan::default();
             let (read_at, planned) = self.plan_apply(&wanted, request.if_revision, &mut plan).await?;
@@ -53,6 +53,18 @@ impl Operator {
             }
         }
         Err(errors::contended(&Contended))
+    }
+
+    /// The objects, each checked by itself, and what can hardly be meant.
+    pub(super) async fn checked(
+        &self,
+        objects: Vec<Object>,
+    ) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
+        let (wanted, mut found) = check_objects(objects)?;
+        let config =
+            fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;
+        found.extend(warnings::of_labels(&wanted, &config.identity_labels));
+        Ok((wanted, found))
     }
 
     pub(super) async fn plan_apply(
@@ -183,7 +195,7 @@ pub(super) fn check_size(request: &v1::ApplyRequest) -> Result<(), Status> {
     Err(errors::bad_field("objects", format!("{bytes} bytes, the limit is {most}{largest}")))
 }
 
-pub(super) fn check_objects(objects: Vec<Object>) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
+fn check_objects(objects: Vec<Object>) -> Result<(Vec<Wanted>, Vec<v1::Warning>), Status> {
     let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<(i32, String), usize> = BTreeMap::new();
     let mut wanted = Vec::with_capacity(objects.len());

@@ -32,8 +32,9 @@ enum What {
         node: Option<String>,
         address: Option<IpAddr>,
     },
+    /// Without a name: one with such labels.
     Node {
-        name: String,
+        name: Option<String>,
         labels: Labels,
         address: Option<IpAddr>,
     },
@@ -97,7 +98,7 @@ impl Found {
     fn node(&self) -> Option<&str> {
         match &self.what {
             What::Endpoint { node, .. } => node.as_deref(),
-            What::Node { name, .. } => Some(name),
+            What::Node { name, .. } => name.as_deref(),
             What::Address(_) => None,
         }
     }
@@ -150,6 +151,10 @@ fn find(
         Some(v1::party::Party::Labels(set)) => {
             parse::labels(&set.labels, path).map_err(|wrong| errors::bad_request(&wrong))?;
             let labels = config.security_labels(&set.labels);
+            if set.node {
+                let text = format!("a node with {}", label_text(&labels));
+                return Ok(Found { text, what: What::Node { name: None, labels, address: None } });
+            }
             let text = format!("an endpoint with {}", label_text(&labels));
             Ok(Found { text, what: What::Endpoint { name: None, labels, node: None, address: None } })
         }
@@ -190,7 +195,7 @@ fn endpoint(fleet: &Fleet, name: &str, facts: &EndpointFacts, address: Option<Ip
 fn node(fleet: &Fleet, name: &str, facts: &NodeFacts, address: Option<IpAddr>) -> Found {
     let labels = fleet.labels(facts.identity).map(identity::without_mark).unwrap_or_default();
     let text = format!("node {name} ({})", label_text(&labels));
-    Found { text, what: What::Node { name: name.to_owned(), labels, address } }
+    Found { text, what: What::Node { name: Some(name.to_owned()), labels, address } }
 }
 
 /// The party as seen from the subject's node.
@@ -201,7 +206,8 @@ fn party(fleet: &Fleet, config: &FleetConfig, found: &Found, subject_node: Optio
             Party { class: Class::Fleet, labels: labels.clone(), address: *address, local }
         }
         What::Node { name, labels, address } => {
-            let class = if Some(name.as_str()) == subject_node { Class::Host } else { Class::RemoteNode };
+            let own = name.is_some() && name.as_deref() == subject_node;
+            let class = if own { Class::Host } else { Class::RemoteNode };
             Party { class, labels: labels.clone(), address: *address, local: false }
         }
         What::Address(address) => {

@@ -9,6 +9,7 @@ mod read;
 mod references;
 mod status;
 mod wait;
+mod warnings;
 mod watch;
 
 use std::{fmt, pin::Pin, sync::Arc};

@@ -10,7 +10,7 @@ use weft_shared::policy::{
 
 use super::{
     Operator,
-    apply::{Planned, check_objects, check_size},
+    apply::{Planned, check_size},
     errors,
     explain::{step_message, verdict_number},
 };
@@ -26,7 +26,7 @@ impl Operator {
     pub(super) async fn plan_objects(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse, Status> {
         let request = v1::ApplyRequest { objects: request.objects, ..v1::ApplyRequest::default() };
         check_size(&request)?;
-        let (wanted, warnings) = check_objects(request.objects)?;
+        let (wanted, warnings) = self.checked(request.objects).await?;
         let planned = self.plan_apply(&wanted, None, &mut Plan::default()).await?.1;
         let config =
             fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;

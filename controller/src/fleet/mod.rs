@@ -4,6 +4,7 @@ mod attached;
 mod event;
 mod gate;
 mod index;
+mod labelled;
 mod resources;
 mod resume;
 mod scope;
@@ -290,11 +291,11 @@ impl Fleet {
 
     /// Of an identity.
     pub fn labels(&self, identity: u32) -> Option<&Labels> {
-        self.index.identities.get(&identity)
+        self.index.identities.get(identity)
     }
 
     pub fn identity_numbers(&self) -> impl Iterator<Item = u32> {
-        self.index.identities.keys().copied()
+        self.index.identities.iter().map(|(number, _)| number)
     }
 
     // ---- Opening ----

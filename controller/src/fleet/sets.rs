@@ -1,7 +1,7 @@
 //! Selectors and the identities they select: a set for each selector that some policy names, by the selector's name. Sets
 //! of endpoints and sets of nodes have no name and no identity in common.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -37,6 +37,10 @@ pub(super) struct Set {
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     by_name: BTreeMap<Arc<str>, Set>,
+    /// Label, value → sets that select only what has it ([`Selector::anchor`]), so that of thousands of sets few are tried.
+    anchored: HashMap<String, HashMap<String, BTreeSet<Arc<str>>>>,
+    /// The others.
+    unanchored: BTreeSet<Arc<str>>,
 }
 
 impl Sets {
@@ -50,13 +54,26 @@ impl Sets {
 
     /// Names of the sets whose selector matches.
     pub(super) fn matching(&self, labels: &Labels) -> Vec<Arc<str>> {
-        let matching = self.by_name.iter().filter(|(_, set)| set.selects(labels));
-        matching.map(|(name, _)| Arc::clone(name)).collect()
+        let by_label = labels.iter().filter_map(|(key, value)| self.anchored.get(key)?.get(value)).flatten();
+        let tried = by_label.chain(&self.unanchored);
+        let matching = tried.filter(|name| self.by_name.get(*name).is_some_and(|set| set.selects(labels)));
+        matching.cloned().collect()
     }
 
     /// `true`: the set is new and has no members yet.
     pub(super) fn add_user(&mut self, name: &Arc<str>, selected: &Selected, policy: &str) -> bool {
         let new = !self.by_name.contains_key(name);
+        if new {
+            match selected.selector.anchor() {
+                None => drop(self.unanchored.insert(Arc::clone(name))),
+                Some((key, values)) => {
+                    let by_value = self.anchored.entry(key.to_owned()).or_default();
+                    for value in values {
+                        by_value.entry(value.clone()).or_default().insert(Arc::clone(name));
+                    }
+                }
+            }
+        }
         let set = self.by_name.entry(Arc::clone(name)).or_insert_with(|| Set {
             selected: selected.clone(),
             members: BTreeMap::new(),
@@ -73,7 +90,25 @@ impl Sets {
     pub(super) fn remove_user(&mut self, name: &str, policy: &str) -> Option<Set> {
         let set = self.by_name.get_mut(name)?;
         set.users.remove(policy);
-        if set.users.is_empty() { self.by_name.remove(name) } else { None }
+        if !set.users.is_empty() {
+            return None;
+        }
+        let set = self.by_name.remove(name)?;
+        self.unanchored.remove(name);
+        if let Some((key, values)) = set.selected.selector.anchor()
+            && let Some(by_value) = self.anchored.get_mut(key)
+        {
+            for value in values {
+                if let Some(names) = by_value.get_mut(value) {
+                    names.remove(name);
+                }
+            }
+            by_value.retain(|_, names| !names.is_empty());
+            if by_value.is_empty() {
+                self.anchored.remove(key);
+            }
+        }
+        Some(set)
     }
 }
 

@@ -24,6 +24,21 @@ pub use standing::Waiting;
 /// Commit times that are remembered, for telling how long a revision took to be realised.
 const COMMITS_KEPT: usize = 1024;
 
+/// Of the configuration, what a node's registration depends on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Registration {
+    /// Nodes get endpoint CIDRs of them.
+    pools: Vec<v1::Pool>,
+    /// Of which labels a node's identity is.
+    identity_labels: Option<v1::IdentityLabels>,
+}
+
+impl Registration {
+    fn of(config: &v1::FleetConfig) -> Self {
+        Self { pools: config.pools.clone(), identity_labels: config.identity_labels.clone() }
+    }
+}
+
 #[derive(Debug)]
 pub struct Hub {
     /// What this controller calls itself.
@@ -34,8 +49,8 @@ pub struct Hub {
     /// The revision that the fleet has taken in.
     applied: signal::Sender<u64>,
     identities_through: signal::Sender<u32>,
-    /// The pools that nodes get endpoint CIDRs of.
-    pools: signal::Sender<Vec<v1::Pool>>,
+    /// What nodes are registered by.
+    registration: signal::Sender<Registration>,
     /// Counts what may have changed who has realised what, for [`keep`](crate::progress::keep).
     progress: signal::Sender<u64>,
     absence: Mutex<Absence>,
@@ -104,7 +119,7 @@ impl Hub {
             applied: signal::Sender::new(0),
             identities_through: signal::Sender::new(0),
             progress: signal::Sender::new(0),
-            pools: signal::Sender::default(),
+            registration: signal::Sender::default(),
             absence: Mutex::default(),
             started: Instant::now(),
         }
@@ -146,8 +161,8 @@ impl Hub {
                 }
             }
         }
-        let pools = changes.iter().rev().find_map(|change| match change {
-            Change::Config(Some(config)) => Some(config.pools.clone()),
+        let registration = changes.iter().rev().find_map(|change| match change {
+            Change::Config(Some(config)) => Some(Registration::of(config)),
             _ => None,
         });
         state.fleet.apply(revision, self.now(), changes);
@@ -156,8 +171,8 @@ impl Hub {
         drop(state);
         self.applied.send_replace(revision);
         self.identities_through.send_if_modified(|known| std::mem::replace(known, through) != through);
-        if let Some(pools) = pools {
-            self.pools.send_if_modified(|known| std::mem::replace(known, pools.clone()) != pools);
+        if let Some(new) = registration {
+            self.registration.send_if_modified(|known| std::mem::replace(known, new.clone()) != new);
         }
     }
 
@@ -201,8 +216,8 @@ impl Hub {
         self.identities_through.subscribe()
     }
 
-    pub fn pools(&self) -> signal::Receiver<Vec<v1::Pool>> {
-        self.pools.subscribe()
+    pub fn registration(&self) -> signal::Receiver<Registration> {
+        self.registration.subscribe()
     }
 
     pub fn seen(&self, node: &str) -> Option<Seen> {

@@ -14,7 +14,7 @@ use weft_proto::v1::{self, node_stream_service_server::NodeStreamService};
 
 pub use chunks::Chunks;
 pub use follow::{follow, load};
-pub use hub::{Hub, Waiting};
+pub use hub::{Hub, Registration, Waiting};
 pub use session::Context;
 
 use crate::limits;

@@ -10,7 +10,7 @@ use weft_shared::{digest::Digest, version::Skew};
 
 use super::{
     chunks::Chunks,
-    hub::{Hub, Session},
+    hub::{Hub, Registration, Session},
     reports,
 };
 use crate::{
@@ -76,7 +76,7 @@ async fn serve(
         }
     };
     // From before it registers: a change meanwhile is not missed.
-    let pools = context.hub.pools();
+    let registration = context.hub.registration();
     let registered = nodes::register(&context.registry, &greeting).await.map_err(errors::node)?;
     // The fleet must know the node before it can scope for it.
     let known = context.hub.wait_applied(registered.revision);
@@ -99,7 +99,7 @@ async fn serve(
     let mut stream = Stream {
         context,
         greeting: &greeting,
-        pools,
+        registration,
         adopting: welcome.adoption.is_some(),
         through: context.hub.identities_through(),
         session: &session,
@@ -196,7 +196,7 @@ struct Stream<'a> {
     greeting: &'a nodes::Greeting,
     /// The node takes this store's word for that of another.
     adopting: bool,
-    pools: signal::Receiver<Vec<v1::Pool>>,
+    registration: signal::Receiver<Registration>,
     through: signal::Receiver<u32>,
     /// When the node was last told of identities.
     told_at: Instant,
@@ -236,7 +236,7 @@ impl Stream<'_> {
                     }
                 }
                 () = self.session.news.notified() => {}
-                changed = self.pools.changed() => {
+                changed = self.registration.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
@@ -259,11 +259,11 @@ impl Stream<'_> {
         }
     }
 
-    /// So that the node has an endpoint CIDR of every pool; it is told like of any other change.
+    /// So that the node has an endpoint CIDR of every pool, and the identity of its labels; it is told like of any other change.
     async fn register_again(&self) {
         if let Err(error) = nodes::register(&self.context.registry, self.greeting).await {
             let node = &self.session.node;
-            tracing::warn!(node, %error, "the node gets nothing of the new pools before it connects again");
+            tracing::warn!(node, %error, "the node is not registered by the new configuration before it connects again");
         }
     }
 

@@ -73,7 +73,9 @@ pub struct Judged {
 /// Compares two states for all that changes between them.
 pub fn diff(before: &State, after: &State, bearers: &Bearers, bounds: Bounds) -> Diff {
     let mut diff = Diff::default();
-    for subject in parties::subjects(bearers) {
+    let change = subjects::Changed::between(before, after);
+    for subject in parties::subjects(bearers).into_iter().filter(|subject| change.may_concern(&subject.party))
+    {
         let (old, new) =
             (subjects::seen_by(before, &subject.party), subjects::seen_by(after, &subject.party));
         if old == new {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_shared::policy::model::{Class, Direction, Labels, Party, Peer};
+use weft_shared::policy::model::{Class, Direction, Labels, Party, Peer, Policy};
 
 use super::{Bearers, State};
 
@@ -80,7 +80,7 @@ fn world(states: [&State; 2]) -> Vec<Named> {
 }
 
 fn prefixes(state: &State) -> Vec<IpNet> {
-    let peers = state.policies.iter().flat_map(|policy| policy.peers());
+    let peers = state.policies.iter().flat_map(Policy::peers);
     let mut found = Vec::new();
     for peer in peers {
         if let Peer::Cidr { cidr, except } = peer {

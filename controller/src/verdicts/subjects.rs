@@ -1,5 +1,7 @@
 //! What of a state matters to one subject.
-use weft_shared::policy::model::{CidrSet, Class, Party, Peer, Pool};
+use std::collections::BTreeMap;
+
+use weft_shared::policy::model::{CidrSet, Class, Party, Peer, Policy, Pool};
 
 use super::State;
 
@@ -18,6 +20,34 @@ impl PartialEq for State {
     }
 }
 
+/// What of two states differs, to leave out at once whom it can't concern.
+pub(super) struct Changed<'a> {
+    everybody: bool,
+    policies: Vec<&'a Policy>,
+}
+
+impl<'a> Changed<'a> {
+    pub(super) fn between(before: &'a State, after: &'a State) -> Self {
+        let by_name = |state: &'a State| -> BTreeMap<&'a str, &'a Policy> {
+            state.policies.iter().map(|policy| (policy.name.as_str(), policy)).collect()
+        };
+        let (old, new) = (by_name(before), by_name(after));
+        let others = |these: &BTreeMap<&'a str, &'a Policy>, those: &BTreeMap<&'a str, &'a Policy>| {
+            let differing = these.iter().filter(|(name, policy)| those.get(*name) != Some(*policy));
+            differing.map(|(_, policy)| *policy).collect::<Vec<_>>()
+        };
+        let without_policies = |state: &State| State { policies: Vec::new(), ..state.clone() };
+        Self {
+            everybody: without_policies(before) != without_policies(after),
+            policies: [others(&old, &new), others(&new, &old)].concat(),
+        }
+    }
+
+    pub(super) fn may_concern(&self, subject: &Party) -> bool {
+        self.everybody || self.policies.iter().any(|policy| policy.selects(subject))
+    }
+}
+
 /// The policies that select the subject, the CIDR sets that these mean, and the configuration: verdicts on it are the same
 /// with this alone.
 pub(super) fn seen_by(state: &State, subject: &Party) -> State {
@@ -25,7 +55,7 @@ pub(super) fn seen_by(state: &State, subject: &Party) -> State {
     let mut policies: Vec<_> = selecting.cloned().collect();
     policies.sort_by(|a, b| a.name.cmp(&b.name));
     let is_meant = |set: &&CidrSet| {
-        let peers = policies.iter().flat_map(|policy| policy.peers());
+        let peers = policies.iter().flat_map(Policy::peers);
         peers.into_iter().any(|peer| matches!(peer, Peer::CidrSet(meant) if meant.selects(set)))
     };
     let mut cidr_sets: Vec<CidrSet> = state.cidr_sets.iter().filter(is_meant).cloned().collect();

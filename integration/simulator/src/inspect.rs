@@ -11,14 +11,14 @@ use weft_noded::{
 };
 use weft_shared::{
     layout::{Address, Class, Direction, endpoint_flags},
-    policy::model::{FlowPort, Labels, Party, Policy},
+    policy::model::{FlowPort, Labels, Party},
 };
 
 use crate::{
     chance::Chance,
     history::History,
     store::{Ledger, Shared},
-    verdict::{self, Question},
+    verdict::{self, Question, Rules},
 };
 
 /// Of the writes, how many are looked at: it is not cheap.
@@ -65,14 +65,14 @@ impl Inspector {
     /// After a step: what is allowed now was allowed before, or the rules that are being written allow it.
     pub(crate) fn on_the_way(&self, before: &Tables, now: &Tables, desired: &Desired, step: &Step) {
         let ledger = self.shared.ledger();
-        let policies = verdict::written(desired, &ledger.selectors);
+        let rules = Rules::of_node(desired, &ledger.selectors);
         for _ in 0..2 {
             let Some(flow) = self.some_identity(now, &ledger) else { return };
             let slot_before =
                 slot_of(before, now.subjects.get(&flow.slot).map_or(0, |subject| subject.identity));
             let allowed = verdict::allows(now, flow.slot, flow.question);
             let was = slot_before.is_some_and(|slot| verdict::allows(before, slot, flow.question));
-            if allowed && !was && !rules_allow(&policies, desired, &flow) {
+            if allowed && !was && !rules_allow(rules.as_ref(), &flow) {
                 self.open(&flow, &format!("after the step {step:?}"));
             }
         }
@@ -83,20 +83,20 @@ impl Inspector {
     /// they were: they are not looked at.
     pub(crate) fn at_rest(&self, tables: &Tables, desired: &Desired) {
         let ledger = self.shared.ledger();
-        let policies = verdict::written(desired, &ledger.selectors);
+        let rules = Rules::of_node(desired, &ledger.selectors);
         for _ in 0..PEERS_AT_REST {
             if let Some(flow) = self.some_identity(tables, &ledger)
                 && is_used(tables, flow.slot)
                 && verdict::allows(tables, flow.slot, flow.question)
-                && !rules_allow(&policies, desired, &flow)
+                && !rules_allow(rules.as_ref(), &flow)
             {
                 self.open(&flow, "at rest");
             }
             if let Some(flow) = self.some_unknown_address(tables, &ledger)
                 && is_used(tables, flow.slot)
                 && verdict::allows(tables, flow.slot, flow.question)
-                && !names_unmanaged(&policies, &flow)
-                && !rules_allow(&policies, desired, &flow)
+                && !names_unmanaged(rules.as_ref(), &flow)
+                && !rules_allow(rules.as_ref(), &flow)
             {
                 self.open(&flow, "at rest, by an address that this node was not told of");
             }
@@ -179,11 +179,11 @@ impl Inspector {
     }
 }
 
-fn rules_allow(policies: &[Policy], desired: &Desired, flow: &Flow<'_>) -> bool {
-    let Some(fleet) = desired.fleet() else { return false };
+/// Without a configuration they allow nothing.
+fn rules_allow(rules: Option<&Rules>, flow: &Flow<'_>) -> bool {
     let subject = Party { class: Class::Fleet, labels: flow.subject.clone(), address: None, local: true };
     let Question { direction, port, .. } = flow.question;
-    verdict::rules_allow(policies, fleet.default_action, &subject, &flow.peer, direction, port)
+    rules.is_some_and(|rules| rules.allow(&subject, &flow.peer, direction, port))
 }
 
 fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
@@ -196,8 +196,9 @@ fn is_used(tables: &Tables, slot: u32) -> bool {
 }
 
 /// Who names the class of what nothing is known of has taken the chance.
-fn names_unmanaged(policies: &[Policy], flow: &Flow<'_>) -> bool {
-    let selecting = policies.iter().filter(|policy| policy.subject.named().matches(flow.subject));
+fn names_unmanaged(rules: Option<&Rules>, flow: &Flow<'_>) -> bool {
+    let policies = rules.into_iter().flat_map(|rules| &rules.policies);
+    let selecting = policies.filter(|policy| policy.subject.named().matches(flow.subject));
     let mut rules = selecting.flat_map(|policy| policy.rules(flow.question.direction));
     rules.any(|rule| rule.names_class(Class::Unmanaged))
 }

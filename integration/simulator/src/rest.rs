@@ -9,17 +9,19 @@ use weft_noded::{
         who::{Lengths, Who},
     },
 };
-use weft_proto::v1;
 use weft_shared::{
-    layout::{Action, Address, Class, Direction},
-    policy::model::{Labels, Party, Policy},
+    layout::{Address, Class, Direction},
+    policy::{
+        model::{FleetConfig, Labels, Party},
+        parse,
+    },
 };
 
 use crate::{
     inspect::PORTS,
     scratch,
     store::Ledger,
-    verdict::{self, Question},
+    verdict::{self, Question, Rules},
     world::World,
 };
 
@@ -67,17 +69,14 @@ async fn own_workloads(world: &World, node: &str, core: &Core) -> Result<(), Str
     lost.map_or(Ok(()), |(name, _)| Err(format!("the store has {name} on {node}, which has not")))
 }
 
-/// What the rules are made of.
-struct Rules {
-    policies: Vec<Policy>,
-    default_action: Action,
-}
-
 /// Every workload against everybody: what the tables say is what the rules say.
 pub(crate) async fn right_verdicts(world: &World) -> Result<(), String> {
     let fleet = scratch::fleet(&world.shared.memory, None).await.ok_or("the store cannot be read")?;
-    let policies = fleet.policies().cloned().collect();
-    let rules = Rules { policies, default_action: default_action(world).await? };
+    let rules = Rules {
+        policies: fleet.policies().cloned().collect(),
+        cidr_sets: fleet.cidr_sets().cloned().collect(),
+        config: config(world).await?,
+    };
     let ledger = world.shared.ledger();
     let peers = everybody(&ledger);
     for node in &world.nodes {
@@ -120,7 +119,6 @@ fn right_for(
     peers: &[(IpAddr, Party)],
     rules: &Rules,
 ) -> Result<(), String> {
-    let Rules { policies, default_action } = rules;
     let subject = Party { class: Class::Fleet, labels: labels.clone(), address: None, local: true };
     let lengths = Lengths::of([tables]);
     for (address, peer) in peers {
@@ -131,7 +129,7 @@ fn right_for(
             let Some(port) = world.chance.pick(&PORTS).copied() else { continue };
             let question = Question { direction, identity: found.identity, class, port };
             let allowed = verdict::allows(tables, slot, question);
-            let by_rules = verdict::rules_allow(policies, *default_action, &subject, peer, direction, port);
+            let by_rules = rules.allow(&subject, peer, direction, port);
             if allowed != by_rules {
                 return Err(format!(
                     "the tables say {allowed} and the rules {by_rules}: subject {labels:?}, peer {peer:?}, {question:?}"
@@ -142,11 +140,10 @@ fn right_for(
     Ok(())
 }
 
-async fn default_action(world: &World) -> Result<Action, String> {
+async fn config(world: &World) -> Result<FleetConfig, String> {
     let key = fleet_config::key();
     let (item, _) = world.shared.memory.get(&key).await.map_err(|error| error.to_string())?;
     let config = item.ok_or("there is no configuration")?;
     let config = resource::decode_fleet_config(&config).map_err(|error| error.to_string())?;
-    let denies = config.default_action() == v1::DefaultAction::Deny;
-    Ok(if denies { Action::Deny } else { Action::Allow })
+    parse::fleet_config(&config).map_err(|errors| format!("{errors:?}"))
 }

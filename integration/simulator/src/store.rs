@@ -18,7 +18,10 @@ use weft_controller::{
     },
 };
 use weft_proto::v1::{self, Kind, object::Kind as Of};
-use weft_shared::policy::model::{Labels, Peer, Policy, Selector};
+use weft_shared::policy::{
+    model::{Labels, Peer, Policy, Selector},
+    wire,
+};
 
 use crate::{chance::Chance, history::History};
 
@@ -112,11 +115,13 @@ impl Ledger {
 
     fn note_selectors(&mut self, policy: &Policy) {
         let peers = policy.peers().filter_map(|peer| match peer {
-            Peer::Endpoints(selector) => Some(selector),
-            _ => None,
+            Peer::Endpoints(selector) | Peer::Nodes(selector) => Some(selector),
+            Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => None,
         });
         for selector in peers.chain([policy.subject.named()]) {
-            self.selectors.insert(selector.set_name(), selector.clone());
+            for name in [wire::endpoint_set(selector), wire::node_set(selector)] {
+                self.selectors.insert(name, selector.clone());
+            }
         }
     }
 

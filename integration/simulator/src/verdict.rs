@@ -1,13 +1,14 @@
 //! The verdict that a set of tables gives, as the kernel programs reach it; and the one that the rules give.
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use weft_noded::{desired::Desired, plan::tables::Tables};
 use weft_shared::{
     layout::{Action, Class, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY},
     policy::{
         model::{
-            FleetConfig, FlowPort, NodePeer, NodePolicy, NodeRule, Party, Peer, Policy, Rule, Selector,
-            Subject,
+            CidrSet, CidrSetSelector, FleetConfig, FlowPort, Labels, NodePeer, NodePolicy, NodeRule, Party,
+            Peer, Policy, Rule, Selector, Subject,
         },
         oracle,
     },
@@ -33,50 +34,79 @@ pub(crate) fn allows(tables: &Tables, slot: u32, question: Question) -> bool {
     row.is_some_and(|row| row.action == Action::Allow as u32)
 }
 
-/// A node's policies with selectors in place of the sets' names, as operators wrote them.
-pub(crate) fn written(desired: &Desired, selectors: &BTreeMap<String, Selector>) -> Vec<Policy> {
-    desired.policies().values().filter_map(|policy| written_policy(policy, selectors)).collect()
+/// What the rules are, as operators wrote them.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) cidr_sets: Vec<CidrSet>,
+    pub(crate) config: FleetConfig,
+}
+
+impl Rules {
+    /// A node's, with selectors in place of the sets' names. `None`: it has no configuration.
+    pub(crate) fn of_node(desired: &Desired, selectors: &BTreeMap<String, Selector>) -> Option<Self> {
+        let fleet = desired.fleet()?;
+        let set = |(name, cidrs): (&String, &Vec<IpNet>)| CidrSet {
+            name: name.clone(),
+            labels: Labels::new(),
+            cidrs: cidrs.clone(),
+        };
+        let policies = desired.policies().values();
+        Some(Self {
+            policies: policies.filter_map(|policy| written_policy(policy, selectors)).collect(),
+            cidr_sets: desired.cidr_sets().iter().map(set).collect(),
+            config: FleetConfig {
+                default_action: fleet.default_action,
+                host_to_endpoint: fleet.host_to_endpoint,
+                failsafe: fleet.failsafe.clone(),
+                ..FleetConfig::of_pools(Vec::new())
+            },
+        })
+    }
+
+    /// Whether they allow it.
+    pub(crate) fn allow(&self, subject: &Party, peer: &Party, direction: Direction, port: FlowPort) -> bool {
+        let Self { policies, cidr_sets, config } = self;
+        let context = oracle::Context { policies, cidr_sets, config };
+        oracle::judge(context, subject, peer, direction, port).action == Action::Allow
+    }
 }
 
 fn written_policy(policy: &NodePolicy, selectors: &BTreeMap<String, Selector>) -> Option<Policy> {
     let rules = |rules: &Option<Vec<NodeRule>>| -> Option<Vec<Rule>> {
         rules.as_ref().map(|rules| rules.iter().map(|rule| written_rule(rule, selectors)).collect())
     };
+    let selector = selectors.get(policy.subject.named())?.clone();
     Some(Policy {
         name: policy.name.clone(),
         tier: policy.tier,
         mode: policy.mode,
-        subject: Subject::Endpoints(selectors.get(policy.subject.named())?.clone()),
+        subject: if policy.subject.is_nodes() {
+            Subject::Nodes(selector)
+        } else {
+            Subject::Endpoints(selector)
+        },
         ingress: rules(&policy.ingress),
         egress: rules(&policy.egress),
     })
 }
 
 fn written_rule(rule: &NodeRule, selectors: &BTreeMap<String, Selector>) -> Rule {
-    let peer = |peer: &NodePeer| match peer {
-        Peer::Endpoints(set) => selectors.get(set).cloned().map(Peer::Endpoints),
-        Peer::Cidr { cidr, except } => Some(Peer::Cidr { cidr: *cidr, except: except.clone() }),
-        Peer::Nodes(_) | Peer::CidrSet(_) => None,
-        Peer::Entity(entity) => Some(Peer::Entity(*entity)),
+    let written = |peer: &NodePeer| -> Vec<Peer> {
+        match peer {
+            Peer::Endpoints(set) => selectors.get(set).cloned().map(Peer::Endpoints).into_iter().collect(),
+            Peer::Nodes(set) => selectors.get(set).cloned().map(Peer::Nodes).into_iter().collect(),
+            Peer::Cidr { cidr, except } => vec![Peer::Cidr { cidr: *cidr, except: except.clone() }],
+            Peer::CidrSet(names) => {
+                names.iter().map(|name| Peer::CidrSet(CidrSetSelector::Name(name.clone()))).collect()
+            }
+            Peer::Entity(entity) => vec![Peer::Entity(*entity)],
+        }
     };
     Rule {
         name: rule.name.clone(),
         action: rule.action,
-        peers: rule.peers.as_ref().map(|peers| peers.iter().filter_map(peer).collect()),
+        peers: rule.peers.as_ref().map(|peers| peers.iter().flat_map(written).collect()),
         ports: rule.ports.clone(),
     }
-}
-
-/// Whether the rules themselves allow it.
-pub(crate) fn rules_allow(
-    policies: &[Policy],
-    default_action: Action,
-    subject: &Party,
-    peer: &Party,
-    direction: Direction,
-    port: FlowPort,
-) -> bool {
-    let config = FleetConfig { default_action, ..FleetConfig::of_pools(Vec::new()) };
-    let context = oracle::Context { policies, cidr_sets: &[], config: &config };
-    oracle::judge(context, subject, peer, direction, port).action == Action::Allow
 }

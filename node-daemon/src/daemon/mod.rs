@@ -112,8 +112,8 @@ struct State<D, L> {
     connection: Option<Connection>,
     /// What the compiler could not do; for people.
     problems: Vec<String>,
-    /// Policies that were not realised because their subject's table overflowed.
-    overflowed: Vec<v1::RejectedResource>,
+    /// Policies that were not realised because their subject is closed.
+    unrealised: Vec<v1::RejectedResource>,
     /// The last write of kernel or disk failed; tried again.
     failure: Option<String>,
     /// Why there is no stream.

@@ -67,7 +67,7 @@ impl<D: Datapath, L: Links> State<D, L> {
     }
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
-        let rejected: Vec<_> = self.desired.rejected().chain(self.overflowed.iter().cloned()).collect();
+        let rejected: Vec<_> = self.desired.rejected().chain(self.unrealised.iter().cloned()).collect();
         let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
         let through = self.desired.identities_through;
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -137,14 +137,14 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     fn note_problems(&mut self, compiled: Compiled) {
         self.problems = compiled.problems;
-        self.overflowed.clear();
-        for overflow in compiled.overflows {
-            self.problems.push(format!("{overflow}: its endpoints are closed"));
-            for policy in compile::policies_of(overflow.subject, &self.desired, self.desired.sets()) {
-                self.overflowed.push(v1::RejectedResource {
+        self.unrealised.clear();
+        for unfit in compiled.unfit {
+            self.problems.push(format!("{unfit}: its endpoints are closed"));
+            for policy in compile::policies_of(unfit.subject(), &self.desired, self.desired.sets()) {
+                self.unrealised.push(v1::RejectedResource {
                     r#type: ResourceType::Policy.into(),
                     name: policy.name.clone(),
-                    reason: overflow.to_string(),
+                    reason: unfit.to_string(),
                 });
             }
         }

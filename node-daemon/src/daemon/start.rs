@@ -115,7 +115,7 @@ impl Core {
             sweep_due: false,
             connection: None,
             problems: Vec::new(),
-            overflowed: Vec::new(),
+            unrealised: Vec::new(),
             failure: None,
             unconnected: Some("not tried yet".to_owned()),
             guarded: false,

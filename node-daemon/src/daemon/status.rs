@@ -71,7 +71,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         let mut problems = self.problems.clone();
         problems.extend(self.network_problems.iter().cloned());
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
-        let rejected = self.desired.rejected().chain(self.overflowed.iter().cloned());
+        let rejected = self.desired.rejected().chain(self.unrealised.iter().cloned());
         problems.extend(rejected.map(|rejected| {
             format!("rejected {} \"{}\": {}", rejected.r#type().as_str_name(), rejected.name, rejected.reason)
         }));

@@ -79,13 +79,13 @@ pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResp
 }
 
 fn subject(subject: &SubjectRow) -> String {
-    let mut text = format!("identity {}", subject.identity);
-    for (direction, word) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+    let books = |direction, word: &str| {
         let of_class = |of: Class| subject.rulebooks[class_rulebook(direction, of)];
-        let books: Vec<String> = Class::ALL.map(|of| format!("{} {}", class(of as u32), of_class(of))).into();
-        text.push_str(&format!("; {word} rulebooks {}", books.join(", ")));
-    }
-    text
+        let books = Class::ALL.map(|of| format!("{} {}", class(of as u32), of_class(of)));
+        format!("{word} rulebooks {}", books.join(", "))
+    };
+    let [ingress, egress] = [books(Direction::Ingress, "ingress"), books(Direction::Egress, "egress")];
+    format!("identity {}; {ingress}; {egress}", subject.identity)
 }
 
 fn rules(tables: &Tables, names: &Names) -> Vec<DumpMapResponse> {

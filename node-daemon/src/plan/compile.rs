@@ -48,8 +48,8 @@ pub struct Input<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
     pub tables: Tables,
-    /// Subjects whose policy does not fit, and are closed therefore.
-    pub overflows: Vec<compile::Overflow>,
+    /// Subjects whose policy can't be used, and are closed therefore.
+    pub unfit: Vec<compile::Unfit>,
     /// Something stale was kept: it goes in a second pass.
     pub unfinished: bool,
     /// What else could not be done, for people.

@@ -309,7 +309,7 @@ impl Node {
                 former_sets: &self.former_sets,
             };
             let compiled = compile(input, &self.tables, stale);
-            assert_eq!((compiled.overflows, compiled.problems), (Vec::new(), Vec::new()));
+            assert_eq!((compiled.unfit, compiled.problems), (Vec::new(), Vec::new()));
             let steps: Vec<Step> = diff(&self.tables, &compiled.tables, Sweep::Remove);
             self.datapath.write(&steps);
             self.tables.apply_all(&steps);

@@ -79,8 +79,8 @@ impl PortKey {
     #[must_use]
     pub const fn cut(self, bits: u8) -> Self {
         let whole = (self.protocol as u32) << 16 | self.port as u32;
-        let kept = whole & !((1 << (Self::FULL_BITS - bits)) - 1);
-        Self { bits, protocol: (kept >> 16) as u8, port: kept as u16 }
+        let [_, protocol, high, low] = (whole & !((1 << (Self::FULL_BITS - bits)) - 1)).to_be_bytes();
+        Self { bits, protocol, port: u16::from_be_bytes([high, low]) }
     }
 }
 
@@ -123,7 +123,8 @@ impl RuleKey {
         if bits > PortKey::FULL_BITS as u32 {
             return None;
         }
-        Some(PortKey { bits: bits as u8, protocol: self.protocol, port: u16::from_be_bytes(self.port) })
+        let [bits, ..] = bits.to_le_bytes();
+        Some(PortKey { bits, protocol: self.protocol, port: u16::from_be_bytes(self.port) })
     }
 }
 

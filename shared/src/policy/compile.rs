@@ -21,7 +21,7 @@ use self::{
     rulebook::{Book, Rules},
 };
 use super::{
-    model::{Action, Class, Direction, HostToEndpoint, NodePolicy, unmanaged_is_closed},
+    model::{Action, Class, Direction, HostToEndpoint, NodePolicy, Peer, unmanaged_is_closed},
     prefix::PrefixIdentities,
 };
 use crate::{
@@ -55,12 +55,23 @@ pub struct Table {
     pub peers: BTreeMap<(Direction, u32), Arc<Rulebook>>,
 }
 
-/// The policy would have more rows than one may have. Nothing of it may be used: the subject is to be closed.
+/// Why nothing of a subject's policy may be used: the subject is to be closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the policy of identity {subject} takes {rows} rows, at most {max} are possible", max = POLICY_ROWS_MAX)]
-pub struct Overflow {
-    pub subject: Identity,
-    pub rows: usize,
+pub enum Unfit {
+    #[error("the policy of identity {subject} takes {rows} rows, at most {max} are possible", max = POLICY_ROWS_MAX)]
+    Overflow { subject: Identity, rows: usize },
+    /// A rule that denies a set which is not known would open to it.
+    #[error("policy {policy} of identity {subject} names the CIDR set {set}, which is not known here")]
+    NoSuchCidrSet { subject: Identity, policy: String, set: String },
+}
+
+impl Unfit {
+    /// Whose policy it is.
+    pub const fn subject(&self) -> Identity {
+        match self {
+            Self::Overflow { subject, .. } | Self::NoSuchCidrSet { subject, .. } => *subject,
+        }
+    }
 }
 
 /// Compiles the policies that select a subject, in any order.
@@ -68,13 +79,28 @@ pub fn table(
     subject: Identity,
     policies: &[&NodePolicy],
     surroundings: Surroundings<'_>,
-) -> Result<Table, Overflow> {
+) -> Result<Table, Unfit> {
+    if let Some((policy, set)) = missing_set(policies, surroundings.cidr_sets) {
+        return Err(Unfit::NoSuchCidrSet { subject, policy: policy.to_owned(), set: set.to_owned() });
+    }
     let mut table = closed_table();
     for direction in Direction::ALL {
         Compiler::new(policies, surroundings, direction).add_to(&mut table);
     }
     let rows = table.rows();
-    if rows > POLICY_ROWS_MAX { Err(Overflow { subject, rows }) } else { Ok(table) }
+    if rows > POLICY_ROWS_MAX { Err(Unfit::Overflow { subject, rows }) } else { Ok(table) }
+}
+
+/// A policy that names a CIDR set which is not there, and the set.
+fn missing_set<'a>(policies: &[&'a NodePolicy], sets: &CidrSets) -> Option<(&'a str, &'a str)> {
+    policies.iter().find_map(|policy| {
+        let named = policy.peers().filter_map(|peer| match peer {
+            Peer::CidrSet(names) => Some(names),
+            _ => None,
+        });
+        let missing = named.flatten().find(|name| !sets.contains_key(*name))?;
+        Some((policy.name.as_str(), missing.as_str()))
+    })
 }
 
 /// The table of a subject that must be closed: nothing in, nothing out.

@@ -77,6 +77,16 @@ impl Selector {
         self.requirements.iter().all(|requirement| requirement.holds(labels))
     }
 
+    /// A label that everything it selects has, with one of these values: what an index can find it by. `None`: no label is
+    /// demanded by value.
+    pub fn anchor(&self) -> Option<(&str, &BTreeSet<String>)> {
+        let by_value = self.requirements.iter().filter_map(|requirement| match requirement {
+            Requirement::In { key, values } => Some((key.as_str(), values)),
+            _ => None,
+        });
+        by_value.min_by_key(|(_, values)| values.len())
+    }
+
     /// A key of which so much is demanded that no labels can meet it; then the selector selects nothing.
     pub fn contradiction(&self) -> Option<&str> {
         let keys: BTreeSet<&str> = self.requirements.iter().map(Requirement::key).collect();

@@ -93,13 +93,13 @@ pub(super) fn add_policies(
     for (slot, identity) in slots {
         let subject = Identity(*identity);
         let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, surroundings.sets).collect();
-        let table = compile::table(subject, &policies, surroundings).unwrap_or_else(|overflow| {
-            compiled.overflows.push(overflow);
+        let table = compile::table(subject, &policies, surroundings).unwrap_or_else(|unfit| {
+            compiled.unfit.push(unfit);
             compile::closed_table()
         });
         if add_table(&mut compiled.tables, &mut numbers, (*slot, *identity), &table).is_err() {
             let rows = table.rows();
-            compiled.overflows.push(compile::Overflow { subject, rows });
+            compiled.unfit.push(compile::Unfit::Overflow { subject, rows });
             compiled
                 .problems
                 .push(format!("the policies of this node's endpoints together take more rows than there are: {rows} of identity {subject} do not fit"));

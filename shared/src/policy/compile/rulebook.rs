@@ -17,7 +17,7 @@ pub type Rulebook = BTreeMap<PortKey, PolicyRow>;
 
 /// All rules of a subject's policies in one direction, in the order of the walk, and what holds where none matches.
 pub(super) struct Rules<'a> {
-    rules: Vec<Placed<'a>>,
+    placed: Vec<Placed<'a>>,
     /// What the application tier denies by default, by what is enforced and with what is audited.
     default_deny: [Option<u32>; 2],
     default_action: Action,
@@ -62,11 +62,11 @@ impl<'a> Rules<'a> {
             let denying = taking_part.find(|policy| policy.default_deny(direction));
             denying.map(|policy| rule_number(&policy.name, direction, ""))
         });
-        Self { rules: placed.collect(), default_deny, default_action }
+        Self { placed: placed.collect(), default_deny, default_action }
     }
 
     pub(super) fn list(&self) -> impl Iterator<Item = &'a NodeRule> + '_ {
-        self.rules.iter().map(|placed| placed.rule)
+        self.placed.iter().map(|placed| placed.rule)
     }
 }
 
@@ -81,9 +81,9 @@ pub(super) struct Book<'a> {
 impl<'a> Book<'a> {
     /// `spoken`: places of the rules that speak of the peer, ascending.
     pub(super) fn new(rules: &'a Rules<'a>, spoken: &[u32]) -> Self {
-        let spoken = spoken.iter().filter_map(|place| rules.rules.get(*place as usize)).collect();
-        let audited =
-            rules.rules.iter().any(|placed| placed.audited) || rules.default_deny[0] != rules.default_deny[1];
+        let spoken = spoken.iter().filter_map(|place| rules.placed.get(*place as usize)).collect();
+        let audited = rules.placed.iter().any(|placed| placed.audited)
+            || rules.default_deny[0] != rules.default_deny[1];
         Self { rules, spoken, audited }
     }
 

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::policy::{
     arbitrary::{self, Fleet},
-    model::{FlowPort, Labels, Mode, NodeRule, Party, Peer, PortRange, RuleAction, Subject, Tier},
+    model::{FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier},
     oracle, prefix, wire,
 };
 
@@ -19,7 +19,7 @@ fn identity_of(labels: &Labels, is_node: bool) -> u32 {
 
 fn sets(fleet: &Fleet) -> IdentitySets {
     let mut found = IdentitySets::new();
-    for peer in fleet.policies.iter().flat_map(|policy| policy.peers()) {
+    for peer in fleet.policies.iter().flat_map(Policy::peers) {
         let (selector, name, is_node) = match peer {
             Peer::Endpoints(selector) => (selector, wire::endpoint_set(selector), false),
             Peer::Nodes(selector) => (selector, wire::node_set(selector), true),
@@ -79,8 +79,7 @@ fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdenti
     let selecting = nodes.iter().zip(&fleet.policies).filter(|(_, policy)| policy.selects(subject));
     let selecting: Vec<&NodePolicy> = selecting.map(|(node, _)| node).collect();
     let cidr_sets = fleet.cidr_sets.iter().map(|set| (set.name.clone(), set.cidrs.clone())).collect();
-    let named =
-        nodes.iter().flat_map(|policy| policy.peers()).flat_map(|peer| prefix::named(peer, &cidr_sets));
+    let named = nodes.iter().flat_map(Policy::peers).flat_map(|peer| prefix::named(peer, &cidr_sets));
     let prefixes = PrefixIdentities::assign([], named, &arbitrary::pools());
     let surroundings = Surroundings {
         sets: &sets(fleet),
@@ -184,7 +183,7 @@ fn one_row_more_than_a_policy_may_have_is_an_overflow() {
     // (which the host's is, too).
     let most = u32::try_from(POLICY_ROWS_MAX).expect("fits") - 4;
     assert_eq!(rows(most), Ok(POLICY_ROWS_MAX));
-    assert_eq!(rows(most + 1), Err(Overflow { subject: Identity(256), rows: POLICY_ROWS_MAX + 1 }));
+    assert_eq!(rows(most + 1), Err(Unfit::Overflow { subject: Identity(256), rows: POLICY_ROWS_MAX + 1 }));
 }
 
 #[test]
@@ -196,6 +195,21 @@ fn peers_about_whom_the_same_is_said_share_a_rulebook_and_others_have_none() {
     assert_eq!(table.peers.keys().map(|(_, peer)| *peer).collect::<Vec<_>>(), [256, 257, 258]);
     assert!(books.iter().all(|book| Arc::ptr_eq(book, books[0])));
     assert_eq!(books[0].len(), 2, "{:?}", books[0]);
+}
+
+#[test]
+fn a_policy_that_names_a_set_which_is_not_there_is_not_used() {
+    let mut policy = wide();
+    let rules = policy.ingress.as_mut().expect("the policy has rules");
+    rules[0].peers = Some(vec![Peer::CidrSet(vec!["partners".to_owned()])]);
+    let (sets, prefixes) = (IdentitySets::new(), PrefixIdentities::default());
+    let compile = |cidr_sets: &CidrSets| {
+        table(Identity(256), &[&policy], surroundings(&sets, cidr_sets, &prefixes)).map(drop)
+    };
+    let (policy, set) = ("wide".to_owned(), "partners".to_owned());
+    let error = Unfit::NoSuchCidrSet { subject: Identity(256), policy, set };
+    assert_eq!(compile(&CidrSets::new()), Err(error));
+    assert_eq!(compile(&CidrSets::from([("partners".to_owned(), Vec::new())])), Ok(()));
 }
 
 #[test]
