@@ -133,12 +133,12 @@ fn a_revoked_flow_does_not_go_on_as_another_one_of_the_party_that_answered() {
     datapath.change(|tables| {
         tables
             .policies
-            .get_mut(&API_SLOT)
+            .get_mut(API_SLOT)
             .unwrap()
             .insert(peer_row(Direction::Egress, WEB_IDENTITY), rule(Action::Allow, 2));
         tables
             .policies
-            .get_mut(&WEB_SLOT)
+            .get_mut(WEB_SLOT)
             .unwrap()
             .insert(peer_row(Direction::Ingress, world::API_IDENTITY), rule(Action::Allow, 2));
     });
@@ -146,7 +146,7 @@ fn a_revoked_flow_does_not_go_on_as_another_one_of_the_party_that_answered() {
     datapath.run(from_endpoint(API), &back.tcp(80, 1000, SYN | ACK));
     let key = port_row(Direction::Egress, world::API_IDENTITY, TCP, 80);
     datapath.change(|tables| {
-        tables.policies.get_mut(&WEB_SLOT).unwrap().remove(&key);
+        tables.policies.get_mut(WEB_SLOT).unwrap().remove(&key);
     });
     for _ in 0..2 {
         assert_eq!(datapath.fate(from_endpoint(WEB), &forth.tcp(1000, 80, ACK)), Reason::PolicyDenied);

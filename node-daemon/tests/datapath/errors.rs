@@ -36,10 +36,10 @@ fn web_calls() -> Datapath {
         for (protocol, port) in [(UDP, 53), (TCP, 80), (ICMP, 8 << 8), (ICMPV6, 128 << 8)] {
             for peer in [API_IDENTITY, DB_IDENTITY, 1, 2, 5] {
                 let key = port_row(Direction::Egress, peer, protocol, port);
-                tables.policies.get_mut(&WEB_SLOT).unwrap().insert(key, rule(Action::Allow, 1));
+                tables.policies.get_mut(WEB_SLOT).unwrap().insert(key, rule(Action::Allow, 1));
             }
             let key = port_row(Direction::Ingress, WEB_IDENTITY, protocol, port);
-            tables.policies.get_mut(&API_SLOT).unwrap().insert(key, rule(Action::Allow, 1));
+            tables.policies.get_mut(API_SLOT).unwrap().insert(key, rule(Action::Allow, 1));
         }
     });
     datapath
@@ -273,7 +273,7 @@ fn what_a_policy_allows_by_type_passes_without_a_flow() {
     let mut datapath = web_calls();
     let too_big = |family| if family == Family::V4 { (3, 4) } else { (2, 0) };
     datapath.change(|tables| {
-        let table = tables.policies.get_mut(&WEB_SLOT).unwrap();
+        let table = tables.policies.get_mut(WEB_SLOT).unwrap();
         for (protocol, kind) in [(ICMP, 3 << 8 | 4), (ICMPV6, 2 << 8)] {
             table.insert(port_row(Direction::Ingress, 5, protocol, kind), rule(Action::Allow, 2));
         }

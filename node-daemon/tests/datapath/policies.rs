@@ -79,11 +79,11 @@ impl Policies {
 
     /// Gives a subject this policy; the one that it had.
     pub(crate) fn insert(&mut self, slot: u32, table: PolicyTable) -> Option<PolicyTable> {
-        self.get_mut(&slot).map(|policy| std::mem::replace(policy, table))
+        self.get_mut(slot).map(|policy| std::mem::replace(policy, table))
     }
 
-    pub(crate) fn get_mut(&mut self, slot: &u32) -> Option<&mut PolicyTable> {
-        self.0.get_mut(slot).map(|(_, table)| table)
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut PolicyTable> {
+        self.0.get_mut(&slot).map(|(_, table)| table)
     }
 
     pub(crate) fn for_all(&mut self, table: &PolicyTable) {

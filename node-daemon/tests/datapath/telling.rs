@@ -28,7 +28,7 @@ fn two_rules(config: Config) -> Datapath {
             (API_SLOT, Direction::Ingress, Class::World as u32, 33),
         ] {
             let row = port_row(direction, peer, TCP, 80);
-            tables.policies.get_mut(&slot).unwrap().insert(row, rule(Action::Allow, number));
+            tables.policies.get_mut(slot).unwrap().insert(row, rule(Action::Allow, number));
         }
     });
     datapath

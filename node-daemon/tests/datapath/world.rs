@@ -157,8 +157,8 @@ pub(crate) fn tables() -> Tables {
 /// Everyone may do everything.
 pub(crate) fn world() -> World {
     const OPEN: u32 = endpoint_flags::OPEN | endpoint_flags::PEER;
-    let mut tables = World::default();
-    tables.identities_through = 1000;
+    let tables = Tables { identities_through: 1000, ..Tables::default() };
+    let mut tables = World { tables, ..World::default() };
     let own = [
         (WEB, WEB_PARTY, WEB_IDENTITY, WEB_SLOT, OPEN),
         (API, API_PARTY, API_IDENTITY, API_SLOT, OPEN),
