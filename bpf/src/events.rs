@@ -8,7 +8,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weft_shared::layout::{
-    Address, Direction, Event, Point, Reason, Told, ToldKey, maps::counter_index, monitor_flags,
+    Action, Address, Direction, Event, Point, PolicyRow, Reason, Told, ToldKey, maps::counter_index,
+    monitor_flags,
 };
 
 use crate::{
@@ -97,6 +98,16 @@ pub struct AllowedBy {
     judged: u32,
     egress: u32,
     ingress: u32,
+    audit: Audit,
+}
+
+/// What audited policies would decide otherwise, by the first row of the packet's that says so.
+#[derive(Clone, Copy)]
+struct Audit {
+    /// 0: nothing.
+    action: u32,
+    rule: u32,
+    direction: u32,
 }
 
 /// Before a packet is judged.
@@ -104,7 +115,14 @@ pub struct AllowedBy {
 pub fn nobody_asked() {
     if let Some(by) = ALLOWED_BY.get_ptr_mut(0) {
         // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
-        unsafe { by.write(AllowedBy { judged: 0, egress: 0, ingress: 0 }) };
+        unsafe {
+            by.write(AllowedBy {
+                judged: 0,
+                egress: 0,
+                ingress: 0,
+                audit: Audit { action: 0, rule: 0, direction: 0 },
+            });
+        }
     }
 }
 
@@ -123,7 +141,36 @@ pub fn allowed_by(direction: Direction, rule: u32) {
     }
 }
 
-/// Tells of a new flow that was allowed, if somebody wants to know.
+/// Audited policies would decide otherwise than a subject's row did.
+#[inline(always)]
+pub fn audited(direction: Direction, row: &PolicyRow) {
+    if let Some(by) = ALLOWED_BY.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe {
+            if (*by).audit.action == 0 {
+                (*by).audit =
+                    Audit { action: row.audit_action, rule: row.audit_rule, direction: direction as u32 };
+            }
+        }
+    }
+}
+
+/// Whether audited policies would drop the packet in hand, which passes.
+#[inline(always)]
+fn would_be_dropped() -> bool {
+    // SAFETY: as above.
+    ALLOWED_BY.get_ptr(0).is_some_and(|by| unsafe { (*by).audit.action } == Action::Deny as u32)
+}
+
+/// Tells of a known flow that was judged again and allowed, where audited policies would not.
+#[inline(always)]
+pub fn allowed_again(ctx: &TcContext, point: Point, packet: &'static Packet, trace: &Trace) {
+    if would_be_dropped() {
+        tell(ctx, point as u32, AUDITED, Some(packet), trace);
+    }
+}
+
+/// Tells of a new flow that was allowed, if somebody wants to know, or if audited policies would not allow it.
 #[inline(always)]
 pub fn allowed(ctx: &TcContext, point: Point, packet: &'static Packet, trace: &Trace) {
     // SAFETY: a number of an array, which the daemon changes.
@@ -132,11 +179,15 @@ pub fn allowed(ctx: &TcContext, point: Point, packet: &'static Packet, trace: &T
         .is_some_and(|flags| unsafe { flags.read_volatile() } & monitor_flags::ALLOWED != 0);
     if wanted {
         tell(ctx, point as u32, ALLOWED, Some(packet), trace);
+    } else {
+        allowed_again(ctx, point, packet, trace);
     }
 }
 
 /// In place of a reason.
 const ALLOWED: u32 = u32::MAX;
+/// The same, told as drops are: once in a while.
+const AUDITED: u32 = u32::MAX - 1;
 
 /// Writes an event, unless one just like it was written a moment ago.
 #[inline(always)]
@@ -176,11 +227,15 @@ fn write(ctx: &TcContext, point: u32, reason: u32, packet: Option<&Packet>, trac
     event.source_identity = trace.source_identity;
     event.destination_identity = trace.destination_identity;
     show(event, packet);
-    if reason == ALLOWED {
+    event.audit_action = 0;
+    event.audit_direction = 0;
+    event.audit_rule = 0;
+    if reason == ALLOWED || reason == AUDITED {
         event.reason = 0;
         event.direction = 0;
-        event.packets = 1;
         say_who_allowed(event);
+        say_audit(event, Action::Deny);
+        event.packets = if reason == ALLOWED { 1 } else { packets_alike(event) };
     } else {
         event.reason = reason;
         event.direction = trace.direction;
@@ -188,6 +243,10 @@ fn write(ctx: &TcContext, point: u32, reason: u32, packet: Option<&Packet>, trac
         event.allowed = 0;
         event.judged = 0;
         event.ingress_rule = 0;
+        // Of other drops, what lies there is another packet's.
+        if reason == Reason::PolicyDenied as u32 {
+            say_audit(event, Action::Allow);
+        }
         event.packets = packets_alike(event);
     }
     if event.packets != 0
@@ -227,6 +286,18 @@ fn say_who_allowed(event: &mut Event) {
         event.judged = by.judged as u8;
         event.rule = by.egress;
         event.ingress_rule = by.ingress;
+    }
+}
+
+/// What audited policies would do, if it is the other thing than what is done.
+#[inline(always)]
+fn say_audit(event: &mut Event, other: Action) {
+    // SAFETY: as in `nobody_asked`.
+    let audit = ALLOWED_BY.get_ptr(0).map(|by| unsafe { (*by).audit });
+    if let Some(audit) = audit.filter(|audit| audit.action == other as u32) {
+        event.audit_action = audit.action as u8;
+        event.audit_direction = audit.direction as u8;
+        event.audit_rule = audit.rule;
     }
 }
 

@@ -113,14 +113,16 @@ pub fn decide(
     if related::passes(ctx, packet, ends) {
         return Ok(());
     }
+    events::nobody_asked();
     if let Some(entry) = entry {
         let way = if entry.original() { Way::Forth } else { Way::Back };
         // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
         // answering party says in the midst of a connection would pass by the verdict of its own direction.
         judge(packet, ends, hook, way, trace)?;
-        return conntrack::remember(packet, entry.original(), ends, Some(entry.flags()), &moment);
+        conntrack::remember(packet, entry.original(), ends, Some(entry.flags()), &moment)?;
+        events::allowed_again(ctx, moment.point, packet, trace);
+        return Ok(());
     }
-    events::nobody_asked();
     let mut original = true;
     if let Err(reason) = judge(packet, ends, hook, Way::Forth, trace) {
         let mut second = Trace::empty();
@@ -218,6 +220,9 @@ fn one(
 ) -> Result<(), Reason> {
     let rulebook = rulebook(subject, direction, peer).ok_or(Reason::PolicyMissing)?;
     let row = maps::rule(rulebook, flow.protocol, flow.port).ok_or(Reason::PolicyMissing)?;
+    if row.audit_action != row.action {
+        events::audited(direction, row);
+    }
     if row.action == Action::Allow as u32 {
         events::allowed_by(direction, row.rule);
         return Ok(());

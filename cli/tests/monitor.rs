@@ -33,6 +33,7 @@ fn event(port: u32) -> v1::MonitorResponse {
         destination_port: port,
         length_bytes: 100,
         packets: 1,
+        audit: None,
         ..v1::FlowEvent::default()
     };
     v1::MonitorResponse { item: Some(Item::Event(event)) }
@@ -114,6 +115,7 @@ async fn filters_are_sent_to_the_daemon_as_given() {
         "--count",
         "1",
         "--verdicts",
+        "--audit",
         "--drops",
         "--endpoint",
         "api",
@@ -142,6 +144,7 @@ async fn filters_are_sent_to_the_daemon_as_given() {
         endpoints: vec!["api".to_owned()],
         drops: true,
         verdicts: true,
+        audits: true,
         from: vec![
             party(Party::Entity("world".to_owned())),
             party(Party::Prefix("203.0.113.0/24".to_owned())),

@@ -20,15 +20,16 @@ use crate::{
 
 use identities::Identities;
 
-/// Show what this node drops, and with --verdicts what policy says of flows, as it happens
+/// Show what this node drops, with --verdicts what policy says of flows, and with --audit what audited policies would
+/// decide otherwise, as it happens
 ///
-/// Drops that look alike (all but the source's port) are shown at most once a second, with their number. An event is shown
+/// Drops (and audits) that look alike (all but the source's port) are shown at most once a second, with their number. An event is shown
 /// if it passes every filter that is given; of a filter that is given several times, any value will do. Labels of
 /// endpoints of other nodes are asked of the controller, if it can be reached.
 ///
 /// JSON: one line for each event, {at, verdict: dropped|allowed, reason, point, endpoint, source: {address, identity,
 /// endpoint, labels, entity}, destination, protocolNumber, sourcePort, destinationPort, rules: [{direction, policy,
-/// rule}], lengthBytes, packets}; and {lost: {inKernel, inStream}} where events were lost.
+/// rule}], lengthBytes, packets, audit: {verdict, rule}}; and {lost: {inKernel, inStream}} where events were lost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Monitor {
     /// Dropped packets, whatever the reason (the default)
@@ -37,6 +38,10 @@ pub(crate) struct Monitor {
     /// What policy says of flows: new ones that are allowed, and packets that it drops
     #[arg(long)]
     verdicts: bool,
+    /// Packets on which policies in audit mode would decide otherwise: dropped ones that they would allow, and flows that pass
+    /// and that they would drop
+    #[arg(long = "audit")]
+    audits: bool,
     /// Events of this endpoint of this node, at either end
     #[arg(long = "endpoint", value_name = "NAME")]
     endpoints: Vec<String>,
@@ -125,6 +130,7 @@ impl Monitor {
             endpoints: self.endpoints,
             drops: self.drops,
             verdicts: self.verdicts,
+            audits: self.audits,
             from: identities.with_selected(self.from).await,
             to: identities.with_selected(self.to).await,
             ports: self.ports,

@@ -36,6 +36,7 @@ enum Party {
 pub struct Filter {
     drops: bool,
     verdicts: bool,
+    audits: bool,
     endpoints: BTreeSet<String>,
     from: Vec<Party>,
     to: Vec<Party>,
@@ -50,10 +51,11 @@ impl Filter {
     pub fn parse(request: v1::MonitorRequest) -> Result<Self, FilterError> {
         refuse_many(&request)?;
         // Nothing said: drops.
-        let drops = request.drops || !request.verdicts;
+        let drops = request.drops || !(request.verdicts || request.audits);
         Ok(Self {
             drops,
             verdicts: request.verdicts,
+            audits: request.audits,
             endpoints: request.endpoints.into_iter().collect(),
             from: parties("from", request.from)?,
             to: parties("to", request.to)?,
@@ -85,16 +87,23 @@ impl Filter {
             && (self.reasons.is_empty() || self.reasons.contains(&event.reason))
             && (self.points.is_empty() || self.points.contains(&event.point))
             && (self.identities.is_empty() || either(&|party| self.identities.contains(&party.identity)))
-            && (self.policies.is_empty()
-                || event.rules.iter().any(|rule| self.policies.contains(&rule.policy)))
+            && (self.policies.is_empty() || rules(event).any(|rule| self.policies.contains(&rule.policy)))
     }
 
     fn wants(&self, event: &v1::FlowEvent) -> bool {
+        if self.audits && event.audit.is_some() {
+            return true;
+        }
         match event.verdict() {
             v1::FlowVerdict::Allowed => self.verdicts,
             _ => self.drops || (self.verdicts && is_policys(&event.reason)),
         }
     }
+}
+
+/// That decided, or would if audited policies were enforced.
+fn rules(event: &v1::FlowEvent) -> impl Iterator<Item = &v1::FlowRule> {
+    event.rules.iter().chain(event.audit.iter().filter_map(|audit| audit.rule.as_ref()))
 }
 
 /// Whether a drop is the policy's word.

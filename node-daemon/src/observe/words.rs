@@ -7,7 +7,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use weft_proto::v1;
-use weft_shared::layout::{Address, Class, Direction, Event, FIRST_LOCAL_IDENTITY, Point, Reason};
+use weft_shared::layout::{Action, Address, Class, Direction, Event, FIRST_LOCAL_IDENTITY, Point, Reason};
 
 use super::names::Names;
 
@@ -49,14 +49,31 @@ pub fn in_words(event: &Event, names: &Names, epoch: Epoch) -> v1::FlowEvent {
         rules: rules(event, names),
         length_bytes: event.length_bytes,
         packets: event.packets,
+        audit: audit(event, names),
     }
 }
 
-fn rules(event: &Event, names: &Names) -> Vec<v1::FlowRule> {
-    let rule = |direction: v1::Direction, number: u32| {
-        let (policy, rule) = names.rule(number);
-        v1::FlowRule { direction: direction.into(), policy: policy.to_owned(), rule: rule.to_owned() }
+fn audit(event: &Event, names: &Names) -> Option<v1::FlowAudit> {
+    let verdict = match event.audit_action {
+        allow if u32::from(allow) == Action::Allow as u32 => v1::FlowVerdict::Allowed,
+        deny if u32::from(deny) == Action::Deny as u32 => v1::FlowVerdict::Dropped,
+        _ => return None,
     };
+    let direction = match event.audit_direction {
+        egress if egress == Direction::Egress as u8 => v1::Direction::Egress,
+        _ => v1::Direction::Ingress,
+    };
+    let rule = Some(flow_rule(direction, event.audit_rule, names));
+    Some(v1::FlowAudit { verdict: verdict.into(), rule })
+}
+
+fn flow_rule(direction: v1::Direction, number: u32, names: &Names) -> v1::FlowRule {
+    let (policy, rule) = names.rule(number);
+    v1::FlowRule { direction: direction.into(), policy: policy.to_owned(), rule: rule.to_owned() }
+}
+
+fn rules(event: &Event, names: &Names) -> Vec<v1::FlowRule> {
+    let rule = |direction: v1::Direction, number: u32| flow_rule(direction, number, names);
     let ends = [
         (Direction::Egress as u8, v1::Direction::Egress, event.rule),
         (Direction::Ingress as u8, v1::Direction::Ingress, event.ingress_rule),

@@ -37,6 +37,8 @@ pub(crate) struct Datapath {
     pub(crate) object: Object,
     pub(crate) events: Events,
     pub(crate) switch: Switch,
+    /// What was told of audited policies for the packet that was judged last.
+    pub(crate) audited: Option<Event>,
     tables: Tables,
     world: World,
 }
@@ -81,7 +83,7 @@ impl Datapath {
         let events = object.events().unwrap();
         let switch = object.switch().unwrap();
         let (tables, world) = (Tables::default(), world::world());
-        let mut datapath = Self { object, events, switch, tables, world };
+        let mut datapath = Self { object, events, switch, audited: None, tables, world };
         datapath.change(|_| ());
         datapath
     }
@@ -142,12 +144,11 @@ impl Datapath {
     pub(crate) fn judge(&mut self, place: Place, packet: &[u8]) -> Result<Outcome, Event> {
         while self.events.try_next().is_some() {}
         let outcome = self.run(place, packet);
-        if let Some(event) = self.events.try_next() {
-            assert_eq!(outcome.verdict, Verdict::Shot);
-            return Err(event);
-        }
-        assert_ne!(outcome.verdict, Verdict::Shot, "dropped without an event");
-        Ok(outcome)
+        let event = self.events.try_next();
+        self.audited = event.filter(|event| event.audit_action != 0);
+        let dropped = event.filter(|event| event.allowed == 0);
+        assert_eq!(outcome.verdict == Verdict::Shot, dropped.is_some(), "a drop has an event: {dropped:?}");
+        dropped.map_or(Ok(outcome), Err)
     }
 
     /// Runs a program on a packet and gives what the counters say of it.

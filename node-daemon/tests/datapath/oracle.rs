@@ -410,35 +410,56 @@ fn packet(way: &Way, to: FlowPort, fresh: u16) -> Vec<u8> {
     }
 }
 
-/// What the rules say of a flow: allowed, or denied in a direction, with the number of the rule that decides.
-type Expected = Result<(), (Direction, u32)>;
+/// What the rules say of a flow.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    /// Allowed, or denied in a direction, with the number of the rule that decides.
+    verdict: Result<(), (Direction, u32)>,
+    /// Where audited policies would decide otherwise: what, in which direction, and by which rule.
+    audit: Option<(Action, Direction, u32)>,
+}
+
+fn number(step: &oracle::Step, direction: Direction) -> u32 {
+    if step.policy.is_empty() { 0 } else { rule_number(&step.policy, direction, &step.rule) }
+}
 
 fn expected(fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Expected {
     let subject = Other::Local(flow.subject);
     let (from, to) = if flow.ingress { (&flow.other, &subject) } else { (&subject, &flow.other) };
+    let mut expected = Expected { verdict: Ok(()), audit: None };
     if from.address(flow.v6) == to.address(flow.v6) {
-        return Ok(());
+        return expected;
     }
     let (source, destination) = (from.party(flow.v6, nodes), to.party(flow.v6, nodes));
     for (judged, judge, peer, direction) in
         [(from, &source, &destination, Direction::Egress), (to, &destination, &source, Direction::Ingress)]
     {
-        if !matches!(judged, Other::Local(_)) {
+        if !matches!(judged, Other::Local(_)) || expected.verdict.is_err() {
             continue;
         }
         let verdict = oracle::judge(fleet.context(), judge, peer, direction, flow.port);
-        let decision = verdict.decision().expect("something decided");
+        let audit = verdict.audit.as_ref();
+        let audit = audit.map(|audit| (audit.action, direction, number(&audit.step, direction)));
+        expected.audit = expected.audit.or(audit);
         if verdict.action == Action::Deny {
-            let by_policy = !decision.policy.is_empty();
-            let number = by_policy.then(|| rule_number(&decision.policy, direction, &decision.rule));
-            return Err((direction, number.unwrap_or(0)));
+            let decision = verdict.decision().expect("something decided");
+            expected.verdict = Err((direction, number(decision, direction)));
         }
     }
-    Ok(())
+    // What would be dropped at the one end and is dropped at the other makes no difference.
+    let is = if expected.verdict.is_ok() { Action::Allow } else { Action::Deny };
+    expected.audit = expected.audit.filter(|(action, ..)| *action != is);
+    expected
+}
+
+fn check_audit(expected: Expected, found: Option<Event>) -> Result<(), String> {
+    let found = found.map(|event| (u32::from(event.audit_action), event.audit_direction, event.audit_rule));
+    let wanted = expected.audit.map(|(action, direction, rule)| (action as u32, direction as u8, rule));
+    if found == wanted { Ok(()) } else { Err(format!("audited as {found:?} and not as {wanted:?}")) }
 }
 
 fn check(flow: &Flow, expected: Expected, found: &Result<Verdict, Event>) -> Result<(), String> {
-    match (expected, found) {
+    match (expected.verdict, found) {
         (Ok(()), Ok(verdict)) => {
             let wanted = match (flow.ingress, &flow.other) {
                 (false, Other::Local(_) | Other::Remote(_) | Other::Unmanaged) => Verdict::Redirect,
@@ -478,8 +499,9 @@ fn the_programs_give_the_oracles_verdict_on_random_flows_through_random_policies
             let expected = expected(&fleet, &nodes, flow);
             let found = node.try_flow(flow);
             let (allowed, denied) = tried.get();
-            tried.set(if expected.is_ok() { (allowed + 1, denied) } else { (allowed, denied + 1) });
+            tried.set(if expected.verdict.is_ok() { (allowed + 1, denied) } else { (allowed, denied + 1) });
             check(flow, expected, &found)
+                .and_then(|()| check_audit(expected, node.datapath.audited))
                 .map_err(|what| TestCaseError::fail(format!("{what}\n{expected:?}\n{flow:?}")))?;
         }
         Ok(())

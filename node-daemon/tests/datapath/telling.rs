@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use weft_noded::kernel::Datapath as _;
+use weft_noded::{kernel::Datapath as _, plan::tables::Step};
 use weft_shared::layout::{Action, Class, Config, Direction, Event, Point, Reason, maps::EVENTS_BYTES};
 
 use crate::{
-    harness::{Datapath, FROM_UPLINK, from_endpoint},
+    harness::{Datapath, FROM_UPLINK, Verdict, from_endpoint},
     packets::{ACK, SYN, TCP, arriving, out_of},
     world::{
         self, API, API_IDENTITY, API_PARTY, API_SLOT, DB_PARTY, FAMILIES, Family, WEB, WEB_IDENTITY,
@@ -75,6 +75,49 @@ fn where_one_end_is_elsewhere_only_the_other_was_asked() {
     datapath.run(from_endpoint(WEB), &out_of(WEB, WEB_PARTY, DB_PARTY, Family::V4).tcp(1000, 80, SYN));
     let [event] = told(&mut datapath)[..] else { panic!("one event") };
     assert_eq!((event.allowed, event.reason, event.packets), (0, Reason::PolicyDenied as u32, 1));
+}
+
+#[test]
+fn what_audited_policies_would_decide_otherwise_is_told_without_being_asked_for() {
+    let audited = |action, (would, number)| rule(action, 1).audited_as((would, number));
+    let (allow, deny) = (Action::Allow, Action::Deny);
+    let mut datapath = Datapath::with_config(Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT });
+    datapath.change(|tables| {
+        for_all(tables, &deny_all());
+        let web = tables.policies.get_mut(WEB_SLOT).unwrap();
+        web.insert(port_row(Direction::Egress, API_IDENTITY, TCP, 80), rule(allow, 1));
+        web.insert(port_row(Direction::Egress, API_IDENTITY, TCP, 81), audited(deny, (allow as u32, 77)));
+        // What would be denied at the one end is denied at the other: no difference.
+        web.insert(port_row(Direction::Egress, API_IDENTITY, TCP, 82), audited(allow, (deny as u32, 88)));
+        let api = tables.policies.get_mut(API_SLOT).unwrap();
+        api.insert(port_row(Direction::Ingress, WEB_IDENTITY, TCP, 80), audited(allow, (deny as u32, 99)));
+    });
+    for family in FAMILIES {
+        let way = out_of(WEB, WEB_PARTY, API_PARTY, family);
+        let mut tell = |port: u16, number: u16| {
+            let verdict = datapath.run(from_endpoint(WEB), &way.tcp(1000 + number, port, SYN)).verdict;
+            let events = told(&mut datapath);
+            let said = events.iter().map(|event| {
+                (event.allowed, event.audit_action, event.audit_rule, event.audit_direction, event.packets)
+            });
+            (verdict, said.collect::<Vec<_>>())
+        };
+        let [allow, deny] = [allow as u8, deny as u8];
+        let [ingress, egress] = [Direction::Ingress as u8, Direction::Egress as u8];
+        assert_eq!(tell(80, 1), (Verdict::Redirect, vec![(1, deny, 99, ingress, 1)]), "it passes");
+        assert_eq!(tell(80, 2), (Verdict::Redirect, vec![]), "another like it, a moment later");
+        assert_eq!(tell(81, 3), (Verdict::Shot, vec![(0, allow, 77, egress, 1)]), "it is dropped");
+        assert_eq!(tell(82, 4), (Verdict::Shot, vec![(0, 0, 0, 0, 1)]), "dropped either way");
+        // A verdict that is given again, for a flow that is known.
+        let bump = [Step::Bump { subjects: vec![WEB_SLOT, API_SLOT], nodes: Vec::new() }];
+        datapath.write(&bump);
+        let again = Datapath::run(&mut datapath, from_endpoint(WEB), &way.tcp(1001, 80, ACK));
+        assert_eq!(
+            (again.verdict, told(&mut datapath)),
+            (Verdict::Redirect, vec![]),
+            "as before, a moment later"
+        );
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Address;
 use bytemuck::{Pod, Zeroable};
 
-/// A record of the ring buffer `EVENTS`: a dropped packet, or a new flow that was allowed.
+/// A record of the ring buffer `EVENTS`: a dropped packet, or a flow that was judged and allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Event {
@@ -36,8 +36,15 @@ pub struct Event {
     pub judged: u8,
     /// Allowed: `PolicyRow::rule` of the destination's row, for its ingress.
     pub ingress_rule: u32,
-    /// Packets that this stands for: with it those alike that were dropped since the last event of them.
+    /// Packets that this stands for: with it those alike that were dropped (or audited) since the last event of them.
     pub packets: u64,
+    /// `PolicyRow::audit_rule` of the row by which audited policies would decide otherwise.
+    pub audit_rule: u32,
+    /// What they would decide there: an [`Action`](super::Action); 0: the same.
+    pub audit_action: u8,
+    /// Whose row it is: a [`Direction`](super::Direction).
+    pub audit_direction: u8,
+    pub zero: [u8; 2],
 }
 
 /// Bits of the one u32 of the array `MONITOR`, which the daemon of the loaded programs sets.

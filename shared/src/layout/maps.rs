@@ -39,7 +39,7 @@ pub const FRAGMENTS: MapName = map("FRAGMENTS", "fragments_v1");
 /// Array for each CPU: `counter_index` → `Counter`.
 pub const COUNTERS: MapName = map("COUNTERS", "counters_v1");
 /// Ring buffer of `Event`.
-pub const EVENTS: MapName = map("EVENTS", "events_v2");
+pub const EVENTS: MapName = map("EVENTS", "events_v3");
 /// Array for each CPU, one u64: events that found the ring buffer full.
 pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
 

@@ -67,6 +67,11 @@ fn human(event: &v1::FlowEvent, colours: bool) -> String {
     if event.packets > 1 {
         let _ = write!(line, "  {} packets", event.packets);
     }
+    if let Some(audit) = &event.audit {
+        let would = if audit.verdict() == v1::FlowVerdict::Allowed { "allowed" } else { "dropped" };
+        let by = audit.rule.as_ref().map(rule).unwrap_or_default();
+        let _ = write!(line, "  audit: would be {would} by {by}");
+    }
     line.push('\n');
     line
 }

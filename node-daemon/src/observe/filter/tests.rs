@@ -29,6 +29,7 @@ fn denied() -> v1::FlowEvent {
         destination_port: 443,
         rules: vec![FlowRule { policy: "web".to_owned(), rule: "no-world".to_owned(), direction: 2 }],
         packets: 1,
+        audit: None,
         ..v1::FlowEvent::default()
     }
 }

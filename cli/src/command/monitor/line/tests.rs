@@ -30,6 +30,7 @@ fn denied() -> v1::FlowEvent {
         }],
         length_bytes: 60,
         packets: 3,
+        audit: None,
     }
 }
 
@@ -67,6 +68,7 @@ fn an_allowed_flow_names_what_allowed_it_at_each_end() {
         destination_port: 128 << 8,
         rules,
         packets: 1,
+        audit: None,
         ..denied()
     };
     assert_eq!(
@@ -85,6 +87,7 @@ fn what_was_not_looked_into_is_not_shown() {
         protocol_number: 0,
         rules: Vec::new(),
         packets: 1,
+        audit: None,
         ..denied()
     };
     assert_eq!(human(&event, false), "22:13:20.045  dropped  malformed  at tc_from_endpoint of web\n");
@@ -103,4 +106,16 @@ fn a_line_of_json_is_one_object_with_the_fields_of_the_api() {
     assert_eq!(value["source"]["labels"]["app"], "web");
     assert_eq!(value["sourcePort"], 40_000);
     assert_eq!(value["packets"], 3);
+}
+
+#[test]
+fn what_audited_policies_would_do_is_said() {
+    let rule = v1::FlowRule {
+        direction: v1::Direction::Egress.into(),
+        policy: "trial".to_owned(),
+        rule: "world".to_owned(),
+    };
+    let audit = v1::FlowAudit { verdict: v1::FlowVerdict::Allowed.into(), rule: Some(rule) };
+    let line = human(&v1::FlowEvent { audit: Some(audit), ..denied() }, false);
+    assert!(line.ends_with("  audit: would be allowed by egress: policy trial, rule world\n"), "{line}");
 }
