@@ -55,8 +55,8 @@ fn limits_are_told_as_they_are() {
     let limits = [
         ("nodes of a fleet, as one node sees it", maps::NODES_MAX),
         ("endpoints of a node", maps::ENDPOINTS_MAX),
-        ("identities with a table on a node", maps::SUBJECTS_MAX),
-        ("rows of one identity's table", maps::POLICY_ROWS_MAX),
+        ("identities with a policy on a node", maps::SUBJECTS_MAX),
+        ("rows of one identity's policy (its peers, and its different rulebooks)", maps::POLICY_ROWS_MAX),
         ("addresses, prefixes on a node", maps::IPCACHE_MAX),
         ("flows remembered by a node (`--flows-max`)", maps::FLOWS_MAX),
         ("datagrams in fragments under way", maps::FRAGMENTS_MAX),

@@ -25,6 +25,7 @@ use weft_noded::{
         features,
         netlink::{self, Netlink, Watched},
         object::{self, Object, Options},
+        probe::Probe,
     },
     local,
     observe::events::Events,
@@ -177,15 +178,14 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let links = Arc::new(Netlink::open()?);
     let ground = Ground::prepare(&settings, links.as_ref()).await?;
     object::ensure_bpffs(&arguments.bpffs)?;
-    let mut object = Object::load(&Options {
-        directory: Some(arguments.bpffs.clone()),
-        config: Config {
-            overlay_ifindex: ground.overlay_ifindex,
-            vxlan_port: arguments.vxlan_port.into(),
-            ..Config::DEFAULT
-        },
-        flows_max: arguments.flows_max,
-    })?;
+    let config = Config {
+        overlay_ifindex: ground.overlay_ifindex,
+        vxlan_port: arguments.vxlan_port.into(),
+        ..Config::DEFAULT
+    };
+    let probe = Probe { directory: arguments.bpffs.clone(), config };
+    let directory = Some(arguments.bpffs.clone());
+    let mut object = Object::load(&Options { directory, config, flows_max: arguments.flows_max })?;
     let events = Events::new(object.switch()?);
     publish(&mut object, events.clone())?;
     let watched = netlink::watch()?;
@@ -193,21 +193,24 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let enforced_after = began.elapsed();
     info!(milliseconds = enforced_after.as_millis(), "enforcing");
     core.enforced(enforced_after).await?;
-    serve(arguments, core, events, listener, watched).await
+    serve(arguments, core, Doors { events, probe, listener }, watched).await
+}
+
+/// What the local service is made of.
+struct Doors {
+    events: Events,
+    probe: Probe,
+    listener: tokio::net::UnixListener,
 }
 
 /// Runs until a signal comes. The kernel is left as it is.
-async fn serve(
-    arguments: Arguments,
-    core: Core,
-    events: Events,
-    listener: tokio::net::UnixListener,
-    watched: Watched,
-) -> Result<()> {
+async fn serve(arguments: Arguments, core: Core, doors: Doors, watched: Watched) -> Result<()> {
     let cancel = CancellationToken::new();
     let controllers = arguments.controllers.iter().map(|text| url(text)).collect();
     let stream = tokio::spawn(client::run(core.clone(), controllers, cancel.clone()));
-    let service = tokio::spawn(local::serve(core.clone(), events, listener, cancel.clone()));
+    let Doors { events, probe, listener } = doors;
+    let service = local::serve(core.clone(), events, Some(probe), listener, cancel.clone());
+    let service = tokio::spawn(service);
     follow(core, watched);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,9 +1,12 @@
 //! `weft explain`: the verdict on a flow, tier by tier, and the rule that decided.
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use weft_proto::v1;
 
-use super::Global;
+use super::{Global, monitor};
 use crate::{
     arguments::{parse_labels, parse_port},
     client::{self, request},
@@ -17,8 +20,12 @@ use crate::{
 /// Where it would be another verdict if all audit policies were enforced, that is said; and where a node is judged, what no
 /// host policy can close.
 ///
+/// With --datapath, on a node, the node's own kernel programs judge a made packet as well, the first of such a flow: by the
+/// tables that they judge all packets by, and without leaving anything in flows, counters or events.
+///
 /// JSON: {verdict: allow|deny, directions: [{direction, verdict, steps: [{tier, policy, rule, text, decided}], audit:
-/// {verdict, step}}], from, to, revision, failsafe}.
+/// {verdict, step}}], from, to, revision, failsafe, fromAddress, toAddress}; with --datapath also datapath: {event, outcome},
+/// the event as of `weft monitor`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// An endpoint, a node, an address, or labels: app=web,env=prod of an endpoint, node:role=gateway of a node
@@ -33,6 +40,12 @@ pub(crate) struct Explain {
     /// Address family, where both ends have two
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=6))]
     family: Option<u32>,
+    /// Try it in the kernel programs of this node, too; one end is an endpoint of this node, both have addresses
+    #[arg(long)]
+    datapath: bool,
+    /// The socket of this node's daemon, for --datapath
+    #[arg(long, env = "WEFT_SOCKET", value_name = "PATH", default_value = "/run/weft/noded.sock")]
+    socket: PathBuf,
 }
 
 fn parse_party(text: &str) -> Result<v1::Party, String> {
@@ -58,12 +71,62 @@ impl Explain {
             return Err(Failure::Usage("--family 5: expected 4 or 6".to_owned()));
         }
         let mut operator = client::operator(&global.server).await?;
+        let port = self.port;
         let message =
-            v1::ExplainRequest { from: Some(self.from), to: Some(self.to), port: Some(self.port), family };
+            v1::ExplainRequest { from: Some(self.from), to: Some(self.to), port: Some(port), family };
         let answer = operator.client.explain(request(message)).await;
         let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
-        global.output.write(|| text(&answer), || manifest::answer("ExplainResponse", &answer))
+        let judged = if self.datapath { Some(judge(&self.socket, &answer, port).await?) } else { None };
+        let people = || text(&answer) + &judged.as_ref().map(datapath).unwrap_or_default();
+        global.output.write(people, || {
+            let mut value = manifest::answer("ExplainResponse", &answer);
+            if let Some(judged) = &judged {
+                value["datapath"] = manifest::answer("JudgeResponse", judged);
+            }
+            value
+        })
     }
+}
+
+/// Asks this node's daemon to try the flow in the kernel.
+async fn judge(
+    socket: &Path,
+    flow: &v1::ExplainResponse,
+    port: v1::FlowPort,
+) -> Result<v1::JudgeResponse, Failure> {
+    for (flag, party, address) in
+        [("--from", &flow.from, &flow.from_address), ("--to", &flow.to, &flow.to_address)]
+    {
+        if address.is_empty() {
+            return Err(Failure::Usage(format!(
+                "--datapath: {flag} {party} has no address: expected an endpoint, a node or an address"
+            )));
+        }
+    }
+    let mut local = client::node_local(socket).await?;
+    let message = v1::JudgeRequest {
+        source: flow.from_address.clone(),
+        destination: flow.to_address.clone(),
+        protocol_number: port.protocol_number,
+        port: port.port,
+    };
+    let answer = local.client.judge(request(message)).await;
+    Ok(answer.map_err(|status| local.remote.failure(&status))?.into_inner())
+}
+
+fn datapath(judged: &v1::JudgeResponse) -> String {
+    let event = judged.event.as_ref();
+    let word = match event.map(v1::FlowEvent::verdict) {
+        Some(v1::FlowVerdict::Dropped) => "deny",
+        _ => "allow",
+    };
+    let at = event.map(|event| format!(" at {}", event.point)).unwrap_or_default();
+    let mut text = format!("\nthis node's kernel programs: {word} ({}{at})\n", judged.outcome);
+    for rule in event.into_iter().flat_map(|event| &event.rules) {
+        // Writing to a String never fails.
+        let _ = writeln!(text, "→ {}", monitor::rule(rule));
+    }
+    text
 }
 
 fn text(answer: &v1::ExplainResponse) -> String {

@@ -2,6 +2,8 @@
 mod identities;
 mod line;
 
+pub(super) use line::rule;
+
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;

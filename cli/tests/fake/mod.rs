@@ -238,6 +238,8 @@ pub(crate) struct LocalScript {
     /// After its last answer, `monitor` stays silent instead of ending.
     pub(crate) monitor_hangs: bool,
     pub(crate) monitored: Vec<v1::MonitorRequest>,
+    pub(crate) judge: Option<Result<v1::JudgeResponse, Status>>,
+    pub(crate) judged: Vec<v1::JudgeRequest>,
 }
 
 #[derive(Clone)]
@@ -334,6 +336,12 @@ impl local::NodeLocalService for LocalService {
         _: Request<v1::DumpMapRequest>,
     ) -> Result<Response<Self::DumpMapStream>, Status> {
         unscripted()
+    }
+
+    async fn judge(&self, request: Request<v1::JudgeRequest>) -> Result<Response<v1::JudgeResponse>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.judged.push(request.into_inner());
+        script.judge.clone().unwrap_or_else(unscripted).map(Response::new)
     }
 
     async fn monitor(

@@ -80,6 +80,8 @@ impl Operator {
             Ok(v1::ExplainResponse {
                 verdict: verdict.into(),
                 directions,
+                from_address: from.address().map(|address| address.to_string()).unwrap_or_default(),
+                to_address: to.address().map(|address| address.to_string()).unwrap_or_default(),
                 from: from.text,
                 to: to.text,
                 revision: fleet.revision(),
@@ -92,6 +94,13 @@ impl Operator {
 impl Found {
     fn is_judged(&self) -> bool {
         !matches!(self.what, What::Address(_))
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        match self.what {
+            What::Endpoint { address, .. } | What::Node { address, .. } => address,
+            What::Address(address) => Some(address),
+        }
     }
 
     /// The node that it is, or is on.

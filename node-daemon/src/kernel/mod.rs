@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod netns;
 pub mod object;
 mod pins;
+pub mod probe;
 pub mod sysctl;
 mod trusted;
 pub mod twin;

@@ -69,6 +69,18 @@ impl std::fmt::Debug for Object {
 impl Object {
     /// Loads the programs, with the maps that an earlier daemon pinned where there are any. Nothing is attached yet.
     pub fn load(options: &Options) -> Result<Self, KernelError> {
+        Self::load_with(options, &names::ALL)
+    }
+
+    /// Loads them once more, beside those of a daemon that runs: they judge by its tables, and what packets leave behind
+    /// (flows, counters, events) is their own, and goes with them.
+    pub fn load_beside(options: &Options) -> Result<Self, KernelError> {
+        let shared: Vec<_> =
+            names::ALL.into_iter().filter(|map| !names::WRITTEN_BY_PACKETS.contains(map)).collect();
+        Self::load_with(options, &shared)
+    }
+
+    fn load_with(options: &Options, pinned: &[names::MapName]) -> Result<Self, KernelError> {
         let mut loader = EbpfLoader::new();
         let config = Plain(options.config);
         loader.override_global("CONFIG", &config, true);
@@ -79,7 +91,7 @@ impl Object {
             let directory = directory.join("maps");
             fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
             pins::check(&directory)?;
-            for map in names::ALL {
+            for map in pinned {
                 loader.map_pin_path(map.object, directory.join(map.pin));
             }
         }

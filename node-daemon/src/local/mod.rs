@@ -1,6 +1,7 @@
 //! The node-local service on a UNIX socket that only root may open.
 
 mod attach;
+mod judge;
 mod monitor;
 mod service;
 
@@ -19,6 +20,7 @@ use weft_proto::{FILE_DESCRIPTOR_SET, v1::node_local_service_server::NodeLocalSe
 
 use crate::{
     daemon::Core,
+    kernel::probe::Probe,
     limits::{KEEPALIVE_SECONDS, LOCAL_CONCURRENCY_MAX, LOCAL_MESSAGE_BYTES},
     observe::events::Events,
 };
@@ -58,10 +60,11 @@ pub fn listen(path: &Path) -> Result<UnixListener, LocalError> {
     Ok(listener)
 }
 
-/// Serves until cancelled.
+/// Serves until cancelled. `probe`: the kernel's programs, where there are any.
 pub async fn serve(
     core: Core,
     events: Events,
+    probe: Option<Probe>,
     listener: UnixListener,
     cancel: CancellationToken,
 ) -> Result<(), LocalError> {
@@ -72,7 +75,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let local = NodeLocalServiceServer::new(service::Local::new(core, events))
+    let local = NodeLocalServiceServer::new(service::Local::new(core, events, probe))
         .max_decoding_message_size(LOCAL_MESSAGE_BYTES)
         .max_encoding_message_size(LOCAL_MESSAGE_BYTES);
     Server::builder()

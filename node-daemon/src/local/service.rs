@@ -6,9 +6,10 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use weft_proto::v1::{self, node_local_service_server::NodeLocalService};
 
-use super::{attach, monitor};
+use super::{attach, judge, monitor};
 use crate::{
     daemon::{Core, CoreGone},
+    kernel::probe::Probe,
     observe::events::Events,
 };
 
@@ -18,11 +19,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(super) struct Local {
     core: Core,
     events: Events,
+    probe: Option<Probe>,
 }
 
 impl Local {
-    pub(super) fn new(core: Core, events: Events) -> Self {
-        Self { core, events }
+    pub(super) fn new(core: Core, events: Events, probe: Option<Probe>) -> Self {
+        Self { core, events, probe }
     }
 }
 
@@ -72,6 +74,12 @@ impl NodeLocalService for Local {
         let rows = self.core.dump(request.into_inner().map).await.map_err(gone)?;
         let rows = rows.map_err(Status::invalid_argument)?;
         Ok(Response::new(Box::pin(tokio_stream::iter(rows).map(Ok))))
+    }
+
+    async fn judge(&self, request: Request<v1::JudgeRequest>) -> Result<Response<v1::JudgeResponse>, Status> {
+        let probe = self.probe.clone();
+        let probe = probe.ok_or_else(|| Status::unimplemented("this node has no kernel programs"))?;
+        judge::judge(&self.core, probe, request.into_inner()).await.map(Response::new)
     }
 
     type MonitorStream = Answers<v1::MonitorResponse>;

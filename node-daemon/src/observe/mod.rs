@@ -3,5 +3,6 @@
 pub mod dump;
 pub mod events;
 pub mod filter;
+pub mod made;
 pub mod names;
 pub mod words;

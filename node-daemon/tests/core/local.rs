@@ -54,7 +54,7 @@ async fn serve(core: Core) -> Served {
     let listener = local::listen(&socket).unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let events = Events::new(Asks(Arc::clone(&asked)));
-    tokio::spawn(local::serve(core, events.clone(), listener, CancellationToken::new()));
+    tokio::spawn(local::serve(core, events.clone(), None, listener, CancellationToken::new()));
     let client = NodeLocalServiceClient::connect(format!("unix://{}", socket.display())).await.unwrap();
     Served { client, events, asked, socket, _directory: directory }
 }

@@ -71,6 +71,9 @@ pub const ALL: [MapName; 14] = [
     EVENTS_LOST,
 ];
 
+/// Those that packets leave something in.
+pub const WRITTEN_BY_PACKETS: [MapName; 5] = [FLOWS, FRAGMENTS, COUNTERS, EVENTS, EVENTS_LOST];
+
 pub const ENDPOINTS_MAX: usize = 4096;
 pub const IPCACHE_MAX: usize = 512 * 1024;
 pub const PREFIXES_MAX: usize = 128 * 1024;

@@ -122,7 +122,8 @@ fn protocol(number: u32) -> String {
     }
 }
 
-fn rule(rule: &v1::FlowRule) -> String {
+/// Which way, and what decided.
+pub(crate) fn rule(rule: &v1::FlowRule) -> String {
     let direction = match rule.direction() {
         v1::Direction::Ingress => "ingress",
         v1::Direction::Egress => "egress",
