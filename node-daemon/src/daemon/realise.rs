@@ -139,8 +139,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.problems = compiled.problems;
         self.overflowed.clear();
         for overflow in compiled.overflows {
-            self.problems.push(format!("{overflow}: its endpoints are closed"));
-            for policy in compile::policies_of(overflow.subject, &self.desired, self.desired.sets()) {
+            self.problems.push(format!("{overflow}: whoever has it is closed"));
+            let (subject, sets) = (overflow.subject, self.desired.sets());
+            let of_endpoints = compile::policies_of(subject, &self.desired, sets);
+            let of_node = compile::host_policies_of(subject.0, &self.desired, sets);
+            for policy in of_endpoints.chain(of_node) {
                 self.overflowed.push(v1::RejectedResource {
                     r#type: ResourceType::Policy.into(),
                     name: policy.name.clone(),
