@@ -15,6 +15,7 @@ mod errors;
 mod fragments;
 mod garbage;
 mod harness;
+mod host;
 mod live;
 mod neighbours;
 mod oracle;
