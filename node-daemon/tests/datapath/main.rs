@@ -16,6 +16,7 @@ mod fragments;
 mod garbage;
 mod harness;
 mod host;
+mod host_oracle;
 mod live;
 mod neighbours;
 mod oracle;
