@@ -6,7 +6,9 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_ktime_get_coarse_ns,
 };
-use weft_shared::layout::{Address, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, timeout_nanoseconds};
+use weft_shared::layout::{
+    Address, Class, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, host, timeout_nanoseconds,
+};
 
 use crate::{
     maps::{self, FLOWS, NODES, ROW, SUBJECTS},
@@ -244,6 +246,14 @@ impl Entry {
             }
     }
 
+    /// Whether nothing has changed since the verdict in what is said of the node itself, if it is one of the parties.
+    #[inline(always)]
+    pub fn holds_for_host(&self, ends: &Ends) -> bool {
+        const HOST: u32 = Class::Host as u32;
+        (ends.source.class != HOST && ends.destination.class != HOST)
+            || host_holds(self.flow().judged_at) != 0
+    }
+
     /// Notes the packet: when, and what it changes of the flow's state.
     #[inline(always)]
     pub fn touch(&self, packet: &Packet, now: u64) {
@@ -264,6 +274,19 @@ impl Entry {
             }
         }
     }
+}
+
+/// A function of its own for the verifier: what is known of the node's subject would keep more ways apart. Whoever becomes
+/// the node's subject gets a new epoch, so that its identity need not be compared.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn host_holds(judged_at: u64) -> u32 {
+    let slot = maps::runtime().host & host::SUBJECT;
+    // Not judged.
+    if slot == 0 {
+        return 1;
+    }
+    SUBJECTS.get(slot).is_some_and(|subject| subject.epoch <= judged_at).into()
 }
 
 /// What a packet says about its flow's state.

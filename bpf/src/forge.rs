@@ -1,6 +1,6 @@
 //! What an endpoint must not send, because on the wire it would pass for a node's word.
 
-use weft_shared::layout::{Endpoint, Reason};
+use weft_shared::layout::{Address, Endpoint, Reason};
 
 use crate::{
     frame::Frame,
@@ -39,26 +39,38 @@ pub fn is_vxlan(packet: &Packet) -> bool {
 pub fn refuse_destination(frame: &Frame, packet: &Packet) -> Result<(), Reason> {
     const GROUP_BIT: u8 = 1;
     let [first_of_mac, _] = frame.read::<[u8; 2]>(0)?;
-    let octets = if packet.v6 {
-        packet.destination.words[0].to_ne_bytes()
-    } else {
-        packet.destination.words[3].to_ne_bytes()
-    };
-    let multicast =
-        if packet.v6 { octets[0] == 0xff } else { octets[0] & 0xf0 == 0xe0 || octets == [255; 4] };
-    if multicast || first_of_mac & GROUP_BIT != 0 {
+    if is_group(&packet.destination, packet.v6) || first_of_mac & GROUP_BIT != 0 {
         return Err(Reason::Multicast);
     }
-    let words = packet.destination.words;
-    let of_the_link = if packet.v6 {
+    if is_of_the_link(&packet.destination, packet.v6) { Err(Reason::ForbiddenAddress) } else { Ok(()) }
+}
+
+/// The first four octets.
+#[inline(always)]
+fn octets(address: &Address, v6: bool) -> [u8; 4] {
+    if v6 { address.words[0].to_ne_bytes() } else { address.words[3].to_ne_bytes() }
+}
+
+/// Multicast, and the broadcast of every link.
+#[inline(always)]
+pub fn is_group(address: &Address, v6: bool) -> bool {
+    let octets = octets(address, v6);
+    if v6 { octets[0] == 0xff } else { octets[0] & 0xf0 == 0xe0 || octets == [255; 4] }
+}
+
+/// What only means something on the link or the host itself.
+#[inline(always)]
+pub fn is_of_the_link(address: &Address, v6: bool) -> bool {
+    let octets = octets(address, v6);
+    let words = address.words;
+    if v6 {
         let link_local = octets[0] == 0xfe && octets[1] & 0xc0 == 0x80;
         let unspecified_or_loopback =
             words[0] == 0 && words[1] == 0 && words[2] == 0 && u32::from_be(words[3]) <= 1;
         link_local || unspecified_or_loopback
     } else {
         octets[0] == 0 || octets[0] == 127
-    };
-    if of_the_link { Err(Reason::ForbiddenAddress) } else { Ok(()) }
+    }
 }
 
 /// The source must be the endpoint's own address.

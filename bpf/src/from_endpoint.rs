@@ -110,8 +110,10 @@ fn remembered(
 ) -> Option<(Peer, Option<&'static Endpoint>)> {
     let entry = entry?;
     let ends = entry.ends();
-    let holds =
-        ends.source.ifindex == ifindex && entry.holds_for(endpoint, &ends.source) && entry.holds_for_nodes();
+    let holds = ends.source.ifindex == ifindex
+        && entry.holds_for(endpoint, &ends.source)
+        && entry.holds_for_nodes()
+        && entry.holds_for_host(&ends);
     if !holds {
         return None;
     }

@@ -1,5 +1,5 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
-//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `deliver` (on
+//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
 //! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
@@ -19,6 +19,7 @@ mod fragment;
 mod frame;
 mod from_endpoint;
 mod from_overlay;
+mod host;
 mod maps;
 mod neighbour;
 mod parse;
@@ -62,8 +63,9 @@ pub fn tc_from_uplink(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn tc_to_uplink(ctx: TcContext) -> i32 {
-    let outcome = uplink::send(&ctx);
-    finish(&ctx, Point::ToUplink, outcome, None, &Trace::empty())
+    let (mut packet, mut trace) = (None, Trace::empty());
+    let outcome = uplink::send(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::ToUplink, outcome, packet, &trace)
 }
 
 #[panic_handler]

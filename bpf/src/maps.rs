@@ -7,11 +7,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Address, Config, Endpoint, Event, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow,
-    PortKey, RuleKey, RuntimeState, Subject, Told, ToldKey,
+    Action, Address, Config, Direction, Endpoint, Event, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey,
+    Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey, RuntimeState, Subject, Told, ToldKey,
     maps::{
-        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FLOWS_MAX, FRAGMENTS_MAX, IPCACHE_MAX,
-        NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX, SUBJECTS_MAX, TOLD_MAX,
+        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX,
+        IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX, SUBJECTS_MAX,
+        TOLD_MAX,
     },
 };
 
@@ -20,9 +21,11 @@ use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, rel
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey` and `RuleKey` without their lengths.
+/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey` and `FailsafeKey` without their
+/// lengths.
 type PrefixBytes = [u32; 4];
 type RuleBytes = [u8; 8];
+type FailsafeBytes = [u32; 5];
 
 #[unsafe(no_mangle)]
 static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
@@ -43,6 +46,8 @@ pub static SUBJECTS: Array<Subject, SUBJECTS_MAX> = Array::new();
 pub static PEER_RULES: HashMap<PeerKey, u32, PEER_RULES_MAX, GROWING> = HashMap::new();
 #[btf_map]
 pub static RULES: LpmTrie<RuleBytes, PolicyRow, RULES_MAX> = LpmTrie::new();
+#[btf_map]
+pub static FAILSAFE: LpmTrie<FailsafeBytes, u32, FAILSAFE_MAX> = LpmTrie::new();
 /// For the daemon alone.
 #[btf_map]
 pub static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
@@ -101,7 +106,7 @@ pub fn runtime() -> RuntimeState {
         // SAFETY: the pointer is the kernel's, to an array's element, which never moves.
         Some(state) => unsafe { core::ptr::read_volatile(state) },
         // Can't be: an array of one. Nothing is older than this, so that nothing remembered would hold.
-        None => RuntimeState { epoch: 0, identities_through: 0, reserved: 0 },
+        None => RuntimeState { epoch: 0, identities_through: 0, host: 0 },
     }
 }
 
@@ -145,4 +150,13 @@ pub fn rule(rulebook: u32, protocol: u8, port: u16) -> Option<&'static PolicyRow
     let RuleKey { bits, rulebook: [a, b, c, d], protocol, port: [high, low], zero } =
         RuleKey::new(rulebook, PortKey::exact(protocol, port));
     RULES.get(&Key::new(bits, [a, b, c, d, protocol, high, low, zero]))
+}
+
+/// Whether a flow of the node itself with this address is held open, whatever the policies say.
+#[inline(always)]
+pub fn is_failsafe(direction: Direction, address: &Address, protocol: u8, port: u16) -> bool {
+    let FailsafeKey { bits, direction, address: Address { words: [a, b, c, d] } } =
+        FailsafeKey::new(direction, PrefixKey { bits: 128, address: *address });
+    let Some(rulebook) = FAILSAFE.get(&Key::new(bits, [direction, a, b, c, d])) else { return false };
+    rule(*rulebook, protocol, port).is_some_and(|row| row.action == Action::Allow as u32)
 }

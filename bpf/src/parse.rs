@@ -15,6 +15,8 @@ use crate::{
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
 pub mod protocol {
     pub const ICMP: u8 = 1;

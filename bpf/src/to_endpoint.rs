@@ -94,6 +94,7 @@ fn remembered(
         && came_by_its_way(ctx, &ends.source)
         && entry.holds_for(endpoint, &ends.destination)
         && entry.holds_for_nodes()
+        && entry.holds_for_host(&ends)
         && sender_holds(packet, &entry, &ends.source);
     if holds {
         entry.touch(packet, now);

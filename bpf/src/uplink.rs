@@ -1,4 +1,5 @@
-//! What crosses the node's uplinks: endpoints talk with the world and with other nodes here; the node's own traffic passes.
+//! What crosses the node's uplinks: endpoints talk with the world and with other nodes here; so does the node itself, which
+//! is judged where host policies select it (see `host`).
 
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason};
@@ -9,8 +10,8 @@ use crate::{
     events::{Done, Trace},
     fragment,
     frame::{Frame, meta},
-    maps,
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    host, maps,
+    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet},
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -20,14 +21,25 @@ pub fn receive(
     seen: &mut Option<&'static Packet>,
     trace: &mut Trace,
 ) -> Result<Done, Reason> {
-    let epoch = maps::runtime().epoch;
-    let Some((frame, ethertype)) = internet(ctx)? else {
+    let runtime = maps::runtime();
+    let epoch = runtime.epoch;
+    let Some((frame, ethertype)) = internet(ctx, runtime.host != 0)? else {
         return Ok(deliver::to_stack());
     };
-    let (_, destination) = parse::addresses(&frame, ethertype)?;
+    let (source, destination) = parse::addresses(&frame, ethertype)?;
     let to = maps::peer_of(&destination);
     if to.ifindex == 0 {
-        return if in_pools(&to) { Err(Reason::NoEndpoint) } else { Ok(deliver::to_stack()) };
+        if in_pools(&to) {
+            return Err(Reason::NoEndpoint);
+        }
+        if runtime.host == 0 || !host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6) {
+            return Ok(deliver::to_stack());
+        }
+        return host::receive(ctx, ethertype, &maps::peer_of(&source), &to, epoch, seen, trace);
+    }
+    // Judged on its way through the stack.
+    if meta(ctx).vlan_present != 0 {
+        return Ok(deliver::to_stack());
     }
     let receiver = verdict::own_endpoint(&to, &destination)?;
     let packet = parse::packet(ctx, ethertype)?;
@@ -82,8 +94,9 @@ fn may_come_by_uplink(source: &Peer) -> bool {
 
 /// Endpoints' addresses leave only for the world, and only from their endpoint.
 #[inline(always)]
-pub fn send(ctx: &TcContext) -> Result<Done, Reason> {
-    let Some((frame, ethertype)) = internet(ctx)? else {
+pub fn send(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trace) -> Result<Done, Reason> {
+    let runtime = maps::runtime();
+    let Some((frame, ethertype)) = internet(ctx, runtime.host != 0)? else {
         return Ok(deliver::to_stack());
     };
     let (source, destination) = parse::addresses(&frame, ethertype)?;
@@ -91,20 +104,29 @@ pub fn send(ctx: &TcContext) -> Result<Done, Reason> {
     if in_pools(&from) && from.ifindex == 0 {
         return Err(Reason::Spoofed);
     }
-    if in_pools(&maps::peer_of(&destination)) {
+    let to = maps::peer_of(&destination);
+    if in_pools(&to) {
         return Err(Reason::NoRoute);
     }
-    Ok(deliver::to_stack())
+    if runtime.host == 0 || in_pools(&from) || !host::is_sender(ctx, &from) {
+        return Ok(deliver::to_stack());
+    }
+    host::send(ctx, ethertype, &from, &to, runtime.epoch, seen, trace)
 }
 
-/// The frame, if it is IP. What is tagged belongs to a VLAN's own device.
+/// The frame, if it is IP. What is tagged belongs to a VLAN's own device; but a tag of no VLAN (IEEE 802.1Q: VLAN 0 is a
+/// priority alone) is taken off by the stack, so that where the node is judged, what is behind it is looked at, and a
+/// second tag behind it is refused.
 #[inline(always)]
-fn internet(ctx: &TcContext) -> Result<Option<(Frame, u16)>, Reason> {
+fn internet(ctx: &TcContext, host_is_judged: bool) -> Result<Option<(Frame, u16)>, Reason> {
+    const VLAN: u32 = 0x0fff;
     let frame = Frame::with_headers(ctx);
-    if meta(ctx).vlan_present != 0 {
+    let tagged = meta(ctx).vlan_present != 0;
+    if tagged && (!host_is_judged || meta(ctx).vlan_tci & VLAN != 0) {
         return Ok(None);
     }
     Ok(match parse::ethertype(&frame)? {
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN if tagged => return Err(Reason::UnknownEtherType),
         ETHERTYPE_IPV4 => Some((frame, ETHERTYPE_IPV4)),
         ETHERTYPE_IPV6 => Some((frame.with_headers_v6(ctx), ETHERTYPE_IPV6)),
         _ => None,

@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
     Action, Address, CLASS_RULEBOOKS, Class, Direction, Endpoint, Peer, PeerKey, Point, Reason,
-    class_rulebook, endpoint_flags,
+    class_rulebook, endpoint_flags, host,
 };
 
 use crate::{
@@ -200,20 +200,71 @@ fn both(
 ) -> Result<(), Reason> {
     if from.ifindex != 0 {
         let subject = hook.or_own_endpoint(from, from_address)?;
-        one(flow, subject, Direction::Egress, to, trace)?;
+        one(flow, (subject.subject, subject.identity), Direction::Egress, to, trace)?;
+    } else if from.class == Class::Host as u32 {
+        node(flow, Direction::Egress, to, to_address, trace)?;
     }
     if to.ifindex != 0 {
         let subject = hook.or_own_endpoint(to, to_address)?;
-        one(flow, subject, Direction::Ingress, from, trace)?;
+        one(flow, (subject.subject, subject.identity), Direction::Ingress, from, trace)?;
+    } else if to.class == Class::Host as u32 {
+        node(flow, Direction::Ingress, from, from_address, trace)?;
     }
     Ok(())
 }
 
-/// The verdict of one subject in one direction.
+/// The verdict of the node itself in one direction, if it is judged.
+#[inline(always)]
+fn node(
+    flow: &Question,
+    direction: Direction,
+    peer: &Peer,
+    address: &Address,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let flow = u32::from(flow.port) | u32::from(flow.protocol) << 16 | (direction as u32) << 24;
+    match judge_node(flow, peer, address, trace) {
+        ALLOWED => Ok(()),
+        number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
+    }
+}
+
+/// `flow`: port, protocol and the node's direction, from the lowest bit.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_node(flow: u32, peer: *const Peer, address: *const Address, trace: *mut Trace) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(peer), Some(address), Some(trace)) =
+        (unsafe { (peer.as_ref(), address.as_ref(), trace.as_mut()) })
+    else {
+        return Reason::KernelError as u32;
+    };
+    let question = Question { port: flow as u16, protocol: (flow >> 16) as u8 };
+    let egress = flow >> 24 == Direction::Egress as u32;
+    let direction = if egress { Direction::Egress } else { Direction::Ingress };
+    let state = maps::runtime().host;
+    if state == 0 {
+        return ALLOWED;
+    }
+    let own_endpoint = egress && peer.ifindex != 0 && state & host::OWN_ENDPOINTS_FREE != 0;
+    if own_endpoint || maps::is_failsafe(direction, address, question.protocol, question.port) {
+        events::allowed_by(direction, 0);
+        return ALLOWED;
+    }
+    match one(&question, (state & host::SUBJECT, ANY_IDENTITY), direction, peer, trace) {
+        Ok(()) => ALLOWED,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// In place of an identity: that of whoever is in the slot. Nobody has it.
+const ANY_IDENTITY: u32 = 0;
+
+/// The verdict of one subject in one direction, which is in a slot and has this identity.
 #[inline(always)]
 fn one(
     flow: &Question,
-    subject: &Endpoint,
+    subject: (u32, u32),
     direction: Direction,
     peer: &Peer,
     trace: &mut Trace,
@@ -236,11 +287,11 @@ fn one(
 /// takes them away when all who read a former one have come to their end. So whoever finds no row has the rulebook that
 /// goes with that.
 #[inline(always)]
-fn rulebook(subject: &Endpoint, direction: Direction, peer: &Peer) -> Option<u32> {
+fn rulebook((slot, wanted): (u32, u32), direction: Direction, peer: &Peer) -> Option<u32> {
     if peer.class > Class::World as u32 {
         return None;
     }
-    let slot = SUBJECTS.get_ptr(subject.subject)?;
+    let slot = SUBJECTS.get_ptr(slot)?;
     let place =
         in_register((class_rulebook(direction, Class::Host) as u64).wrapping_add(peer.class.into()) - 1);
     if place >= CLASS_RULEBOOKS as u64 {
@@ -251,7 +302,7 @@ fn rulebook(subject: &Endpoint, direction: Direction, peer: &Peer) -> Option<u32
     let (identity, of_class) = unsafe {
         ((&raw const (*slot).identity).read_volatile(), (&raw const (*slot).rulebooks[place]).read_volatile())
     };
-    if identity != subject.identity {
+    if identity == ANY_IDENTITY || (wanted != ANY_IDENTITY && identity != wanted) {
         return None;
     }
     // The host's identity may be other nodes', too.

@@ -139,8 +139,11 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.problems = compiled.problems;
         self.unrealised.clear();
         for unfit in compiled.unfit {
-            self.problems.push(format!("{unfit}: its endpoints are closed"));
-            for policy in compile::policies_of(unfit.subject(), &self.desired, self.desired.sets()) {
+            self.problems.push(format!("{unfit}: whoever has it is closed"));
+            let (subject, sets) = (unfit.subject(), self.desired.sets());
+            let of_endpoints = compile::policies_of(subject, &self.desired, sets);
+            let of_node = compile::host_policies_of(subject.0, &self.desired, sets);
+            for policy in of_endpoints.chain(of_node) {
                 self.unrealised.push(v1::RejectedResource {
                     r#type: ResourceType::Policy.into(),
                     name: policy.name.clone(),

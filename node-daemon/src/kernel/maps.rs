@@ -15,8 +15,8 @@ use aya::{
 };
 use weft_shared::{
     layout::{
-        Address, CLASS_RULEBOOKS, Config, Endpoint, Flow, FlowKey, Node, Peer, PeerKey, Point, PolicyRow,
-        PortKey, PrefixKey, Reason, RuleKey, RuntimeState, Subject,
+        Address, CLASS_RULEBOOKS, Config, Endpoint, FailsafeKey, Flow, FlowKey, Node, Peer, PeerKey, Point,
+        PolicyRow, PortKey, PrefixKey, Reason, RuleKey, RuntimeState, Subject,
         maps::{self as names, Counter, MapName, counter_index},
     },
     policy::compile::Rulebook,
@@ -28,7 +28,7 @@ use super::{
     grace::Grace,
     trusted::{Plain, PlainHash},
 };
-use crate::plan::tables::{NodeRow, Step, SubjectRow, Tables};
+use crate::plan::tables::{HostRow, NodeRow, Step, SubjectRow, Tables};
 
 /// All maps that the daemon writes, and its counters.
 pub(crate) struct Maps {
@@ -40,6 +40,7 @@ pub(crate) struct Maps {
     subjects: Array<MapData, Plain<Subject>>,
     peer_rules: HashMap<MapData, Plain<PeerKey>, u32>,
     rules: LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>,
+    failsafe: LpmTrie<MapData, [u32; 5], u32>,
     runtime: Array<MapData, Plain<RuntimeState>>,
     flows: PlainHash<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
@@ -76,6 +77,7 @@ impl Maps {
             subjects: take(ebpf, names::SUBJECTS)?,
             peer_rules: take(ebpf, names::PEER_RULES)?,
             rules: take(ebpf, names::RULES)?,
+            failsafe: take(ebpf, names::FAILSAFE)?,
             runtime: take(ebpf, names::RUNTIME)?,
             flows: take(ebpf, names::FLOWS)?,
             counters: take(ebpf, names::COUNTERS)?,
@@ -89,6 +91,7 @@ impl Maps {
 
     pub(crate) fn read(&mut self) -> Result<Tables, KernelError> {
         self.rulebooks = self.read_rulebooks()?;
+        let runtime = self.runtime()?;
         let mut tables = Tables {
             endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?
                 .map(|(ifindex, row)| (ifindex, row.0))
@@ -106,7 +109,11 @@ impl Maps {
                 .map(|(key, number)| (key.0, number))
                 .collect(),
             rulebooks: self.rulebooks.clone(),
-            identities_through: self.runtime()?.identities_through,
+            failsafe: all(self.failsafe.iter(), names::FAILSAFE)?
+                .map(|(key, number)| (failsafe_key(&key), number))
+                .collect(),
+            host: HostRow::of(runtime.host),
+            identities_through: runtime.identities_through,
             ..Tables::default()
         };
         for (slot, node) in (0..).zip(self.nodes.iter()) {
@@ -158,6 +165,18 @@ impl Maps {
             Step::Rulebook { number, rows } => self.write_rulebook(*number, rows.as_ref()),
             Step::PeerRules { key, rulebook } => {
                 set(&mut self.peer_rules, &Plain(*key), *rulebook, names::PEER_RULES)
+            }
+            Step::Failsafe { key, rulebook } => {
+                let key = failsafe_parts(*key);
+                match rulebook {
+                    Some(number) => self.failsafe.insert(&key, number, 0),
+                    None => absent_is_fine(self.failsafe.remove(&key)),
+                }
+                .map_err(failed(names::FAILSAFE))
+            }
+            Step::Host { host } => {
+                let state = RuntimeState { host: HostRow::word(*host), ..self.runtime()? };
+                self.runtime.set(0, Plain(state), 0).map_err(failed(names::RUNTIME))
             }
             Step::Settle => self.grace.wait(),
             Step::Bump { subjects, nodes } => self.bump(subjects, nodes),
@@ -324,6 +343,16 @@ fn rule_key(key: &Key<[u8; 8]>) -> Option<(u32, PortKey)> {
     let rulebook = [a, b, c, d];
     let key = RuleKey { bits: key.prefix_len(), rulebook, protocol, port: [high, low], zero };
     Some((u32::from_be_bytes(rulebook), key.port_key()?))
+}
+
+fn failsafe_parts(key: FailsafeKey) -> Key<[u32; 5]> {
+    let FailsafeKey { bits, direction, address: Address { words: [a, b, c, d] } } = key;
+    Key::new(bits, [direction, a, b, c, d])
+}
+
+fn failsafe_key(key: &Key<[u32; 5]>) -> FailsafeKey {
+    let [direction, a, b, c, d] = key.data();
+    FailsafeKey { bits: key.prefix_len(), direction, address: Address { words: [a, b, c, d] } }
 }
 
 fn prefix_key(key: &Key<Plain<Address>>) -> PrefixKey {

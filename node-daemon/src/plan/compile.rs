@@ -3,6 +3,7 @@
 //! Slots of subjects and nodes, and numbers of prefixes, are taken over from what the kernel holds now, so that a
 //! restart changes nothing there.
 
+mod host;
 mod policies;
 mod prefixes;
 
@@ -21,6 +22,7 @@ use weft_shared::{
     },
 };
 
+pub use host::policies_of as host_policies_of;
 pub use prefixes::{prefix_key, prefix_of};
 
 use super::tables::{NodeRow, Tables};
@@ -78,7 +80,8 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     prefixes::add_pools(&mut compiled.tables, input, fleet, &slots);
     let numbers = prefixes::add_policy_prefixes(&mut compiled, input, fleet, actual, stale);
     add_addresses(&mut compiled.tables, input, &slots);
-    let subjects = policies::slots(&mut compiled, input, actual, stale);
+    let hosts = host::identities(&mut compiled, input, actual, stale);
+    let subjects = policies::slots(&mut compiled, input, &hosts, actual, stale);
     add_endpoints(&mut compiled.tables, input, &subjects);
     let mut sets = Cow::Borrowed(input.desired.sets());
     if stale == Stale::Keep {
@@ -92,13 +95,16 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
         host_to_endpoint: fleet.host_to_endpoint,
         own_node: input.desired.nodes().get(input.node).map(|route| route.identity),
     };
-    policies::add_policies(&mut compiled, input, actual, surroundings, &subjects);
+    let mut numbers = policies::Numbers::of(actual);
+    policies::add_policies(&mut compiled, input, &mut numbers, surroundings, (&subjects, &hosts));
+    host::add(&mut compiled, input, fleet, &mut numbers, &subjects);
     compiled.tables.identities_through = input.desired.identities_through;
     compiled
 }
 
 fn untouched(input: Input<'_>, actual: &Tables) -> Compiled {
-    let mut tables = Tables { identities_through: actual.identities_through, ..Tables::default() };
+    let mut tables =
+        Tables { identities_through: actual.identities_through, host: actual.host, ..Tables::default() };
     for attachment in input.attachments.endpoints.values() {
         let closed = endpoint_row(attachment, 0, 0, 0);
         let row = actual.endpoints.get(&attachment.ifindex).filter(|row| row.mac == closed.mac);
@@ -169,14 +175,15 @@ fn peer(identity: u32, class: Class, node: u32, ifindex: u32) -> Peer {
     Peer { identity: if identity == 0 { class } else { identity }, class, node, ifindex }
 }
 
-/// The policies that select an identity.
+/// The policies that select an endpoint's identity.
 pub fn policies_of<'a>(
     subject: Identity,
     desired: &'a Desired,
     sets: &compile::IdentitySets,
 ) -> impl Iterator<Item = &'a NodePolicy> {
     let selects = move |policy: &&NodePolicy| {
-        sets.get(policy.subject.named()).is_some_and(|members| members.contains(&subject.0))
+        !policy.subject.is_nodes()
+            && sets.get(policy.subject.named()).is_some_and(|members| members.contains(&subject.0))
     };
     desired.policies().values().filter(selects)
 }

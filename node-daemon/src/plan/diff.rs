@@ -1,12 +1,13 @@
 //! The steps from what the kernel holds to what it should hold.
 //!
-//! Order: nodes; prefixes of policies; policies of all subjects; addresses and pool prefixes; endpoints; removals in
-//! reverse. So a deny row is there before the address that it denies, and no endpoint opens before its policy is there.
+//! Order: nodes; prefixes of policies; policies of all subjects; addresses and pool prefixes; endpoints, and the node
+//! itself; removals in reverse. So a deny row is there before the address that it denies, and no endpoint opens before its policy is there.
 //! What makes unknown pool addresses *unmanaged* goes before the policies, what makes them *fleet* goes last.
 //!
 //! Epochs are bumped after the writes that they announce (see `RuntimeState::epoch`): verdicts that were given from the
 //! old rows end with the bump.
 
+mod host;
 mod policies;
 mod prefixes;
 
@@ -47,15 +48,23 @@ pub fn diff(actual: &Tables, desired: &Tables, sweep: Sweep) -> Vec<Step> {
     planner.set_nodes();
     planner.tighten_pools();
     planner.policy_prefixes();
+    planner.set_rulebooks();
+    planner.widen_failsafe();
     planner.set_policies();
     planner.set_addresses();
     planner.set_pools();
     planner.raise_identities_through();
     planner.set_endpoints();
+    if planner.before.host.is_none() {
+        planner.set_failsafe();
+    }
+    planner.set_host();
+    planner.set_failsafe();
     if sweep == Sweep::Remove {
         planner.remove_endpoints();
         planner.remove_addresses();
         planner.remove_pools();
+        planner.remove_failsafe();
         planner.remove_policies();
         planner.remove_nodes();
     }

@@ -8,8 +8,8 @@ use std::{
 
 use weft_shared::{
     layout::{
-        Address, CLASS_RULEBOOKS, Class, Direction, Endpoint, Peer, PeerKey, PolicyRow, PortKey, PrefixKey,
-        class_rulebook,
+        Address, CLASS_RULEBOOKS, Class, Direction, Endpoint, FailsafeKey, Peer, PeerKey, PolicyRow, PortKey,
+        PrefixKey, class_rulebook, host,
     },
     policy::compile::Rulebook,
 };
@@ -29,6 +29,30 @@ pub struct SubjectRow {
     pub rulebooks: [u32; CLASS_RULEBOOKS],
 }
 
+/// How the node itself is judged, where host policies select it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRow {
+    /// The slot of its subject; never 0.
+    pub subject: u32,
+    /// Whether what it sends to its own endpoints is not judged.
+    pub own_endpoints_free: bool,
+}
+
+impl HostRow {
+    /// As the programs read it (`RuntimeState::host`), and they find `None` as 0.
+    pub fn word(row: Option<Self>) -> u32 {
+        row.map_or(0, |Self { subject, own_endpoints_free }| {
+            subject | if own_endpoints_free { host::OWN_ENDPOINTS_FREE } else { 0 }
+        })
+    }
+
+    /// The row of a word.
+    pub fn of(word: u32) -> Option<Self> {
+        let (subject, own_endpoints_free) = (word & host::SUBJECT, word & host::OWN_ENDPOINTS_FREE != 0);
+        (word != 0).then_some(Self { subject, own_endpoints_free })
+    }
+}
+
 /// Everything that the daemon writes into the kernel's maps. Two equal values judge every packet alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -43,6 +67,10 @@ pub struct Tables {
     pub subjects: BTreeMap<u32, SubjectRow>,
     /// Numbers of rulebooks.
     pub peer_rules: BTreeMap<PeerKey, u32>,
+    /// Numbers of the rulebooks of what no host policy can stop.
+    pub failsafe: BTreeMap<FailsafeKey, u32>,
+    /// `None`: the node itself is not judged.
+    pub host: Option<HostRow>,
     /// By number; 0 is never used, and no number is ever used for another one.
     pub rulebooks: BTreeMap<u32, Arc<Rulebook>>,
     pub identities_through: u32,
@@ -87,6 +115,14 @@ pub enum Step {
         key: PeerKey,
         rulebook: Option<u32>,
     },
+    Failsafe {
+        key: FailsafeKey,
+        rulebook: Option<u32>,
+    },
+    /// Who judges the node itself. All that it needs is there.
+    Host {
+        host: Option<HostRow>,
+    },
     /// Every packet that is being judged now has been judged: what the steps before have hidden, nobody has in hand any
     /// more.
     Settle,
@@ -125,6 +161,8 @@ impl Tables {
             Step::Subject { slot, subject } => set(&mut self.subjects, *slot, *subject),
             Step::Rulebook { number, rows } => set(&mut self.rulebooks, *number, rows.clone()),
             Step::PeerRules { key, rulebook } => set(&mut self.peer_rules, *key, *rulebook),
+            Step::Failsafe { key, rulebook } => set(&mut self.failsafe, *key, *rulebook),
+            Step::Host { host } => self.host = *host,
             Step::Settle | Step::Bump { .. } => {}
             Step::IdentitiesThrough { identity } => self.identities_through = *identity,
         }
@@ -155,9 +193,10 @@ impl Tables {
         (0..=PortKey::FULL_BITS).rev().find_map(|bits| rulebook.get(&flow.cut(bits)).copied())
     }
 
-    /// Numbers of rulebooks that a subject or a peer has.
+    /// Numbers of rulebooks that a subject, a peer or a failsafe prefix has.
     pub fn used_rulebooks(&self) -> BTreeSet<u32> {
         let of_classes = self.subjects.values().flat_map(|subject| subject.rulebooks);
-        of_classes.chain(self.peer_rules.values().copied()).collect()
+        let others = self.peer_rules.values().chain(self.failsafe.values());
+        of_classes.chain(others.copied()).collect()
     }
 }

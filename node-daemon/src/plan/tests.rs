@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod batches;
+mod host;
 
 const OWN: [&str; 2] = ["10.200.1.10", "10.200.1.11"];
 const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];

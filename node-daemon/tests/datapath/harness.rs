@@ -214,7 +214,11 @@ fn steps_between(from: &Tables, to: &Tables) -> Vec<Step> {
     });
     changes(&from.rulebooks, &to.rulebooks, |number, rows| push(Step::Rulebook { number, rows }));
     changes(&from.peer_rules, &to.peer_rules, |key, rulebook| push(Step::PeerRules { key, rulebook }));
+    changes(&from.failsafe, &to.failsafe, |key, rulebook| push(Step::Failsafe { key, rulebook }));
     changes(&from.subjects, &to.subjects, |slot, subject| push(Step::Subject { slot, subject }));
+    if from.host != to.host {
+        push(Step::Host { host: to.host });
+    }
     if from.identities_through != to.identities_through {
         push(Step::IdentitiesThrough { identity: to.identities_through });
     }

@@ -15,6 +15,8 @@ mod errors;
 mod fragments;
 mod garbage;
 mod harness;
+mod host;
+mod host_oracle;
 mod live;
 mod neighbours;
 mod oracle;

@@ -394,7 +394,7 @@ impl Node {
 }
 
 /// The first packet of a flow.
-fn packet(way: &Way, to: FlowPort, fresh: u16) -> Vec<u8> {
+pub(crate) fn packet(way: &Way, to: FlowPort, fresh: u16) -> Vec<u8> {
     let [kind, code] = to.port.to_be_bytes();
     match (to.protocol, to.port) {
         (6, port) => way.tcp(fresh, port, SYN),

@@ -5,10 +5,19 @@ use std::{
     sync::Arc,
 };
 
-use weft_noded::plan::tables::{SubjectRow, Tables};
+use weft_noded::plan::{
+    compile::prefix_key,
+    tables::{SubjectRow, Tables},
+};
 use weft_shared::{
-    layout::{Action, Class, Direction, FIRST_GLOBAL_IDENTITY, PeerKey, PolicyRow, PortKey, class_rulebook},
-    policy::compile::Rulebook,
+    layout::{
+        Action, Class, Direction, FIRST_GLOBAL_IDENTITY, FailsafeKey, PeerKey, PolicyRow, PortKey,
+        class_rulebook,
+    },
+    policy::{
+        compile::{Rulebook, failsafe_books},
+        model::Failsafe,
+    },
 };
 
 use crate::world::{PARTNERS_IDENTITY, REMOTE_NODE_IDENTITY};
@@ -114,6 +123,14 @@ impl Policies {
             }
             numbers.tables.subjects.insert(*slot, subject);
         }
+    }
+}
+
+/// Writes what no policy of the node's can stop.
+pub(crate) fn write_failsafe(tables: &mut Tables, before: &Tables, entries: &[Failsafe]) {
+    for ((direction, prefix), book) in failsafe_books(entries) {
+        let number = Numbers { before, tables }.number(Rulebook::clone(&book));
+        tables.failsafe.insert(FailsafeKey::new(direction, prefix_key(prefix)), number);
     }
 }
 

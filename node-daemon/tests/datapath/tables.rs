@@ -12,10 +12,12 @@ use weft_noded::{
         Attached, Datapath as _, Hook,
         object::{self, Object, Options},
     },
-    plan::tables::{Step, Tables},
+    plan::tables::{HostRow, Step, Tables},
 };
 use weft_shared::{
-    layout::{Action, Address, Config, Direction, PeerKey, PolicyRow, PortKey, Reason, maps},
+    layout::{
+        Action, Address, Config, Direction, FailsafeKey, PeerKey, PolicyRow, PortKey, PrefixKey, Reason, maps,
+    },
     policy::compile::Rulebook,
 };
 
@@ -92,6 +94,10 @@ fn steps(tables: &Tables) -> Vec<Step> {
             .map(|(number, rows)| Step::Rulebook { number: *number, rows: Some(rows.clone()) }),
     );
     steps.extend(
+        tables.failsafe.iter().map(|(key, number)| Step::Failsafe { key: *key, rulebook: Some(*number) }),
+    );
+    steps.push(Step::Host { host: tables.host });
+    steps.extend(
         tables.peer_rules.iter().map(|(key, number)| Step::PeerRules { key: *key, rulebook: Some(*number) }),
     );
     steps
@@ -104,6 +110,10 @@ fn what_was_written_is_read_back_also_by_the_next_object() {
     let pins = Pins::new();
     let mut expected = tables();
     expected.peer_rules.insert(key(API_IDENTITY), 1);
+    let everyone = FailsafeKey::new(Direction::Ingress, PrefixKey { bits: 0, address: Address::UNSPECIFIED });
+    let v4 = PrefixKey { bits: Address::MAPPED_PREFIX_BITS, address: Address::from_v4(0) };
+    expected.failsafe = [(everyone, 1), (FailsafeKey::new(Direction::Egress, v4), 2)].into();
+    expected.host = Some(HostRow { subject: 3, own_endpoints_free: true });
     let mut first = pins.load();
     first.write(&steps(&expected)).unwrap();
     assert_eq!(first.read_tables().unwrap(), expected);
@@ -125,6 +135,9 @@ fn what_was_written_is_read_back_also_by_the_next_object() {
         Step::Rulebook { number: 78, rows: Some(rulebook(&[(PortKey::EVERYTHING, 1)])) },
         Step::PeerRules { key: key(API_IDENTITY), rulebook: Some(77) },
         Step::PeerRules { key: key(DB_IDENTITY), rulebook: Some(78) },
+        Step::Failsafe { key: everyone, rulebook: None },
+        Step::Failsafe { key: FailsafeKey::new(Direction::Egress, v4), rulebook: Some(77) },
+        Step::Host { host: Some(HostRow { subject: 2, own_endpoints_free: false }) },
         Step::Settle,
         Step::Bump { subjects: vec![WEB_SLOT], nodes: vec![0] },
         Step::IdentitiesThrough { identity: 77 },
@@ -167,10 +180,7 @@ fn what_is_not_there_can_be_removed() {
         .write(&[
             Step::Endpoint { ifindex: 999, endpoint: None },
             Step::Ipcache { address: nowhere, peer: None },
-            Step::Prefix {
-                prefix: weft_shared::layout::PrefixKey { bits: 128, address: nowhere },
-                peer: None,
-            },
+            Step::Prefix { prefix: PrefixKey { bits: 128, address: nowhere }, peer: None },
             Step::NodeAddress { address: nowhere, slot: None },
             Step::Rulebook { number: 9999, rows: None },
             Step::PeerRules { key: key(9999), rulebook: None },

@@ -5,12 +5,15 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use weft_noded::plan::tables::{NodeRow, Tables};
-use weft_shared::layout::{
-    Action, Address, Class, Direction, Endpoint, Peer, PolicyRow, PortKey, PrefixKey, endpoint_flags,
+use weft_noded::plan::tables::{HostRow, NodeRow, Tables};
+use weft_shared::{
+    layout::{
+        Action, Address, Class, Direction, Endpoint, Peer, PolicyRow, PortKey, PrefixKey, endpoint_flags,
+    },
+    policy::model::Failsafe,
 };
 
-use crate::policies::{Policies, PolicyTable, Row};
+use crate::policies::{self, Policies, PolicyTable, Row};
 
 /// Interfaces of this node: host's sides of the endpoints, the overlay's device, an uplink. Each is a veth, whose other
 /// end has an index [`PEER`] higher.
@@ -31,11 +34,14 @@ pub(crate) const API_IDENTITY: u32 = 257;
 pub(crate) const DB_IDENTITY: u32 = 258;
 pub(crate) const TAP_IDENTITY: u32 = 259;
 pub(crate) const REMOTE_NODE_IDENTITY: u32 = 300;
+/// This node's own.
+pub(crate) const HOST_IDENTITY: u32 = 301;
 pub(crate) const PARTNERS_IDENTITY: u32 = 1 << 24;
 
 pub(crate) const WEB_SLOT: u32 = 1;
 pub(crate) const API_SLOT: u32 = 2;
 pub(crate) const TAP_SLOT: u32 = 3;
+pub(crate) const HOST_SLOT: u32 = 4;
 
 /// Of all nodes' slots: this one is 0.
 pub(crate) const DB_NODE: u32 = 1;
@@ -124,6 +130,8 @@ pub(crate) struct World {
     pub(crate) tables: Tables,
     /// By slot.
     pub(crate) policies: Policies,
+    /// What no policy of the node's can stop.
+    pub(crate) entries: Vec<Failsafe>,
 }
 
 impl Deref for World {
@@ -145,7 +153,17 @@ impl World {
     pub(crate) fn with_rulebooks(&self, before: &Tables) -> Tables {
         let mut tables = self.tables.clone();
         self.policies.write(&mut tables, before);
+        policies::write_failsafe(&mut tables, before, &self.entries);
         tables
+    }
+
+    /// Lets the node itself be judged by this table.
+    pub(crate) fn judge_host(&mut self, table: PolicyTable, own_endpoints_free: bool) {
+        self.policies.subject(HOST_SLOT, HOST_IDENTITY);
+        self.policies.insert(HOST_SLOT, table);
+        self.host = Some(HostRow { subject: HOST_SLOT, own_endpoints_free });
+        let host = Peer { identity: HOST_IDENTITY, class: Class::Host as u32, node: 0, ifindex: 0 };
+        tell(self, HOST_PARTY, host);
     }
 }
 

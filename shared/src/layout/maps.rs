@@ -30,6 +30,8 @@ pub const SUBJECTS: MapName = map("SUBJECTS", "subjects_v2");
 pub const PEER_RULES: MapName = map("PEER_RULES", "peer_rules_v1");
 /// Longest prefix match: `RuleKey` → `PolicyRow`.
 pub const RULES: MapName = map("RULES", "rules_v1");
+/// Longest prefix match: `FailsafeKey` → number of a rulebook (u32).
+pub const FAILSAFE: MapName = map("FAILSAFE", "failsafe_v1");
 /// Array of one: `RuntimeState`.
 pub const RUNTIME: MapName = map("RUNTIME", "runtime_v1");
 /// Least-recently-used hash: `FlowKey` → `Flow`.
@@ -54,7 +56,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 14] = [
+pub const ALL: [MapName; 15] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -63,6 +65,7 @@ pub const ALL: [MapName; 14] = [
     SUBJECTS,
     PEER_RULES,
     RULES,
+    FAILSAFE,
     RUNTIME,
     FLOWS,
     FRAGMENTS,
@@ -86,6 +89,8 @@ pub const POLICY_ROWS_MAX: usize = 64 * 1024;
 /// Rows of all subjects together.
 pub const PEER_RULES_MAX: usize = 1024 * 1024;
 pub const RULES_MAX: usize = 512 * 1024;
+/// Prefixes of failsafe entries, in both directions.
+pub const FAILSAFE_MAX: usize = 128 * 1024;
 pub const FLOWS_MAX: usize = 512 * 1024;
 /// Datagrams under way in fragments: at 10 Gbit/s of nothing else, those of 20 ms.
 pub const FRAGMENTS_MAX: usize = 16 * 1024;

@@ -7,6 +7,7 @@
 mod address;
 mod endpoint;
 mod event;
+mod failsafe;
 mod flow;
 mod fragment;
 pub mod maps;
@@ -17,9 +18,10 @@ mod reason;
 pub use address::{Address, PrefixKey};
 pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::{Event, Told, ToldKey, monitor_flags};
+pub use failsafe::FailsafeKey;
 pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
 pub use fragment::{FRAGMENT_NANOSECONDS, Fragment, FragmentKey};
-pub use peer::{Node, Peer, RuntimeState, Subject};
+pub use peer::{Node, Peer, RuntimeState, Subject, host};
 pub use policy::{Action, CLASS_RULEBOOKS, Direction, PeerKey, PolicyRow, PortKey, RuleKey, class_rulebook};
 pub use reason::{Point, Reason};
 

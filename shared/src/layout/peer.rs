@@ -32,7 +32,8 @@ pub struct Node {
     pub reserved: u32,
 }
 
-/// Value of the array `SUBJECTS`: an identity that endpoints of this node have. Index 0 is never used.
+/// Value of the array `SUBJECTS`: an identity that endpoints of this node have, or the node's own where host policies
+/// select it. Index 0 is never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Subject {
@@ -59,5 +60,17 @@ pub struct RuntimeState {
     pub epoch: u64,
     /// Every global identity up to this is classified on this node; a packet that carries a higher one is dropped.
     pub identities_through: u32,
-    pub reserved: u32,
+    /// How the node itself is judged: in [`host::SUBJECT`] the slot of its subject, and flags. 0: it is not judged, and its
+    /// traffic passes untouched.
+    pub host: u32,
+}
+
+/// Parts of [`RuntimeState::host`].
+pub mod host {
+    /// Index into `SUBJECTS`.
+    pub const SUBJECT: u32 = 0xffff;
+    /// What the node sends to its own endpoints is not judged.
+    pub const OWN_ENDPOINTS_FREE: u32 = 1 << 31;
+
+    const _: () = assert!(crate::layout::maps::SUBJECTS_MAX <= SUBJECT as usize);
 }

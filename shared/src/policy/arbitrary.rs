@@ -67,7 +67,8 @@ pub fn config() -> impl Strategy<Value = FleetConfig> {
     )
 }
 
-fn failsafe() -> impl Strategy<Value = Failsafe> {
+/// An entry, of some prefixes or of everybody.
+pub fn failsafe() -> impl Strategy<Value = Failsafe> {
     (ports(), any::<bool>(), vec(select(CIDRS.to_vec()), 0..2)).prop_map(|(range, ingress, prefixes)| {
         Failsafe {
             protocol: range.protocol,

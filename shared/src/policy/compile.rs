@@ -3,7 +3,11 @@
 //! Each peer of a subject has one rulebook in each direction, which says everything: a peer's rules are those that name it
 //! and those that name its class, and they are walked here, in the order of the tiers. Peers about whom the same rules
 //! speak share a rulebook; a peer about whom no more is said than about its class has none of its own.
+//!
+//! A node is a subject like an endpoint, but for what holds whatever its policies say: failsafe entries have rulebooks of
+//! their own, which are asked first; what the link needs is in the node's rulebooks, before all tiers.
 
+mod failsafe;
 mod peers;
 mod rulebook;
 
@@ -15,7 +19,10 @@ use std::{
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
-pub use self::rulebook::Rulebook;
+pub use self::{
+    failsafe::{FailsafeBooks, failsafe_books},
+    rulebook::Rulebook,
+};
 use self::{
     peers::Peers,
     rulebook::{Book, Rules},
@@ -74,18 +81,27 @@ impl Unfit {
     }
 }
 
+/// Whose policy a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Endpoint,
+    /// The node itself. What holds failsafe entries, and that its own endpoints may be free, is not in the table.
+    Node,
+}
+
 /// Compiles the policies that select a subject, in any order.
 pub fn table(
     subject: Identity,
+    kind: Kind,
     policies: &[&NodePolicy],
     surroundings: Surroundings<'_>,
 ) -> Result<Table, Unfit> {
     if let Some((policy, set)) = missing_set(policies, surroundings.cidr_sets) {
         return Err(Unfit::NoSuchCidrSet { subject, policy: policy.to_owned(), set: set.to_owned() });
     }
-    let mut table = closed_table();
+    let mut table = closed_table(Kind::Endpoint);
     for direction in Direction::ALL {
-        Compiler::new(policies, surroundings, direction).add_to(&mut table);
+        Compiler::new(kind, policies, surroundings, direction).add_to(&mut table);
     }
     let rows = table.rows();
     if rows > POLICY_ROWS_MAX { Err(Unfit::Overflow { subject, rows }) } else { Ok(table) }
@@ -103,10 +119,16 @@ fn missing_set<'a>(policies: &[&'a NodePolicy], sets: &CidrSets) -> Option<(&'a 
     })
 }
 
-/// The table of a subject that must be closed: nothing in, nothing out.
-pub fn closed_table() -> Table {
-    let closed = Arc::new(Rulebook::from([(PortKey::EVERYTHING, PolicyRow::of(Action::Deny, 0))]));
-    Table { classes: std::array::from_fn(|_| Arc::clone(&closed)), peers: BTreeMap::new() }
+/// The table of a subject that must be closed: nothing in, nothing out, but what a node's link can't do without.
+pub fn closed_table(kind: Kind) -> Table {
+    let closed = everything(PolicyRow::of(Action::Deny, 0));
+    let mut table = Table { classes: std::array::from_fn(|_| Arc::clone(&closed)), peers: BTreeMap::new() };
+    if kind == Kind::Node {
+        for direction in Direction::ALL {
+            Compiler::closed_node(direction).add_to(&mut table);
+        }
+    }
+    table
 }
 
 impl Table {
@@ -151,16 +173,26 @@ struct Compiler<'a> {
     direction: Direction,
     rules: Rules<'a>,
     peers: Peers,
-    /// By the rules that speak of a peer.
-    books: HashMap<Vec<u32>, Arc<Rulebook>>,
+    /// By whether the peer may be on a link of the node's, and the rules that speak of it.
+    books: HashMap<(bool, Vec<u32>), Arc<Rulebook>>,
     host_is_free: bool,
     /// Whether unknown addresses of the pools are kept out, by what is enforced and with what is audited.
     unmanaged_is_closed: [bool; 2],
 }
 
 impl<'a> Compiler<'a> {
-    fn new(policies: &[&'a NodePolicy], surroundings: Surroundings<'_>, direction: Direction) -> Self {
-        let rules = Rules::of(policies, direction, surroundings.default_action);
+    fn new(
+        kind: Kind,
+        policies: &[&'a NodePolicy],
+        surroundings: Surroundings<'_>,
+        direction: Direction,
+    ) -> Self {
+        let rules = match kind {
+            Kind::Endpoint => Rules::of(policies, direction, surroundings.default_action),
+            Kind::Node => Rules::of_node(policies, direction, surroundings.default_action),
+        };
+        let host_to_endpoint =
+            direction == Direction::Ingress && surroundings.host_to_endpoint == HostToEndpoint::Allow;
         let closed = |with_audit: bool| {
             let taking_part = policies.iter().filter(move |policy| with_audit || policy.is_enforced());
             unmanaged_is_closed(taking_part.flat_map(|policy| policy.rules(direction)))
@@ -170,9 +202,20 @@ impl<'a> Compiler<'a> {
             peers: Peers::of(&rules, surroundings),
             rules,
             books: HashMap::new(),
-            host_is_free: direction == Direction::Ingress
-                && surroundings.host_to_endpoint == HostToEndpoint::Allow,
+            // A node always reaches itself.
+            host_is_free: kind == Kind::Node || host_to_endpoint,
             unmanaged_is_closed: [closed(false), closed(true)],
+        }
+    }
+
+    fn closed_node(direction: Direction) -> Self {
+        Self {
+            direction,
+            rules: Rules::closed_node(direction),
+            peers: Peers::default(),
+            books: HashMap::new(),
+            host_is_free: true,
+            unmanaged_is_closed: [false, false],
         }
     }
 
@@ -183,7 +226,7 @@ impl<'a> Compiler<'a> {
         let peers = std::mem::take(&mut self.peers.named);
         for (identity, (class, own)) in peers {
             let of_class = &table.classes[class_rulebook(self.direction, class)];
-            let book = self.book(merged(&own, self.peers.of_class(class)));
+            let book = self.book(class, merged(&own, self.peers.of_class(class)));
             if book != *of_class {
                 table.peers.insert((self.direction, identity), book);
             }
@@ -197,21 +240,24 @@ impl<'a> Compiler<'a> {
         let spoken = self.peers.of_class(class).to_vec();
         let [enforced, audited] = self.unmanaged_is_closed;
         if class != Class::Unmanaged || (!enforced && !audited) {
-            return self.book(spoken);
+            return self.book(class, spoken);
         }
         let closed = PolicyRow::of(Action::Deny, 0);
         let open = |row: &PolicyRow| {
             let audited = if audited { (closed.action, 0) } else { (row.audit_action, row.audit_rule) };
             if enforced { closed } else { *row }.audited_as(audited)
         };
-        let book = self.book(spoken);
+        let book = self.book(class, spoken);
         Arc::new(book.iter().map(|(key, row)| (*key, open(row))).collect())
     }
 
-    fn book(&mut self, spoken: Vec<u32>) -> Arc<Rulebook> {
+    fn book(&mut self, class: Class, spoken: Vec<u32>) -> Arc<Rulebook> {
         let rules = &self.rules;
-        let book = self.books.entry(spoken);
-        Arc::clone(book.or_insert_with_key(|spoken| Arc::new(Book::new(rules, spoken).compile())))
+        let on_a_link = matches!(class, Class::RemoteNode | Class::World);
+        let book = self.books.entry((on_a_link, spoken));
+        Arc::clone(book.or_insert_with_key(|(on_a_link, spoken)| {
+            Arc::new(Book::new(rules, spoken, *on_a_link).compile())
+        }))
     }
 }
 

@@ -13,19 +13,25 @@ use weft_shared::{
     },
     names::Identity,
     policy::{
-        compile::{self, Rulebook, Surroundings},
+        compile::{self, Kind, Rulebook, Surroundings},
         model::NodePolicy,
     },
 };
 
-use super::{Compiled, Input, Stale, lowest_free, policies_of};
+use super::{Compiled, Input, Stale, host, lowest_free, policies_of};
 use crate::plan::tables::{SubjectRow, Tables};
 
 /// Slot → identity.
 pub(super) type Slots = BTreeMap<u32, u32>;
 
-/// Gives each identity that endpoints of this node have a slot, the one it has where it has one.
-pub(super) fn slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, stale: Stale) -> Slots {
+/// Gives each identity that endpoints of this node have, and each of `hosts`, a slot, the one it has where it has one.
+pub(super) fn slots(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    hosts: &BTreeSet<u32>,
+    actual: &Tables,
+    stale: Stale,
+) -> Slots {
     let kept: BTreeMap<u32, u32> =
         actual.subjects.iter().map(|(slot, subject)| (subject.identity, *slot)).collect();
     let mut taken: BTreeSet<u32> = actual.subjects.keys().copied().chain([0]).collect();
@@ -37,19 +43,24 @@ pub(super) fn slots(compiled: &mut Compiled, input: Input<'_>, actual: &Tables, 
         wanted.extend(former.map(|subject| subject.identity));
         compiled.unfinished |= wanted.len() > before;
     }
+    let wanted: BTreeSet<(bool, u32)> =
+        wanted.union(hosts).map(|identity| (!hosts.contains(identity), *identity)).collect();
     let mut slots = Slots::new();
-    for identity in wanted {
+    for (of_endpoint, identity) in wanted {
         let slot = kept.get(&identity).copied().unwrap_or_else(|| lowest_free(&mut taken));
-        if slot as usize >= SUBJECTS_MAX {
-            compiled
-                .problems
-                .push(format!("identity {identity}: there are more than {SUBJECTS_MAX} subjects"));
+        let most = if of_endpoint { SUBJECTS_MAX - NODE_SLOTS } else { SUBJECTS_MAX };
+        if slot as usize >= most {
+            compiled.problems.push(format!("identity {identity}: there are more than {most} subjects"));
             continue;
         }
         slots.insert(slot, identity);
     }
     slots
 }
+
+/// Slots that endpoints leave free: whoever finds none is closed, but the node itself would be open. Two, so that it changes
+/// its identity as everybody does.
+const NODE_SLOTS: usize = 2;
 
 /// The identities that endpoints of this node have.
 fn identities(input: Input<'_>) -> BTreeSet<u32> {
@@ -85,26 +96,29 @@ pub(super) fn keep_members(
 pub(super) fn add_policies(
     compiled: &mut Compiled,
     input: Input<'_>,
-    actual: &Tables,
+    numbers: &mut Numbers,
     surroundings: Surroundings<'_>,
-    slots: &Slots,
+    (slots, hosts): (&Slots, &BTreeSet<u32>),
 ) {
-    let mut numbers = Numbers::of(actual);
     for (slot, identity) in slots {
         let subject = Identity(*identity);
-        let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, surroundings.sets).collect();
-        let table = compile::table(subject, &policies, surroundings).unwrap_or_else(|unfit| {
+        let kind = if hosts.contains(identity) { Kind::Node } else { Kind::Endpoint };
+        let policies: Vec<&NodePolicy> = match kind {
+            Kind::Endpoint => policies_of(subject, input.desired, surroundings.sets).collect(),
+            Kind::Node => host::policies_of(*identity, input.desired, surroundings.sets).collect(),
+        };
+        let table = compile::table(subject, kind, &policies, surroundings).unwrap_or_else(|unfit| {
             compiled.unfit.push(unfit);
-            compile::closed_table()
+            compile::closed_table(kind)
         });
-        if add_table(&mut compiled.tables, &mut numbers, (*slot, *identity), &table).is_err() {
+        if add_table(&mut compiled.tables, numbers, (*slot, *identity), &table).is_err() {
             let rows = table.rows();
             compiled.unfit.push(compile::Unfit::Overflow { subject, rows });
             compiled
                 .problems
                 .push(format!("the policies of this node's endpoints together take more rows than there are: {rows} of identity {subject} do not fit"));
             // Few rows, of rulebooks that all closed subjects share.
-            drop(add_table(&mut compiled.tables, &mut numbers, (*slot, *identity), &compile::closed_table()));
+            drop(add_table(&mut compiled.tables, numbers, (*slot, *identity), &compile::closed_table(kind)));
         }
     }
 }
@@ -112,6 +126,9 @@ pub(super) fn add_policies(
 /// The maps have no room for a subject's rows.
 #[derive(Debug)]
 struct Full;
+
+/// Rows of a closed table: one for each class, or (a node's) what its link needs both ways.
+const CLOSED_ROWS_MAX: usize = 3 * CLASS_RULEBOOKS;
 
 fn add_table(
     tables: &mut Tables,
@@ -126,7 +143,7 @@ fn add_table(
         .map(BTreeMap::len)
         .sum();
     // While one replaces the other, former rows are there beside the new ones.
-    let closed = table.peers.is_empty() && new_rows <= CLASS_RULEBOOKS;
+    let closed = table.peers.is_empty() && new_rows <= CLOSED_ROWS_MAX;
     if !closed
         && (numbers.rows + new_rows > RULES_MAX / 2
             || tables.peer_rules.len() + table.peers.len() > PEER_RULES_MAX / 2)
@@ -134,18 +151,13 @@ fn add_table(
         return Err(Full);
     }
     numbers.rows += new_rows;
-    let mut number = |book: &Arc<Rulebook>| {
-        let number = numbers.number(book);
-        tables.rulebooks.entry(number).or_insert_with(|| Arc::clone(book));
-        number
-    };
-    let rulebooks = std::array::from_fn(|place| number(&table.classes[place]));
+    let rulebooks = std::array::from_fn(|place| numbers.add(tables, &table.classes[place]));
     // Most peers have the rulebook of the peer before.
     let mut last: Option<(&Arc<Rulebook>, u32)> = None;
     for ((direction, peer), book) in &table.peers {
         let found = match last {
             Some((same, number)) if Arc::ptr_eq(same, book) => number,
-            _ => number(book),
+            _ => numbers.add(tables, book),
         };
         last = Some((book, found));
         let key = PeerKey { subject: identity, peer: *peer, direction: *direction as u32 };
@@ -157,7 +169,7 @@ fn add_table(
 
 /// Numbers of rulebooks: those that the kernel holds keep theirs, new ones get numbers above all that are there, so that a
 /// number in the kernel never changes what it stands for.
-struct Numbers {
+pub(super) struct Numbers {
     by_content: HashMap<Arc<Rulebook>, u32>,
     next: u32,
     /// Rows of the rulebooks that are wanted.
@@ -165,12 +177,19 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn of(actual: &Tables) -> Self {
+    pub(super) fn of(actual: &Tables) -> Self {
         // Backwards, so that of equal ones the first counts.
         let by_content =
             actual.rulebooks.iter().rev().map(|(number, book)| (Arc::clone(book), *number)).collect();
         let next = actual.rulebooks.last_key_value().map_or(1, |(last, _)| last + 1);
         Self { by_content, next, rows: 0 }
+    }
+
+    /// The number of a rulebook, which is in the tables then.
+    pub(super) fn add(&mut self, tables: &mut Tables, book: &Arc<Rulebook>) -> u32 {
+        let number = self.number(book);
+        tables.rulebooks.entry(number).or_insert_with(|| Arc::clone(book));
+        number
     }
 
     fn get(&self, book: &Rulebook) -> Option<u32> {

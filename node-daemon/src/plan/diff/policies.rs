@@ -30,12 +30,16 @@ pub(super) fn that_differ(tables: &Tables, parties: [Party; 2]) -> BTreeSet<u32>
 }
 
 impl Planner<'_> {
-    pub(super) fn set_policies(&mut self) {
+    /// New rulebooks, which nobody finds yet.
+    pub(super) fn set_rulebooks(&mut self) {
         for (number, rows) in &self.desired.rulebooks {
             if self.now.rulebooks.get(number) != Some(rows) {
                 self.push(Step::Rulebook { number: *number, rows: Some(rows.clone()) });
             }
         }
+    }
+
+    pub(super) fn set_policies(&mut self) {
         for (key, rulebook) in &self.desired.peer_rules {
             if self.now.peer_rules.get(key) != Some(rulebook) {
                 self.push(Step::PeerRules { key: *key, rulebook: Some(*rulebook) });

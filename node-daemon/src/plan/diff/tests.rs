@@ -5,14 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::{array, collection::btree_map, option, prelude::*};
 use weft_shared::{
     layout::{
-        Action, Address, Class, Endpoint, FIRST_LOCAL_IDENTITY, PeerKey, PolicyRow, PortKey, PrefixKey,
-        endpoint_flags,
+        Action, Address, Class, Direction, Endpoint, FIRST_LOCAL_IDENTITY, FailsafeKey, PeerKey, PolicyRow,
+        PortKey, PrefixKey, endpoint_flags,
     },
     policy::compile::Rulebook,
 };
 
 use super::*;
-use crate::plan::tables::{NodeRow, SubjectRow};
+use crate::plan::{
+    tables::{HostRow, NodeRow, SubjectRow},
+    who::masked,
+};
 
 const FLEET: u32 = Class::Fleet as u32;
 const UNMANAGED: u32 = Class::Unmanaged as u32;
@@ -71,9 +74,18 @@ fn prefixes() -> impl Strategy<Value = BTreeMap<PrefixKey, Peer>> {
     ];
     let key = (100_u32..128).prop_map(|bits| {
         let whole = Address::from_v4(0x0ac8_0000_u32.to_be());
-        PrefixKey { bits, address: crate::plan::who::masked(whole, bits) }
+        PrefixKey { bits, address: masked(whole, bits) }
     });
     btree_map(key, peer, 0..6)
+}
+
+fn failsafe() -> impl Strategy<Value = BTreeMap<FailsafeKey, u32>> {
+    let key = (prop::bool::ANY, 96_u32..=128, prop::num::u32::ANY).prop_map(|(ingress, bits, address)| {
+        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+        let address = masked(Address::from_v4(address.to_be()), bits);
+        FailsafeKey::new(direction, PrefixKey { bits, address })
+    });
+    btree_map(key, 1_u32..6, 0..3)
 }
 
 prop_compose! {
@@ -85,6 +97,8 @@ prop_compose! {
         prefixes in prefixes(),
         nodes in btree_map(0_u32..4, (address(), 256_u32..260), 0..4),
         node_addresses in btree_map(address(), 0_u32..4, 0..4),
+        host in option::of((0_usize..4, prop::bool::ANY)),
+        failsafe in failsafe(),
         identities_through in 250_u32..300,
     ) -> Tables {
         let slots: Vec<u32> = subjects.keys().copied().collect();
@@ -104,8 +118,13 @@ prop_compose! {
         }).collect();
         let nodes = nodes.into_iter().map(|(slot, (address, identity))| (slot, NodeRow { address, identity })).collect();
         let rulebooks = BTreeMap::new();
-        let mut tables =
-            Tables { endpoints, ipcache, prefixes, nodes, node_addresses, subjects, peer_rules, rulebooks, identities_through };
+        let host = host.and_then(|(choice, own_endpoints_free)| {
+            Some(HostRow { subject: *slots.get(choice)?, own_endpoints_free })
+        });
+        let mut tables = Tables {
+            endpoints, ipcache, prefixes, nodes, node_addresses, subjects, peer_rules, failsafe, host, rulebooks,
+            identities_through,
+        };
         tables.rulebooks = tables.used_rulebooks().into_iter().map(|number| (number, library(number))).collect();
         tables
     }
@@ -161,6 +180,9 @@ proptest! {
         prop_assert!(contains(&now.subjects, &desired.subjects));
         prop_assert!(contains(&now.peer_rules, &desired.peer_rules));
         prop_assert!(contains(&now.rulebooks, &desired.rulebooks));
+        prop_assert!(contains(&now.failsafe, &desired.failsafe));
+        prop_assert_eq!(now.host, desired.host.or(actual.host));
+        prop_assert!(actual.failsafe.keys().all(|key| now.failsafe.contains_key(key)));
         prop_assert!(actual.endpoints.keys().all(|key| now.endpoints.contains_key(key)));
         prop_assert!(actual.ipcache.keys().all(|key| now.ipcache.contains_key(key)));
         prop_assert!(actual.prefixes.keys().all(|key| now.prefixes.contains_key(key)));
@@ -185,6 +207,28 @@ proptest! {
                     (tables.subjects.get(&endpoint.subject).copied(), peers)
                 };
                 prop_assert_eq!(policy(&now), policy(&desired));
+            }
+        }
+    }
+
+    #[test]
+    fn the_node_is_judged_when_its_policy_is_there_and_that_is_announced(actual in tables(), desired in tables()) {
+        let steps = diff(&actual, &desired, Sweep::Remove);
+        for (place, (step, now)) in walk(&actual, &steps).into_iter().enumerate() {
+            match step {
+                Step::Host { host: Some(host) } => {
+                    prop_assert!(contains(&now.failsafe, &desired.failsafe));
+                    prop_assert_eq!(now.subjects.get(&host.subject), desired.subjects.get(&host.subject));
+                    prop_assert!(contains(&now.peer_rules, &desired.peer_rules));
+                    prop_assert!(bumped_after(&steps, place, host.subject), "{:#?}", steps);
+                }
+                Step::Failsafe { .. } => if let Some(host) = now.host {
+                    prop_assert!(bumped_after(&steps, place, host.subject), "{:#?}", steps);
+                },
+                Step::Subject { slot, subject: None } => {
+                    prop_assert!(now.host.is_none_or(|host| host.subject != *slot), "{:#?}", steps);
+                }
+                _ => {}
             }
         }
     }

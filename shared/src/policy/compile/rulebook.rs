@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
-        model::{Action, Direction, FlowPort, NodePolicy, NodeRule, RuleAction, Tier},
+        model::{
+            Action, Direction, FlowPort, NodePolicy, NodeRule, PortRange, RuleAction, Tier, needs_of_the_link,
+        },
         ports,
     },
     rule_number,
@@ -21,6 +23,10 @@ pub(super) struct Rules<'a> {
     /// What the application tier denies by default, by what is enforced and with what is audited.
     default_deny: [Option<u32>; 2],
     default_action: Action,
+    /// Whether the subject is judged at all: an endpoint always is.
+    judged: [bool; 2],
+    /// What its link can't do without: nothing where it is an endpoint.
+    needed: Vec<PortRange>,
 }
 
 struct Placed<'a> {
@@ -62,7 +68,23 @@ impl<'a> Rules<'a> {
             let denying = taking_part.find(|policy| policy.default_deny(direction));
             denying.map(|policy| rule_number(&policy.name, direction, ""))
         });
-        Self { placed: placed.collect(), default_deny, default_action }
+        let placed = placed.collect();
+        Self { placed, default_deny, default_action, judged: [true; 2], needed: Vec::new() }
+    }
+
+    /// Of a node, which is judged only where a policy is about the direction.
+    pub(super) fn of_node(policies: &[&'a NodePolicy], direction: Direction, default_action: Action) -> Self {
+        let judged = [false, true].map(|with_audit| {
+            let mut taking_part = policies.iter().filter(|policy| with_audit || policy.is_enforced());
+            taking_part.any(|policy| policy.is_about(direction))
+        });
+        let needed = needs_of_the_link(direction).to_vec();
+        Self { judged, needed, ..Self::of(policies, direction, default_action) }
+    }
+
+    /// Of a node that must be closed.
+    pub(super) fn closed_node(direction: Direction) -> Self {
+        Self { judged: [true; 2], ..Self::of_node(&[], direction, Action::Deny) }
     }
 
     pub(super) fn list(&self) -> impl Iterator<Item = &'a NodeRule> + '_ {
@@ -76,15 +98,19 @@ pub(super) struct Book<'a> {
     /// Those that speak of the peer, in their order.
     spoken: Vec<&'a Placed<'a>>,
     audited: bool,
+    /// What passes before all tiers.
+    needed: &'a [PortRange],
 }
 
 impl<'a> Book<'a> {
-    /// `spoken`: places of the rules that speak of the peer, ascending.
-    pub(super) fn new(rules: &'a Rules<'a>, spoken: &[u32]) -> Self {
+    /// `spoken`: places of the rules that speak of the peer, ascending. `on_a_link`: the peer may be on a node's link.
+    pub(super) fn new(rules: &'a Rules<'a>, spoken: &[u32], on_a_link: bool) -> Self {
         let spoken = spoken.iter().filter_map(|place| rules.placed.get(*place as usize)).collect();
         let audited = rules.placed.iter().any(|placed| placed.audited)
-            || rules.default_deny[0] != rules.default_deny[1];
-        Self { rules, spoken, audited }
+            || rules.default_deny[0] != rules.default_deny[1]
+            || rules.judged[0] != rules.judged[1];
+        let needed = if on_a_link { rules.needed.as_slice() } else { &[] };
+        Self { rules, spoken, audited, needed }
     }
 
     /// First the row of everything, then, for each protocol that a rule names, each run of ports with the same row.
@@ -107,14 +133,18 @@ impl<'a> Book<'a> {
     }
 
     fn protocols(&self) -> BTreeSet<u8> {
-        let ranges = self.spoken.iter().flat_map(|placed| placed.rule.ports.iter().flatten());
-        ranges.map(|range| range.protocol).collect()
+        self.ranges().map(|range| range.protocol).collect()
+    }
+
+    /// Those that anything is said of.
+    fn ranges(&self) -> impl Iterator<Item = &PortRange> {
+        let of_rules = self.spoken.iter().flat_map(|placed| placed.rule.ports.iter().flatten());
+        of_rules.chain(self.needed)
     }
 
     /// The longest runs of ports of a protocol with the same row; together they are all ports.
     fn runs(&self, protocol: u8) -> Vec<(u16, u16, PolicyRow)> {
-        let ranges = self.spoken.iter().flat_map(|placed| placed.rule.ports.iter().flatten());
-        let ends = ranges.filter(|range| range.protocol == protocol);
+        let ends = self.ranges().filter(|range| range.protocol == protocol);
         let mut starts = BTreeSet::from([0]);
         for range in ends {
             starts.insert(range.first);
@@ -145,6 +175,10 @@ impl<'a> Book<'a> {
     }
 
     fn walk(&self, port: Option<FlowPort>, with_audit: bool) -> (Action, u32) {
+        let is_needed = |port| self.needed.iter().any(|range| range.contains(port));
+        if !self.rules.judged[usize::from(with_audit)] || port.is_some_and(is_needed) {
+            return (Action::Allow, 0);
+        }
         self.first_verdict(Stage::Admin, port, with_audit)
             .or_else(|| self.application(port, with_audit))
             .or_else(|| self.first_verdict(Stage::Baseline, port, with_audit))

@@ -6,7 +6,10 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::policy::{
     arbitrary::{self, Fleet},
-    model::{FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier},
+    model::{
+        FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
+        needed_by_the_link, needs_of_the_link,
+    },
     oracle, prefix, wire,
 };
 
@@ -70,6 +73,33 @@ fn found(row: PolicyRow) -> Judged {
     ((action(row.action), row.rule), (action(row.audit_action), row.audit_rule))
 }
 
+/// Ports that rules name, and those that the link needs.
+fn flow_port() -> impl Strategy<Value = FlowPort> {
+    let needed = || Direction::ALL.into_iter().flat_map(needs_of_the_link);
+    let ports = needed().flat_map(|range| [range.first - 1, range.first, range.last, range.last + 1]);
+    let protocols: Vec<u8> = needed().map(|range| range.protocol).collect();
+    let needed = (select(protocols), select(ports.collect::<Vec<u16>>()));
+    prop_oneof![
+        3 => arbitrary::flow_port(),
+        1 => needed.prop_map(|(protocol, port)| FlowPort { protocol, port }),
+    ]
+}
+
+/// What the kernel does before it asks a node's table: the longest prefix that the address is in says everything.
+fn is_failsafe(books: &FailsafeBooks, direction: Direction, peer: &Party, port: FlowPort) -> bool {
+    let address = peer.address.expect("every packet has one");
+    let around = books.iter().filter(|((of, prefix), _)| *of == direction && prefix.contains(&address));
+    let longest = around.max_by_key(|((_, prefix), _)| prefix.prefix_len());
+    longest.is_some_and(|(_, book)| look_up(book, port).action == Action::Allow as u32)
+}
+
+/// The node's own endpoints, which the kernel knows by their interface.
+fn is_free(fleet: &Fleet, direction: Direction, peer: &Party) -> bool {
+    let own_endpoint = peer.class == Class::Fleet && peer.local;
+    let free = fleet.config.host_to_endpoint == HostToEndpoint::Allow;
+    direction == Direction::Egress && own_endpoint && free
+}
+
 fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
     let nodes: Vec<NodePolicy> = fleet
         .policies
@@ -89,8 +119,9 @@ fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdenti
         host_to_endpoint: fleet.config.host_to_endpoint,
         own_node: Some(identity_of(own, true)),
     };
-    let subject = Identity(identity_of(&subject.labels, false));
-    (table(subject, &selecting, surroundings).expect("few rows"), prefixes)
+    let kind = if subject.class == Class::Fleet { Kind::Endpoint } else { Kind::Node };
+    let subject = Identity(identity_of(&subject.labels, kind == Kind::Node));
+    (table(subject, kind, &selecting, surroundings).expect("few rows"), prefixes)
 }
 
 proptest! {
@@ -99,24 +130,61 @@ proptest! {
     #[test]
     fn the_compiled_table_gives_the_oracles_verdict_and_rule(
         fleet in arbitrary::fleet(),
-        labels in select(arbitrary::label_sets()),
+        subject in arbitrary::judged(),
         own in select(arbitrary::node_label_sets()),
-        flows in vec((arbitrary::peer(), arbitrary::flow_port(), any::<bool>()), 20),
+        flows in vec(
+            (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec()), flow_port(), any::<bool>()),
+            20,
+        ),
     ) {
-        let subject = Party { class: Class::Fleet, labels, address: None, local: true };
+        let own = if subject.class == Class::Host { subject.labels.clone() } else { own };
         let (table, prefixes) = compile(&fleet, &subject, &own);
-        for (mut peer, port, ingress) in flows {
+        let failsafe = failsafe_books(&fleet.config.failsafe);
+        for (mut peer, address, port, ingress) in flows {
             if peer.class == Class::Host {
-                peer.labels = own.clone();
+                peer.labels.clone_from(&own);
             }
+            peer.address.get_or_insert(address.parse().expect("an address"));
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+            let free = subject.class == Class::Host
+                && (is_failsafe(&failsafe, direction, &peer, port) || is_free(&fleet, direction, &peer));
             let book = table.rulebook(direction, peer_identity(&peer, &prefixes), peer.class);
+            let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
             prop_assert_eq!(
-                found(look_up(book, port)),
+                found(row),
                 expected(&fleet, &subject, &peer, direction, port),
                 "{:?} {:?} {:?}", peer, direction, port
             );
         }
+    }
+
+    /// I10: what an entry holds is open, whatever else is said.
+    #[test]
+    fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more(
+        entries in vec(arbitrary::failsafe(), 0..6),
+        (peer, address) in (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec())),
+        port in flow_port(),
+        ingress: bool,
+    ) {
+        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+        let peer = Party { address: Some(address.parse().expect("an address")), ..peer };
+        let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port));
+        prop_assert_eq!(is_failsafe(&failsafe_books(&entries), direction, &peer, port), holds);
+    }
+
+    /// Also where its policies don't fit, a node keeps what its link needs, and nothing else.
+    #[test]
+    fn a_closed_node_lets_through_what_its_link_needs(
+        peer in arbitrary::peer(),
+        port in flow_port(),
+        ingress: bool,
+    ) {
+        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+        let on_a_link = matches!(peer.class, Class::RemoteNode | Class::World);
+        let open = peer.class == Class::Host || (on_a_link && needed_by_the_link(direction, port));
+        let table = closed_table(Kind::Node);
+        let row = look_up(table.rulebook(direction, 300, peer.class), port);
+        prop_assert_eq!(found(row).0.0 == Action::Allow, open);
     }
 
     #[test]
@@ -176,7 +244,7 @@ fn one_row_more_than_a_policy_may_have_is_an_overflow() {
     let (cidr_sets, prefixes) = (CidrSets::new(), PrefixIdentities::default());
     let compile = |count: u32| {
         let sets = IdentitySets::from([("all".to_owned(), (256..256 + count).collect())]);
-        table(Identity(256), &[&wide()], surroundings(&sets, &cidr_sets, &prefixes))
+        table(Identity(256), Kind::Endpoint, &[&wide()], surroundings(&sets, &cidr_sets, &prefixes))
     };
     let rows = |count| compile(count).map(|table| table.rows());
     // Beside the peers, five rows of four rulebooks: what is denied by default, what is allowed, the host's, and egress's
@@ -190,7 +258,8 @@ fn one_row_more_than_a_policy_may_have_is_an_overflow() {
 fn peers_about_whom_the_same_is_said_share_a_rulebook_and_others_have_none() {
     let sets = IdentitySets::from([("all".to_owned(), [256, 257, 258].into())]);
     let (cidr_sets, prefixes) = (CidrSets::new(), PrefixIdentities::default());
-    let table = table(Identity(256), &[&wide()], surroundings(&sets, &cidr_sets, &prefixes)).expect("fits");
+    let surroundings = surroundings(&sets, &cidr_sets, &prefixes);
+    let table = table(Identity(256), Kind::Endpoint, &[&wide()], surroundings).expect("fits");
     let books: Vec<_> = table.peers.values().collect();
     assert_eq!(table.peers.keys().map(|(_, peer)| *peer).collect::<Vec<_>>(), [256, 257, 258]);
     assert!(books.iter().all(|book| Arc::ptr_eq(book, books[0])));
@@ -204,7 +273,7 @@ fn a_policy_that_names_a_set_which_is_not_there_is_not_used() {
     rules[0].peers = Some(vec![Peer::CidrSet(vec!["partners".to_owned()])]);
     let (sets, prefixes) = (IdentitySets::new(), PrefixIdentities::default());
     let compile = |cidr_sets: &CidrSets| {
-        table(Identity(256), &[&policy], surroundings(&sets, cidr_sets, &prefixes)).map(drop)
+        table(Identity(256), Kind::Endpoint, &[&policy], surroundings(&sets, cidr_sets, &prefixes)).map(drop)
     };
     let (policy, set) = ("wide".to_owned(), "partners".to_owned());
     let error = Unfit::NoSuchCidrSet { subject: Identity(256), policy, set };

@@ -73,12 +73,17 @@ impl Failsafe {
 /// types 133 to 137, RFC 4861) and the node's own DHCP (RFC 2131: client port 68, server port 67; RFC 8415: 546, 547). ARP
 /// is no flow. `direction` is the node's.
 pub fn needed_by_the_link(direction: Direction, port: FlowPort) -> bool {
-    const UDP: u8 = 17;
-    const ICMPV6: u8 = 58;
-    match (port.protocol, direction) {
-        (ICMPV6, _) => (133..=137).contains(&(port.port >> 8)),
-        (UDP, Direction::Egress) => matches!(port.port, 67 | 547),
-        (UDP, Direction::Ingress) => matches!(port.port, 68 | 546),
-        _ => false,
+    needs_of_the_link(direction).iter().any(|range| range.contains(port))
+}
+
+/// The same as ranges.
+pub const fn needs_of_the_link(direction: Direction) -> [PortRange; 3] {
+    const fn udp(port: u16) -> PortRange {
+        PortRange { protocol: 17, first: port, last: port }
+    }
+    let discovery = PortRange { protocol: 58, first: 133 << 8, last: 137 << 8 | 0xff };
+    match direction {
+        Direction::Egress => [discovery, udp(67), udp(547)],
+        Direction::Ingress => [discovery, udp(68), udp(546)],
     }
 }

@@ -1,0 +1,157 @@
+//! The node itself as a subject, at its uplinks: what its processes send and get there. Where no host policy selects the
+//! node, nothing of this is asked, and the node's traffic passes as if there were no program. (What it and its own
+//! endpoints send each other is judged at their hooks.)
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use weft_shared::layout::{Address, Class, Peer, Point, Reason};
+
+use crate::{
+    conntrack::{self, Ends, Entry},
+    deliver,
+    events::{Done, Trace},
+    forge, fragment,
+    frame::meta,
+    neighbour,
+    parse::{self, Packet},
+    verdict::{self, Hook, Moment, in_pools, same},
+};
+
+const HOST: u32 = Class::Host as u32;
+
+/// A party that is known by its class alone.
+const fn nameless(class: Class) -> Peer {
+    Peer { identity: class as u32, class: class as u32, node: 0, ifindex: 0 }
+}
+
+/// Whether what comes in for an address is the node's own: one of its addresses, or one that is never routed on. A
+/// neighbour could reach the node by those as well.
+#[inline(always)]
+pub fn is_receiver(ctx: &TcContext, to: &Peer, destination: &Address, v6: bool) -> bool {
+    /// `PACKET_BROADCAST` and `PACKET_MULTICAST`: the frame was for many.
+    const FOR_MANY: [u32; 2] = [1, 2];
+    let [first, second, ..] = destination.words[3].to_ne_bytes();
+    let link_local_v4 = !v6 && first == 169 && second == 254;
+    to.class == HOST
+        || FOR_MANY.contains(&meta(ctx).pkt_type)
+        || forge::is_group(destination, v6)
+        || forge::is_of_the_link(destination, v6)
+        || link_local_v4
+}
+
+/// Whether what goes out is the node's own. What it only passes on came in by some interface.
+#[inline(always)]
+pub fn is_sender(ctx: &TcContext, from: &Peer) -> bool {
+    from.class == HOST || meta(ctx).ingress_ifindex == 0
+}
+
+/// Judges what comes in for the node itself.
+#[inline(always)]
+pub fn receive(
+    ctx: &TcContext,
+    ethertype: u16,
+    from: &Peer,
+    to: &Peer,
+    epoch: u64,
+    seen: &mut Option<&'static Packet>,
+    trace: &mut Trace,
+) -> Result<Done, Reason> {
+    let packet = parse::packet(ctx, ethertype)?;
+    *seen = Some(packet);
+    // The node does not send to itself by its uplinks, but where two of them are on one link, one hears what the other asks.
+    let forged = from.class == HOST && !neighbour::is_discovery(packet);
+    if forged || same(&packet.source, &packet.destination) {
+        return Err(Reason::Spoofed);
+    }
+    // Out of the overlay nobody vouches for a source inside the pools.
+    let source = if in_pools(from) { nameless(Class::Unmanaged) } else { *from };
+    let destination = if to.class == HOST { *to } else { nameless(Class::Host) };
+    judge(ctx, packet, &Ends { source, destination }, epoch, trace)
+}
+
+/// Judges what the node itself sends.
+#[inline(always)]
+pub fn send(
+    ctx: &TcContext,
+    ethertype: u16,
+    from: &Peer,
+    to: &Peer,
+    epoch: u64,
+    seen: &mut Option<&'static Packet>,
+    trace: &mut Trace,
+) -> Result<Done, Reason> {
+    let packet = parse::packet(ctx, ethertype)?;
+    *seen = Some(packet);
+    let source = if from.class == HOST { *from } else { nameless(Class::Host) };
+    // What leaves is not for the node, even where its own address is meant (a link's broadcast is among those).
+    let destination = if to.class == HOST { nameless(Class::World) } else { *to };
+    judge(ctx, packet, &Ends { source, destination }, epoch, trace)
+}
+
+#[inline(always)]
+fn judge(
+    ctx: &TcContext,
+    packet: &'static Packet,
+    ends: &Ends,
+    epoch: u64,
+    trace: &mut Trace,
+) -> Result<Done, Reason> {
+    trace.source_identity = ends.source.identity;
+    trace.destination_identity = ends.destination.identity;
+    match judge_own(ctx.skb.skb, packet, ends, epoch, trace) {
+        ALLOWED => Ok(deliver::to_stack()),
+        number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
+    }
+}
+
+/// In place of a reason.
+const ALLOWED: u32 = u32::MAX;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_own(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    ends: *const Ends,
+    epoch: u64,
+    trace: *mut Trace,
+) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(ends), Some(trace)) =
+        (unsafe { (packet.as_ref(), ends.as_ref(), trace.as_mut()) })
+    else {
+        return Reason::KernelError as u32;
+    };
+    let ctx = &TcContext::new(skb);
+    let now = conntrack::now();
+    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
+    if let Some(entry) = entry
+        && holds(&entry, ends)
+    {
+        entry.touch(packet, now);
+    } else {
+        let point = if ends.destination.class == HOST { Point::FromUplink } else { Point::ToUplink };
+        let moment = Moment { epoch, now, point };
+        if let Err(reason) = verdict::decide(ctx, packet, entry, ends, Hook::NONE, moment, trace) {
+            return reason as u32;
+        }
+    }
+    match fragment::remember(packet) {
+        Ok(()) => ALLOWED,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// Whether the verdict was given for these parties, and nothing has changed since.
+#[inline(always)]
+fn holds(entry: &Entry, ends: &Ends) -> bool {
+    let known = entry.ends();
+    is_same(&known.source, &ends.source)
+        && is_same(&known.destination, &ends.destination)
+        && entry.holds_for_host(ends)
+        && entry.holds_for_nodes()
+}
+
+#[inline(always)]
+fn is_same(one: &Peer, other: &Peer) -> bool {
+    one.identity == other.identity && one.class == other.class && one.ifindex == other.ifindex
+}

@@ -1,0 +1,83 @@
+//! The node itself as a subject: it has a slot like the endpoints' identities where host policies select it.
+
+use std::collections::BTreeSet;
+
+use weft_shared::{
+    layout::{Class, Direction, FailsafeKey},
+    policy::{
+        compile::{self, IdentitySets},
+        model::{HostToEndpoint, NodePolicy},
+    },
+};
+
+use super::{
+    Compiled, Input, Stale,
+    policies::{Numbers, Slots},
+    prefix_key,
+};
+use crate::{
+    desired::{Desired, Fleet},
+    plan::tables::{HostRow, Tables},
+};
+
+/// In place of an identity that is not known.
+const NAMELESS: u32 = Class::Host as u32;
+
+/// The node's own identity; that of its class where the controller has not said.
+fn own_identity(input: Input<'_>) -> u32 {
+    let route = input.desired.nodes().get(input.node);
+    route.map(|route| route.identity).filter(|identity| *identity != 0).unwrap_or(NAMELESS)
+}
+
+/// The host policies that select a node of an identity. A controller sends a node those that select it: where it has not said
+/// who this node is, they all count.
+pub fn policies_of<'a>(
+    identity: u32,
+    desired: &'a Desired,
+    sets: &IdentitySets,
+) -> impl Iterator<Item = &'a NodePolicy> {
+    let selects = move |policy: &&NodePolicy| {
+        let selected = || sets.get(policy.subject.named()).is_some_and(|members| members.contains(&identity));
+        policy.subject.is_nodes() && (identity == NAMELESS || selected())
+    };
+    desired.policies().values().filter(selects)
+}
+
+/// The identities that the node is judged as: its own, if a host policy selects it in any direction, and while what is stale
+/// is kept, the one it was judged as before.
+pub(super) fn identities(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    actual: &Tables,
+    stale: Stale,
+) -> BTreeSet<u32> {
+    let own = own_identity(input);
+    let is_about = |policy: &NodePolicy| Direction::ALL.into_iter().any(|way| policy.is_about(way));
+    let judged = policies_of(own, input.desired, input.desired.sets()).any(is_about);
+    let mut identities: BTreeSet<u32> = judged.then_some(own).into_iter().collect();
+    if stale == Stale::Keep {
+        let former = actual.host.and_then(|host| actual.subjects.get(&host.subject));
+        compiled.unfinished |= former.is_some_and(|subject| identities.insert(subject.identity));
+    }
+    identities
+}
+
+/// Who judges the node, and what nobody can stop.
+pub(super) fn add(
+    compiled: &mut Compiled,
+    input: Input<'_>,
+    fleet: &Fleet,
+    numbers: &mut Numbers,
+    subjects: &Slots,
+) {
+    let own = own_identity(input);
+    let tables = &mut compiled.tables;
+    let own_slot = subjects.iter().find(|(_, identity)| **identity == own);
+    let Some((slot, _)) = own_slot.filter(|(slot, _)| tables.subjects.contains_key(slot)) else { return };
+    let own_endpoints_free = fleet.host_to_endpoint == HostToEndpoint::Allow;
+    tables.host = Some(HostRow { subject: *slot, own_endpoints_free });
+    for ((direction, prefix), book) in compile::failsafe_books(&fleet.failsafe) {
+        let number = numbers.add(tables, &book);
+        tables.failsafe.insert(FailsafeKey::new(direction, prefix_key(prefix)), number);
+    }
+}
