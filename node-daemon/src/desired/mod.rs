@@ -22,8 +22,13 @@ pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 
 /// Features that a resource may require of this daemon, by the names of [`weft_shared::features`]. A resource that requires
 /// any other is rejected.
-pub const FEATURES: &[&str] =
-    &[features::POLICY_TIERS, features::NODE_PEERS, features::CIDR_SETS, features::HOST_TO_ENDPOINT];
+pub const FEATURES: &[&str] = &[
+    features::POLICY_TIERS,
+    features::HOST_POLICIES,
+    features::NODE_PEERS,
+    features::CIDR_SETS,
+    features::HOST_TO_ENDPOINT,
+];
 
 /// Names a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
