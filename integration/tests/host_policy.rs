@@ -12,6 +12,7 @@ use weft_integration::{
     },
     wait,
 };
+use weft_proto::v1;
 
 const FRONT_DOOR: &str = "
 kind: Policy
@@ -123,6 +124,8 @@ fn a_closed_node_is_reached_by_one_port_and_by_what_nobody_may_be_locked_out_of(
 
         expect(fleet, "without policies", |_, _| Allow)?;
         fleet.apply(FRONT_DOOR)?;
+        let ingress = i32::from(v1::Direction::Ingress);
+        assert_eq!(fleet.node(1).status()?.node_judged, [ingress]);
         expect(fleet, "with the front door closed", |closed, _| closed)?;
         fleet.apply(SEALED)?;
         expect(fleet, "with the nodes sealed", |_, sealed| sealed)?;
