@@ -1,14 +1,16 @@
 //! Promise: a host policy closes a node's front door and its back door, and locks nobody out: ssh, the stream of the
 //! controller and the overlay go on, and so does what the node itself begins.
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
 use weft_integration::{
-    fleet::{Fleet, Place, scenario},
+    fleet::{Fleet, Place, UPLINK, scenario},
     limits::READY,
     traffic::{
         Conversation, Flow, Namespace,
         Outcome::{self, Allow, Deny},
         Protocol::{self, Echo, Tcp, Udp},
-        TcpServer, UdpServer, try_all,
+        TcpServer, UdpServer, send_tagged, try_all,
     },
     wait,
 };
@@ -168,6 +170,37 @@ fn connections_to_a_node_end_when_the_door_is_shut_and_the_drop_is_shown_with_th
         })
         .with_context(|| monitor.output())?;
         assert!(shown.contains("policy_denied"), "{shown}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_frame_with_a_priority_tag_finds_the_same_door() -> Result<()> {
+    scenario("hosttag", 1, |fleet| {
+        let world = fleet.party("world")?.clone();
+        let host = namespace(fleet, "n1")?;
+        let server = UdpServer::start(&host, 2000)?;
+        let place = fleet.node(1).place();
+        let send = |tags: u8| -> Result<()> {
+            for to in [IpAddr::from(place.v4()), place.v6().into()] {
+                let from = world.address(if to.is_ipv4() { 4 } else { 6 })?;
+                send_tagged((&world.namespace, &host), UPLINK, (from, to), 2000, tags)?;
+            }
+            Ok(())
+        };
+        for (tags, received) in [(0, 2), (1, 4), (2, 6)] {
+            send(tags)?;
+            let what = format!("datagrams with {tags} tags arrive");
+            wait::until_true(&what, READY, || Ok(server.received() == received))?;
+        }
+        fleet.apply(SHUT)?;
+        for (tags, reason) in [(0, "policy_denied"), (1, "policy_denied"), (2, "unknown_ethertype")] {
+            let before = fleet.node(1).dropped(reason)?;
+            send(tags)?;
+            let what = format!("datagrams with {tags} tags are dropped: {reason}");
+            wait::until_true(&what, READY, || Ok(fleet.node(1).dropped(reason)? >= before + 2))?;
+        }
+        assert_eq!(server.received(), 6);
         Ok(())
     })
 }
