@@ -1,6 +1,6 @@
 //! Looks at a node's tables while they are written and when they rest: nothing that the node was not told of may be
 //! allowed where a rule denies it.
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use weft_noded::{
     desired::{Desired, attachments::Attachments, disk::Disk},
@@ -133,7 +133,13 @@ impl Inspector {
     /// A packet with the identity of an endpoint, however far it is known here.
     fn some_identity<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<Flow<'a>> {
         let (slot, subject) = self.some_subject(tables, ledger)?;
-        let numbers: Vec<u32> = ledger.identities.keys().copied().collect();
+        // Nobody sends as who is gone; an endpoint is in the store before it has its identity, and after it was detached.
+        let borne: BTreeSet<u32> = ledger
+            .addresses(|_| true)
+            .map(|(_, identity)| identity)
+            .filter(|identity| *identity != 0)
+            .collect();
+        let numbers: Vec<u32> = borne.into_iter().collect();
         let identity = *self.chance.pick(&numbers)?;
         let labels = ledger.identities.get(&identity)?;
         if weft_controller::identity::is_of_node(labels) {

@@ -31,11 +31,19 @@ pub(crate) fn policy_name(chance: &Chance) -> String {
 }
 
 pub(crate) fn policy(chance: &Chance) -> v1::Object {
-    let rules = |odds| chance.percent(odds).then(|| v1::RuleList { items: rules(chance) });
-    let default_deny = chance
-        .percent(40)
-        .then(|| v1::DefaultDeny { ingress: Some(chance.percent(50)), egress: Some(chance.percent(50)) });
+    let tier = match chance.within(0..10) {
+        0..6 => v1::Tier::Application,
+        6..8 => v1::Tier::Admin,
+        _ => v1::Tier::Baseline,
+    };
+    let rules = |odds| chance.percent(odds).then(|| v1::RuleList { items: rules(chance, tier) });
     let (ingress, egress) = (rules(80), rules(50));
+    let says_default = tier == v1::Tier::Application && chance.percent(40);
+    let default_deny = says_default
+        .then(|| v1::DefaultDeny { ingress: Some(chance.percent(50)), egress: Some(chance.percent(50)) });
+    let ordered = tier != v1::Tier::Application && chance.percent(50);
+    let order = ordered.then(|| u32::try_from(chance.within(0..4)).unwrap_or_default());
+    let mode = if chance.percent(15) { v1::PolicyMode::Audit } else { v1::PolicyMode::Enforce };
     let default_deny = default_deny.map(|deny| v1::DefaultDeny {
         ingress: deny.ingress.filter(|_| ingress.is_some()),
         egress: deny.egress.filter(|_| egress.is_some()),
@@ -46,17 +54,23 @@ pub(crate) fn policy(chance: &Chance) -> v1::Object {
         ingress,
         egress,
         default_deny,
-        ..v1::Policy::default()
+        tier: tier.into(),
+        order,
+        mode: mode.into(),
     };
     v1::Object { kind: Some(Of::Policy(policy)) }
 }
 
-fn rules(chance: &Chance) -> Vec<v1::Rule> {
-    (0..chance.within(0..4)).map(|_| rule(chance)).collect()
+fn rules(chance: &Chance, tier: v1::Tier) -> Vec<v1::Rule> {
+    (0..chance.within(0..4)).map(|_| rule(chance, tier)).collect()
 }
 
-fn rule(chance: &Chance) -> v1::Rule {
-    let action = if chance.percent(60) { v1::Action::Allow } else { v1::Action::Deny };
+fn rule(chance: &Chance, tier: v1::Tier) -> v1::Rule {
+    let action = match chance.within(0..10) {
+        0..6 => v1::Action::Allow,
+        6..8 if tier == v1::Tier::Admin => v1::Action::Pass,
+        _ => v1::Action::Deny,
+    };
     let peers = chance
         .percent(90)
         .then(|| v1::PeerList { items: (0..chance.within(1..3)).map(|_| peer(chance)).collect() });

@@ -8,6 +8,7 @@ mod namespace;
 mod probes;
 mod server;
 mod stream;
+mod tagged;
 mod vigil;
 
 pub use attempt::{Flow, Outcome, Protocol, try_all};
@@ -17,4 +18,5 @@ pub use namespace::Namespace;
 pub use probes::DeniedProbes;
 pub use server::{TcpServer, UdpServer};
 pub use stream::{EchoStream, Echoes};
+pub use tagged::send_tagged;
 pub use vigil::Vigil;

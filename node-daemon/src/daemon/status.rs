@@ -1,11 +1,13 @@
 //! What operators are shown.
 
 use weft_proto::v1;
+use weft_shared::layout::Direction;
 
 use super::State;
 use crate::{
     kernel::{Datapath, links::Links},
     observe::dump,
+    plan::compile,
 };
 
 impl<D: Datapath, L: Links> State<D, L> {
@@ -55,8 +57,22 @@ impl<D: Datapath, L: Links> State<D, L> {
             repairs: self.repairs.list(),
             enforced_after: self.enforced_after.and_then(|after| after.try_into().ok()),
             maps: Vec::new(),
+            node_judged: self.node_judged(),
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
         }
+    }
+
+    fn node_judged(&self) -> Vec<i32> {
+        // What the kernel has, and not what is still to be written.
+        if self.actual.host.is_none() {
+            return Vec::new();
+        }
+        let directions = compile::node_is_judged(&self.settings.node, &self.desired).into_iter();
+        let words = directions.map(|direction| match direction {
+            Direction::Ingress => v1::Direction::Ingress.into(),
+            Direction::Egress => v1::Direction::Egress.into(),
+        });
+        words.collect()
     }
 
     fn flow_table(&mut self) -> v1::FlowTable {

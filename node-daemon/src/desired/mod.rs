@@ -25,6 +25,7 @@ pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 pub const FEATURES: &[&str] = &[
     features::POLICY_TIERS,
     features::POLICY_AUDIT,
+    features::HOST_POLICIES,
     features::NODE_PEERS,
     features::CIDR_SETS,
     features::HOST_TO_ENDPOINT,

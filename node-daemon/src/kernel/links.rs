@@ -70,7 +70,7 @@ pub trait Links: Send + Sync + 'static {
     /// Global addresses of an interface.
     async fn addresses(&self, ifindex: u32) -> Result<Vec<IpAddr>, KernelError>;
 
-    /// Global addresses of all interfaces: whoever sends there reaches this host.
+    /// Addresses of all interfaces by which others reach this host, their links' broadcast addresses among them.
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError>;
 
     /// Makes the VXLAN device where it is missing or of another kind, down, and under the index if one is given; one that

@@ -4,17 +4,18 @@ use std::net::IpAddr;
 
 use weft_proto::v1::DumpMapResponse;
 use weft_shared::layout::{
-    Action, Address, Class, Direction, Endpoint, Peer, PolicyRow, PortKey, class_rulebook, endpoint_flags,
+    Action, Address, Class, Direction, Endpoint, FailsafeKey, Peer, PolicyRow, PortKey, PrefixKey,
+    class_rulebook, endpoint_flags,
 };
 
 use super::names::Names;
 use crate::plan::{
     compile::prefix_of,
-    tables::{SubjectRow, Tables},
+    tables::{HostRow, SubjectRow, Tables},
 };
 
 /// What can be dumped.
-pub const MAPS: [&str; 9] = [
+pub const MAPS: [&str; 10] = [
     "endpoints",
     "ipcache",
     "prefixes",
@@ -23,6 +24,7 @@ pub const MAPS: [&str; 9] = [
     "subjects",
     "peer_rules",
     "rules",
+    "failsafe",
     "runtime",
 ];
 
@@ -73,9 +75,32 @@ pub fn rows(tables: &Tables, map: &str, names: &Names) -> Result<Vec<DumpMapResp
             })
             .collect(),
         "rules" => rules(tables, names),
-        "runtime" => vec![row("identities_through".to_owned(), tables.identities_through.to_string())],
+        "failsafe" => tables
+            .failsafe
+            .iter()
+            .map(|(key, number)| {
+                let ingress = key.direction == (Direction::Ingress as u32).to_be();
+                let bits = key.bits.saturating_sub(FailsafeKey::DIRECTION_BITS);
+                let prefix = prefix_of(PrefixKey { bits, address: key.address });
+                let prefix = prefix.map(|net| net.to_string()).unwrap_or_default();
+                let direction = if ingress { "ingress" } else { "egress" };
+                row(format!("{direction} {prefix}"), format!("rulebook {number}"))
+            })
+            .collect(),
+        "runtime" => vec![
+            row("identities_through".to_owned(), tables.identities_through.to_string()),
+            row("host".to_owned(), host(tables)),
+        ],
         _ => return Err(format!("there is no map \"{map}\"; there are {}", MAPS.join(", "))),
     })
+}
+
+fn host(tables: &Tables) -> String {
+    match tables.host {
+        None => "not judged".to_owned(),
+        Some(HostRow { subject, own_endpoints_free: true }) => format!("slot {subject}; own endpoints free"),
+        Some(HostRow { subject, own_endpoints_free: false }) => format!("slot {subject}"),
+    }
 }
 
 fn subject(subject: &SubjectRow) -> String {

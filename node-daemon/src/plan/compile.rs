@@ -22,7 +22,7 @@ use weft_shared::{
     },
 };
 
-pub use host::policies_of as host_policies_of;
+pub use host::{node_is_judged, policies_of as host_policies_of};
 pub use prefixes::{prefix_key, prefix_of};
 
 use super::tables::{NodeRow, Tables};

@@ -1,7 +1,7 @@
 use weft_noded::kernel::object::{Object, Options, PROGRAMS};
 use weft_shared::layout::Config;
 
-/// Six times what they take on 6.18 and three times what they take on 6.1; a tenth of what the kernel grants.
+/// Twice what they take on 6.18 and four times what they take on 6.1; a tenth of what the kernel grants.
 const INSTRUCTIONS_MAX: u32 = 100_000;
 
 #[test]

@@ -83,11 +83,11 @@ impl Links for Netlink {
     }
 
     async fn addresses(&self, ifindex: u32) -> Result<Vec<IpAddr>, KernelError> {
-        read::addresses(&self.handle, Some(ifindex)).await
+        read::addresses(&self.handle, ifindex).await
     }
 
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, KernelError> {
-        read::addresses(&self.handle, None).await
+        read::host_addresses(&self.handle).await
     }
 
     async fn ensure_overlay(

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
-        address::AddressAttribute,
+        address::{AddressAttribute, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAttribute, RouteMessage},
     },
@@ -88,24 +88,43 @@ pub(super) fn other_end(message: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// Addresses that others reach the node by, of one interface or of all: no link-local ones.
-pub(super) async fn addresses(handle: &Handle, ifindex: Option<u32>) -> Result<Vec<IpAddr>, KernelError> {
-    let mut found = Box::pin(handle.address().get().execute());
-    let mut addresses = Vec::new();
-    let failed = |error| KernelError::new("list the addresses of interfaces", error);
-    while let Some(message) = found.try_next().await.map_err(failed)? {
-        for attribute in &message.attributes {
-            if let AddressAttribute::Address(address) = attribute
-                && is_global(*address)
-                && ifindex.is_none_or(|ifindex| message.header.index == ifindex)
-            {
-                addresses.push(*address);
-            }
-        }
-    }
+/// Addresses that others reach the node by, of one interface: no link-local ones.
+pub(super) async fn addresses(handle: &Handle, ifindex: u32) -> Result<Vec<IpAddr>, KernelError> {
+    let messages = address_messages(handle).await?;
+    let own = messages.iter().filter(|message| message.header.index == ifindex);
+    let mut addresses: Vec<IpAddr> = own.flat_map(addresses_of).filter(|found| is_global(*found)).collect();
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses.dedup();
     Ok(addresses)
+}
+
+/// All addresses that the host takes packets for, if they come in by another interface than the loopback. Links' broadcast
+/// addresses are among them, and IPv4's link-local ones, which are reached through a router like any; IPv6's are not.
+pub(super) async fn host_addresses(handle: &Handle) -> Result<Vec<IpAddr>, KernelError> {
+    let messages = address_messages(handle).await?;
+    let broadcasts =
+        messages.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+            AddressAttribute::Broadcast(address) => Some(IpAddr::from(*address)),
+            _ => None,
+        });
+    let all: BTreeSet<IpAddr> = messages.iter().flat_map(addresses_of).chain(broadcasts).collect();
+    Ok(all.into_iter().filter(|address| is_global(*address) || is_link_local_v4(*address)).collect())
+}
+
+async fn address_messages(handle: &Handle) -> Result<Vec<AddressMessage>, KernelError> {
+    let found = handle.address().get().execute().try_collect().await;
+    found.map_err(|error| KernelError::new("list the addresses of interfaces", error))
+}
+
+fn addresses_of(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
+    message.attributes.iter().filter_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
+}
+
+fn is_link_local_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_link_local())
 }
 
 fn is_global(address: IpAddr) -> bool {

@@ -24,8 +24,8 @@ use crate::{
 const NAMELESS: u32 = Class::Host as u32;
 
 /// The node's own identity; that of its class where the controller has not said.
-fn own_identity(input: Input<'_>) -> u32 {
-    let route = input.desired.nodes().get(input.node);
+fn own_identity(node: &str, desired: &Desired) -> u32 {
+    let route = desired.nodes().get(node);
     route.map(|route| route.identity).filter(|identity| *identity != 0).unwrap_or(NAMELESS)
 }
 
@@ -43,6 +43,15 @@ pub fn policies_of<'a>(
     desired.policies().values().filter(selects)
 }
 
+/// The directions in which host policies judge the node of a name; those that are only audited count.
+pub fn node_is_judged(node: &str, desired: &Desired) -> Vec<Direction> {
+    let own = own_identity(node, desired);
+    let is_judged = |direction: &Direction| {
+        policies_of(own, desired, desired.sets()).any(|policy| policy.is_about(*direction))
+    };
+    Direction::ALL.into_iter().filter(is_judged).collect()
+}
+
 /// The identities that the node is judged as: its own, if a host policy selects it in any direction, and while what is stale
 /// is kept, the one it was judged as before.
 pub(super) fn identities(
@@ -51,9 +60,8 @@ pub(super) fn identities(
     actual: &Tables,
     stale: Stale,
 ) -> BTreeSet<u32> {
-    let own = own_identity(input);
-    let is_about = |policy: &NodePolicy| Direction::ALL.into_iter().any(|way| policy.is_about(way));
-    let judged = policies_of(own, input.desired, input.desired.sets()).any(is_about);
+    let own = own_identity(input.node, input.desired);
+    let judged = !node_is_judged(input.node, input.desired).is_empty();
     let mut identities: BTreeSet<u32> = judged.then_some(own).into_iter().collect();
     if stale == Stale::Keep {
         let former = actual.host.and_then(|host| actual.subjects.get(&host.subject));
@@ -70,7 +78,7 @@ pub(super) fn add(
     numbers: &mut Numbers,
     subjects: &Slots,
 ) {
-    let own = own_identity(input);
+    let own = own_identity(input.node, input.desired);
     let tables = &mut compiled.tables;
     let own_slot = subjects.iter().find(|(_, identity)| **identity == own);
     let Some((slot, _)) = own_slot.filter(|(slot, _)| tables.subjects.contains_key(slot)) else { return };
