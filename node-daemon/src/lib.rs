@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod kernel;
 pub mod limits;
 pub mod local;
+pub mod memory;
 pub mod observe;
 pub mod plan;
 pub mod stream;

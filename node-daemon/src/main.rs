@@ -27,7 +27,7 @@ use weft_noded::{
         object::{self, Object, Options},
         probe::Probe,
     },
-    local,
+    local, memory,
     observe::events::Events,
     stream::client,
 };
@@ -193,6 +193,7 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let enforced_after = began.elapsed();
     info!(milliseconds = enforced_after.as_millis(), "enforcing");
     core.enforced(enforced_after).await?;
+    memory::give_back();
     serve(arguments, core, Doors { events, probe, listener }, watched).await
 }
 
