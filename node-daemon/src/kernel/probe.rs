@@ -116,7 +116,7 @@ impl Probe {
 }
 
 fn run(object: &mut Object, place: &Place, packet: &[u8]) -> Result<(), KernelError> {
-    let context = context(place);
+    let context = context(place.ifindex, place.ingress_ifindex);
     let program = object.program(place.point.name())?;
     let run = program.test_run(TestRunOptions {
         data_in: Some(packet),
@@ -127,12 +127,13 @@ fn run(object: &mut Object, place: &Place, packet: &[u8]) -> Result<(), KernelEr
         .map_err(|error| KernelError::new(format!("try a packet with {}", place.point.name()), error))
 }
 
-/// `struct __sk_buff` with the two fields that the kernel takes from there.
-fn context(place: &Place) -> [u8; 192] {
+/// `struct __sk_buff` for a try, with the two fields that the kernel takes from there: where the program runs, and where the
+/// packet came into the node.
+pub fn context(ifindex: u32, ingress_ifindex: u32) -> [u8; 192] {
     const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     let mut context = [0; 192];
-    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&place.ingress_ifindex.to_ne_bytes());
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&place.ifindex.to_ne_bytes());
+    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
     context
 }

@@ -9,6 +9,7 @@ use weft_noded::{
         Datapath as _,
         events::{Events, Switch},
         object::{Object, Options},
+        probe,
     },
     plan::tables::{Step, Tables},
 };
@@ -177,14 +178,8 @@ impl Datapath {
     }
 }
 
-/// `struct __sk_buff` with the two fields that the kernel takes from there.
 pub(crate) fn context(place: Place) -> [u8; 192] {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    let mut context = [0; 192];
-    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&place.ingress_ifindex.to_ne_bytes());
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&place.ifindex.to_ne_bytes());
-    context
+    probe::context(place.ifindex, place.ingress_ifindex)
 }
 
 /// The thread's own network namespace, gone with it, with the interfaces that packets are said to be on.

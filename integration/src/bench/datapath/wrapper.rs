@@ -9,6 +9,8 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions},
 };
 
+use weft_noded::kernel::probe;
+
 /// Bytes at the packet's beginning that are put back, and that a packet must have.
 pub(super) const RESTORED_BYTES: usize = 64;
 /// `Template` of the kernel program, word by word.
@@ -61,7 +63,7 @@ impl Wrapper {
     /// Runs the program; the last verdict, and the nanoseconds of one run.
     pub(super) fn run(&mut self, packet: &Packet, repeat: u32) -> Result<Run> {
         self.template.set(0, template(packet)?, 0)?;
-        let context = context(packet);
+        let context = probe::context(packet.ifindex, packet.ingress_ifindex);
         let wrapper = program(&mut self.ebpf, "tc_wrapper")?;
         let result = wrapper.test_run(TestRunOptions {
             data_in: Some(&packet.bytes),
@@ -95,16 +97,6 @@ fn template(packet: &Packet) -> Result<Template> {
     }
     template[8] = length | u64::from(packet.first_port) << 16 | u64::from(packet.ports) << 32;
     Ok(template)
-}
-
-/// `struct __sk_buff` with the two fields that the kernel takes from there.
-fn context(packet: &Packet) -> [u8; 192] {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    let mut context = [0; 192];
-    context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&packet.ingress_ifindex.to_ne_bytes());
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&packet.ifindex.to_ne_bytes());
-    context
 }
 
 /// A classifier of an object.
