@@ -18,6 +18,7 @@ use weft_shared::{
     policy::{
         compile::{self, Surroundings},
         model::NodePolicy,
+        prefix::PrefixIdentities,
     },
 };
 
@@ -95,6 +96,30 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     policies::add_policies(&mut compiled, input, actual, surroundings, &subjects);
     compiled.tables.identities_through = input.desired.identities_through;
     compiled
+}
+
+/// What does not change while only members and addresses do: slots of nodes by their names, and numbers of prefixes.
+pub(super) fn standing(
+    input: Input<'_>,
+    actual: &Tables,
+) -> Option<(BTreeMap<String, u32>, PrefixIdentities)> {
+    let fleet = input.desired.fleet().filter(|_| input.desired.complete)?;
+    let mut aside = Compiled::default();
+    let slots = add_nodes(&mut aside, input, actual);
+    let slots = slots.into_iter().map(|(name, slot)| (name.to_owned(), slot)).collect();
+    let numbers = prefixes::add_policy_prefixes(&mut aside, input, fleet, actual, Stale::Drop);
+    Some((slots, numbers))
+}
+
+/// The row of an address of the fleet; `None`: there is none. Only attachments say what this node has, and an address
+/// behind a node that is not known yet leads nowhere.
+pub(super) fn fleet_peer(
+    input: Input<'_>,
+    (identity, node): &(u32, String),
+    slot: impl FnOnce(&str) -> Option<u32>,
+) -> Option<Peer> {
+    let slot = slot(node).filter(|_| node != input.node)?;
+    Some(peer(*identity, Class::Fleet, slot, 0))
 }
 
 fn untouched(input: Input<'_>, actual: &Tables) -> Compiled {
@@ -182,10 +207,9 @@ pub fn policies_of<'a>(
 }
 
 fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u32>) {
-    for (address, (identity, node)) in input.desired.addresses() {
-        // Only attachments say what this node has; an address behind a node that is not known yet leads nowhere.
-        let Some(slot) = slots.get(node.as_str()).filter(|_| node != input.node) else { continue };
-        tables.ipcache.entry((*address).into()).or_insert(peer(*identity, Class::Fleet, *slot, 0));
+    for (address, said) in input.desired.addresses() {
+        let Some(peer) = fleet_peer(input, said, |node| slots.get(node).copied()) else { continue };
+        tables.ipcache.entry((*address).into()).or_insert(peer);
     }
 }
 

@@ -16,18 +16,20 @@ use weft_shared::{
 use super::{
     compile::{self, Input, Stale},
     diff::{Sweep, diff},
+    narrow::Standing,
     tables::{Step, Tables},
     who::{Lengths, Who},
 };
 use crate::{
     desired::{
-        Batch, Desired,
+        Batch, Desired, Touched,
         attachments::{Attachment, Attachments},
     },
     kernel::{Datapath, twin::Twin},
 };
 
 mod batches;
+mod narrow;
 
 const OWN: [&str; 2] = ["10.200.1.10", "10.200.1.11"];
 const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];
@@ -206,16 +208,13 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
     steps_of(twin, &model.desired(), former.desired().sets())
 }
 
+fn input<'a>(desired: &'a Desired, attachments: &'a Attachments, former_sets: &'a IdentitySets) -> Input<'a> {
+    Input { node: "n1", own_addresses: &[], host_addresses: &[], desired, attachments, former_sets }
+}
+
 fn steps_of(twin: &Twin, desired: &Desired, former_sets: &IdentitySets) -> Vec<Step> {
     let attachments = attachments();
-    let input = Input {
-        node: "n1",
-        own_addresses: &[],
-        host_addresses: &[],
-        desired,
-        attachments: &attachments,
-        former_sets,
-    };
+    let input = input(desired, &attachments, former_sets);
     let mut now = twin.with(|state| state.tables.clone());
     let mut all = Vec::new();
     let mut unfinished = true;

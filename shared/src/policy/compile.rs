@@ -4,6 +4,7 @@
 //! and those that name its class, and they are walked here, in the order of the tiers. Peers about whom the same rules
 //! speak share a rulebook; a peer about whom no more is said than about its class has none of its own.
 
+mod one;
 mod peers;
 mod rulebook;
 
@@ -15,9 +16,9 @@ use std::{
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
-pub use self::rulebook::Rulebook;
+pub use self::{one::PeerCompiler, rulebook::Rulebook};
 use self::{
-    peers::Peers,
+    peers::{Peers, Whom},
     rulebook::{Book, Rules},
 };
 use super::{
@@ -71,7 +72,7 @@ pub fn table(
 ) -> Result<Table, Overflow> {
     let mut table = closed_table();
     for direction in Direction::ALL {
-        Compiler::new(policies, surroundings, direction).add_to(&mut table);
+        Compiler::new(policies, surroundings, direction, Whom::Everybody).add_to(&mut table);
     }
     let rows = table.rows();
     if rows > POLICY_ROWS_MAX { Err(Overflow { subject, rows }) } else { Ok(table) }
@@ -133,7 +134,12 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(policies: &[&'a NodePolicy], surroundings: Surroundings<'_>, direction: Direction) -> Self {
+    fn new(
+        policies: &[&'a NodePolicy],
+        surroundings: Surroundings<'_>,
+        direction: Direction,
+        whom: Whom,
+    ) -> Self {
         let rules = Rules::of(policies, direction, surroundings.default_action);
         let closed = |with_audit: bool| {
             let taking_part = policies.iter().filter(move |policy| with_audit || policy.is_enforced());
@@ -141,7 +147,7 @@ impl<'a> Compiler<'a> {
         };
         Self {
             direction,
-            peers: Peers::of(&rules, surroundings),
+            peers: Peers::of(&rules, surroundings, whom),
             rules,
             books: HashMap::new(),
             host_is_free: direction == Direction::Ingress

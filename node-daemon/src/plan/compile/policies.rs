@@ -90,13 +90,23 @@ pub(super) fn add_policies(
     slots: &Slots,
 ) {
     let mut numbers = Numbers::of(actual);
+    // Subjects that the same policies select say the same.
+    let mut known: HashMap<Vec<&str>, Result<Arc<compile::Table>, usize>> = HashMap::new();
     for (slot, identity) in slots {
         let subject = Identity(*identity);
         let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, surroundings.sets).collect();
-        let table = compile::table(subject, &policies, surroundings).unwrap_or_else(|overflow| {
-            compiled.overflows.push(overflow);
-            compile::closed_table()
+        let names = policies.iter().map(|policy| policy.name.as_str()).collect();
+        let compiled_once = known.entry(names).or_insert_with(|| {
+            let table = compile::table(subject, &policies, surroundings);
+            table.map(Arc::new).map_err(|overflow| overflow.rows)
         });
+        let table = match compiled_once {
+            Ok(table) => Arc::clone(table),
+            Err(rows) => {
+                compiled.overflows.push(compile::Overflow { subject, rows: *rows });
+                Arc::new(compile::closed_table())
+            }
+        };
         if add_table(&mut compiled.tables, &mut numbers, (*slot, *identity), &table).is_err() {
             let rows = table.rows();
             compiled.overflows.push(compile::Overflow { subject, rows });

@@ -8,9 +8,9 @@ use super::*;
 use crate::desired::Key;
 
 /// Of a resource: what it becomes, or that it goes.
-type Changes = BTreeMap<(i32, String), Option<v1::Upsert>>;
+pub(super) type Changes = BTreeMap<(i32, String), Option<v1::Upsert>>;
 /// Resources that are there.
-type Contents = BTreeMap<(i32, String), v1::Upsert>;
+pub(super) type Contents = BTreeMap<(i32, String), v1::Upsert>;
 
 /// What is done with a history before it reaches the node.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ fn disturbance() -> impl Strategy<Value = Disturbance> {
 }
 
 /// A model of which some resources are missing; without what is said of the fleet, nothing is written at all.
-fn contents() -> impl Strategy<Value = Contents> {
+pub(super) fn contents() -> impl Strategy<Value = Contents> {
     (model(), vec(prop::bool::weighted(0.85), 64)).prop_map(|(model, kept)| {
         let named = model.upserts().into_iter().map(|upsert| ((upsert.r#type, upsert.name.clone()), upsert));
         let kept =
@@ -94,31 +94,52 @@ fn disturb(history: &mut Vec<Changes>, disturbance: &Disturbance) {
 
 /// A daemon, as far as its tables go.
 #[derive(Default)]
-struct Node {
-    desired: Desired,
+pub(super) struct Node {
+    pub(super) desired: Desired,
     twin: Twin,
     former_sets: IdentitySets,
+    standing: Option<Standing>,
+    /// Batches that were planned without looking at the whole.
+    pub(super) narrow: usize,
 }
 
 impl Node {
-    fn take(&mut self, batch: Batch) {
-        self.desired.apply(Batch {
-            revision: self.desired.revision + 1,
-            identities_through: 300,
-            in_sync: true,
-            ..batch
-        });
-        let steps = steps_of(&self.twin, &self.desired, &self.former_sets);
-        self.twin.write(&steps).unwrap();
+    /// Where the narrow way is sure of itself, it must go the very same steps as the whole.
+    pub(super) fn take(&mut self, batch: Batch) {
+        let in_sync = batch.listed.is_some() || !self.desired.complete;
+        let revision = self.desired.revision + 1;
+        let batch = Batch { revision, identities_through: 300, in_sync, ..batch };
+        let touched = Touched::by(&batch);
+        self.desired.apply(batch);
+        let (attachments, before) = (attachments(), self.tables());
+        let whole = steps_of(&self.twin, &self.desired, &self.former_sets);
+        if let (Some(mut standing), Some(touched)) = (self.standing.take(), touched) {
+            let input = input(&self.desired, &attachments, &self.former_sets);
+            if let Some(steps) = standing.plan(input, &before, &touched) {
+                assert_eq!(steps, whole, "after {touched:?}");
+                standing.note(&before, &steps);
+                touched.copy_members(self.desired.sets(), &mut self.former_sets);
+                assert_eq!(&self.former_sets, self.desired.sets());
+                self.standing = Some(standing);
+                self.narrow += 1;
+            }
+        }
+        self.twin.write(&whole).unwrap();
         self.former_sets.clone_from(self.desired.sets());
+        let fresh = Standing::of(input(&self.desired, &attachments, &self.former_sets), &self.tables());
+        if let (Some(noted), Some(fresh)) = (&self.standing, &fresh) {
+            noted.assert_counts_as(fresh);
+        } else {
+            self.standing = fresh;
+        }
     }
 
-    fn tables(&self) -> Tables {
+    pub(super) fn tables(&self) -> Tables {
         self.twin.with(|state| state.tables.clone())
     }
 }
 
-fn batch(changes: Changes) -> Batch {
+pub(super) fn batch(changes: Changes) -> Batch {
     let mut batch = Batch::default();
     for ((kind, name), upsert) in changes {
         match upsert {
@@ -129,7 +150,7 @@ fn batch(changes: Changes) -> Batch {
     batch
 }
 
-fn everything(contents: &Contents) -> Batch {
+pub(super) fn everything(contents: &Contents) -> Batch {
     let listed = contents
         .keys()
         .map(|(kind, name)| Key { kind: ResourceType::try_from(*kind).unwrap(), name: name.clone() });

@@ -70,7 +70,13 @@ fn found(row: PolicyRow) -> Judged {
     ((action(row.action), row.rule), (action(row.audit_action), row.audit_rule))
 }
 
-fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
+/// What the subject's policies are compiled with, and those policies.
+fn with_surroundings<R>(
+    fleet: &Fleet,
+    subject: &Party,
+    own: &Labels,
+    compile: impl FnOnce(&[&NodePolicy], Surroundings<'_>) -> R,
+) -> R {
     let nodes: Vec<NodePolicy> = fleet
         .policies
         .iter()
@@ -90,8 +96,26 @@ fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdenti
         host_to_endpoint: fleet.config.host_to_endpoint,
         own_node: Some(identity_of(own, true)),
     };
-    let subject = Identity(identity_of(&subject.labels, false));
-    (table(subject, &selecting, surroundings).expect("few rows"), prefixes)
+    compile(&selecting, surroundings)
+}
+
+fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
+    with_surroundings(fleet, subject, own, |policies, surroundings| {
+        let identity = Identity(identity_of(&subject.labels, false));
+        (table(identity, policies, surroundings).expect("few rows"), surroundings.prefixes.clone())
+    })
+}
+
+fn compile_one(
+    fleet: &Fleet,
+    subject: &Party,
+    own: &Labels,
+    direction: Direction,
+    identity: u32,
+) -> Option<Arc<Rulebook>> {
+    with_surroundings(fleet, subject, own, |policies, surroundings| {
+        PeerCompiler::new(policies, surroundings).rulebook(direction, identity)
+    })
 }
 
 proptest! {
@@ -111,7 +135,12 @@ proptest! {
                 peer.labels = own.clone();
             }
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let book = table.rulebook(direction, peer_identity(&peer, &prefixes), peer.class);
+            let identity = peer_identity(&peer, &prefixes);
+            let book = table.rulebook(direction, identity, peer.class);
+            if matches!(peer.class, Class::Fleet | Class::RemoteNode) {
+                let one = compile_one(&fleet, &subject, &own, direction, identity);
+                prop_assert_eq!(one.as_deref(), table.peers.get(&(direction, identity)).map(|book| &**book));
+            }
             prop_assert_eq!(
                 found(look_up(book, port)),
                 expected(&fleet, &subject, &peer, direction, port),
