@@ -56,7 +56,7 @@ pub struct Standing {
 }
 
 /// Subjects that the same policies select.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
     policies: Vec<String>,
     /// Slot and identity.
@@ -286,10 +286,7 @@ impl Standing {
         assert_eq!(self.rows, fresh.rows);
         assert_eq!(self.prefixes, fresh.prefixes);
         assert_eq!(self.node_slots, fresh.node_slots);
-        let groups = |of: &Self| -> Vec<(Vec<String>, Vec<(u32, u32)>)> {
-            of.groups.iter().map(|group| (group.policies.clone(), group.subjects.clone())).collect()
-        };
-        assert_eq!(groups(self), groups(fresh));
+        assert_eq!(self.groups, fresh.groups);
         for (identity, subject) in &fresh.subjects {
             assert!(self.subjects.get(identity).is_some_and(|noted| noted.rows >= subject.rows));
         }

@@ -88,7 +88,6 @@ fn node() -> Node {
             items: vec![v1::NodePeer { peer: Some(v1::node_peer::Peer::EndpointSet("a".to_owned())) }],
         }),
         ports: Some(v1::NodePortList { items: vec![v1::NodePortRange { protocol: 6, first: 80, last: 80 }] }),
-        ..v1::NodeRule::default()
     };
     let policy = v1::NodePolicy {
         tier: v1::Tier::Application.into(),
