@@ -15,6 +15,7 @@ use weft_shared::policy::{
 
 use super::{
     event::{EndpointFacts, NodeFacts},
+    labels::Identities,
     resources::{Id, Key, Resources},
     sets::{Selected, Sets},
 };
@@ -26,7 +27,7 @@ pub(super) struct Index {
     pub(super) endpoints: BTreeMap<String, EndpointFacts>,
     pub(super) policies: BTreeMap<String, PolicyEntry>,
     pub(super) cidr_sets: BTreeMap<String, CidrSetEntry>,
-    pub(super) identities: BTreeMap<u32, Labels>,
+    pub(super) identities: Identities,
     highest_identity: u32,
     pub(super) sets: Sets,
     pub(super) used: HashMap<u32, Use>,
@@ -125,10 +126,7 @@ impl Index {
     /// Identities that no endpoint and no node has.
     pub(super) fn without_bearer(&self) -> impl Iterator<Item = (u32, &Labels)> {
         let borne = |identity: &u32| self.used.get(identity).is_some_and(|used| !used.nodes.is_empty());
-        self.identities
-            .iter()
-            .filter(move |(identity, _)| !borne(identity))
-            .map(|(number, labels)| (*number, labels))
+        self.identities.iter().filter(move |(identity, _)| !borne(identity))
     }
 
     /// Names of the CIDR sets that a policy means. One that is named is meant also while it is not there: nodes then treat

@@ -4,12 +4,14 @@ mod attached;
 mod event;
 mod gate;
 mod index;
+mod labels;
 mod resources;
 mod resume;
 mod scope;
 mod selected;
 mod sets;
 mod view;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ pub use view::{Delta, Rejected};
 use gate::Gates;
 use index::Index;
 use view::View;
+use watchers::Watchers;
 
 /// Versions of one resource that can be effective at once.
 const VARIANTS: u32 = 2;
@@ -51,6 +54,7 @@ pub struct Fleet {
     index: Index,
     /// Of each node that was ever connected and still exists.
     views: BTreeMap<String, View>,
+    watchers: Watchers,
     gates: Gates,
 }
 
@@ -290,11 +294,11 @@ impl Fleet {
 
     /// Of an identity.
     pub fn labels(&self, identity: u32) -> Option<&Labels> {
-        self.index.identities.get(&identity)
+        self.index.identities.get(identity)
     }
 
     pub fn identity_numbers(&self) -> impl Iterator<Item = u32> {
-        self.index.identities.keys().copied()
+        self.index.identities.iter().map(|(number, _)| number)
     }
 
     // ---- Opening ----
@@ -319,7 +323,9 @@ impl Fleet {
         let Some(facts) = self.index.endpoints.get(endpoint) else { return BTreeSet::new() };
         let ids: Vec<_> =
             facts.addresses.iter().filter_map(|address| self.index.address_id(*address)).collect();
-        let wanting = self.views.iter().filter(|(node, view)| {
+        let sets = self.index.used.get(&facts.identity).into_iter().flat_map(|used| &used.sets);
+        let watching = self.watchers.of_addresses(sets).filter_map(|node| self.views.get_key_value(node));
+        let wanting = watching.filter(|(node, view)| {
             view.is_connected() && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
         });
         wanting.map(|(node, _)| node.clone()).collect()

@@ -22,7 +22,7 @@ use super::{
 impl Fleet {
     pub(super) fn put_identity(&mut self, number: u32, labels: Labels, aftermath: &mut Aftermath) {
         self.index.note_identity(number);
-        if self.index.identities.get(&number) == Some(&labels) {
+        if self.index.identities.get(number) == Some(&labels) {
             return;
         }
         self.remove_identity(number, aftermath);
@@ -43,7 +43,8 @@ impl Fleet {
             set.member_ids.insert(id);
             set.addresses |= &used.addresses;
         }
-        for view in self.views.values_mut().filter(|view| view.peer_sets.contains(set_name)) {
+        for node in self.watchers.of_set(set_name) {
+            let Some(view) = self.views.get_mut(node) else { continue };
             view.want(id, self.revision);
             for address in &used.addresses {
                 view.want(address, self.revision);
@@ -52,7 +53,7 @@ impl Fleet {
     }
 
     pub(super) fn remove_identity(&mut self, number: u32, aftermath: &mut Aftermath) {
-        if self.index.identities.remove(&number).is_none() {
+        if self.index.identities.remove(number).is_none() {
             return;
         }
         let Some(used) = self.index.used.get_mut(&number) else { return };
@@ -138,8 +139,9 @@ impl Fleet {
             return;
         }
         let Some(set) = self.index.sets.get(set_name) else { return };
-        let members = self.index.identities.iter().filter(|(_, labels)| set.selects(labels));
-        let members: Vec<u32> = members.map(|(number, _)| *number).collect();
+        let candidates = self.index.identities.candidates(&selected.selector).into_iter();
+        let members = candidates.filter(|(_, labels)| set.selects(labels));
+        let members: Vec<u32> = members.map(|(number, _)| number).collect();
         for identity in members {
             self.add_member(set_name, identity, aftermath);
         }

@@ -8,7 +8,7 @@ use std::{
 use roaring::RoaringBitmap;
 use weft_shared::policy::model::{Labels, Selector};
 
-use super::resources::Id;
+use super::{labels::Anchored, resources::Id};
 use crate::identity;
 
 /// What a set is made of.
@@ -37,6 +37,7 @@ pub(super) struct Set {
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     by_name: BTreeMap<Arc<str>, Set>,
+    anchored: Anchored,
 }
 
 impl Sets {
@@ -50,13 +51,17 @@ impl Sets {
 
     /// Names of the sets whose selector matches.
     pub(super) fn matching(&self, labels: &Labels) -> Vec<Arc<str>> {
-        let matching = self.by_name.iter().filter(|(_, set)| set.selects(labels));
-        matching.map(|(name, _)| Arc::clone(name)).collect()
+        let candidates = self.anchored.candidates(labels);
+        let matching = candidates.filter(|name| self.get(name).is_some_and(|set| set.selects(labels)));
+        matching.cloned().collect()
     }
 
     /// `true`: the set is new and has no members yet.
     pub(super) fn add_user(&mut self, name: &Arc<str>, selected: &Selected, policy: &str) -> bool {
         let new = !self.by_name.contains_key(name);
+        if new {
+            self.anchored.insert(&selected.selector, name);
+        }
         let set = self.by_name.entry(Arc::clone(name)).or_insert_with(|| Set {
             selected: selected.clone(),
             members: BTreeMap::new(),
@@ -73,7 +78,12 @@ impl Sets {
     pub(super) fn remove_user(&mut self, name: &str, policy: &str) -> Option<Set> {
         let set = self.by_name.get_mut(name)?;
         set.users.remove(policy);
-        if set.users.is_empty() { self.by_name.remove(name) } else { None }
+        if !set.users.is_empty() {
+            return None;
+        }
+        let set = self.by_name.remove(name)?;
+        self.anchored.remove(&set.selected.selector, name);
+        Some(set)
     }
 }
 
