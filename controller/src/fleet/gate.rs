@@ -54,7 +54,12 @@ impl Gates {
     ) -> Vec<String> {
         let mut open = Vec::new();
         self.closed.retain(|endpoint, gate| {
-            gate.waiting_for.retain(|node| answered(node).is_some_and(|revision| revision < gate.revision));
+            // One that has not answered is enough to stay closed: the others are asked when it has.
+            while let Some(node) = gate.waiting_for.last()
+                && answered(node).is_none_or(|revision| revision >= gate.revision)
+            {
+                gate.waiting_for.pop_last();
+            }
             let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
             if !keep {
                 open.push(endpoint.clone());

@@ -206,6 +206,25 @@ pub fn policies_of<'a>(
     desired.policies().values().filter(selects)
 }
 
+/// The same of many identities at once; who is selected by none is not there.
+pub(super) fn policies_of_all<'a>(
+    subjects: &BTreeSet<u32>,
+    desired: &'a Desired,
+    sets: &compile::IdentitySets,
+) -> BTreeMap<u32, Vec<&'a NodePolicy>> {
+    let mut found: BTreeMap<u32, Vec<&NodePolicy>> = BTreeMap::new();
+    for policy in desired.policies().values() {
+        let Some(members) = sets.get(policy.subject.named()) else { continue };
+        // Of most sets of subjects a node is told only its own.
+        let (few, many) =
+            if members.len() < subjects.len() { (members, subjects) } else { (subjects, members) };
+        for identity in few.iter().filter(|identity| many.contains(identity)) {
+            found.entry(*identity).or_default().push(policy);
+        }
+    }
+    found
+}
+
 fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u32>) {
     for (address, said) in input.desired.addresses() {
         let Some(peer) = fleet_peer(input, said, |node| slots.get(node).copied()) else { continue };

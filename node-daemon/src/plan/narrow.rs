@@ -15,7 +15,6 @@ use std::{
 
 use weft_shared::{
     layout::{Address, Class, Direction, FIRST_LOCAL_IDENTITY, Peer, PeerKey},
-    names::Identity,
     policy::{
         compile::{PeerCompiler, Rulebook, Surroundings},
         model::{NodePolicy, Peer as PolicyPeer},
@@ -122,11 +121,12 @@ impl Standing {
 
     fn add_subjects(&mut self, input: Input<'_>, actual: &Tables) {
         let mut places: HashMap<Vec<String>, usize> = HashMap::new();
+        let identities: BTreeSet<u32> = actual.subjects.values().map(|subject| subject.identity).collect();
+        let mut all = compile::policies_of_all(&identities, input.desired, input.desired.sets());
         for (slot, subject) in &actual.subjects {
             let identity = subject.identity;
             self.subjects.insert(identity, Subject { slot: *slot, rows: 0 });
-            let selecting = compile::policies_of(Identity(identity), input.desired, input.desired.sets());
-            let selecting: Vec<&NodePolicy> = selecting.collect();
+            let selecting = all.remove(&identity).unwrap_or_default();
             let policies: Vec<String> = selecting.iter().map(|policy| policy.name.clone()).collect();
             let place = *places.entry(policies).or_insert_with_key(|policies| {
                 let place = self.groups.len();

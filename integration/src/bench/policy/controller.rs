@@ -17,6 +17,8 @@ use crate::bench::Figure;
 
 /// Length and flags in front of each message on a gRPC stream.
 const FRAME_BYTES: usize = 5;
+/// Joining endpoints are that far apart, so that they are of many kinds and on many nodes.
+const SPREAD: u32 = 11;
 /// Changes that are taken from the store at once.
 const LISTED_AT_ONCE: usize = 1000;
 
@@ -130,9 +132,19 @@ pub(super) fn measure(size: Size, rounds: usize, say: &impl Fn(&str)) -> Result<
     say("controller, changes");
     let mut join = Changes::default();
     for round in 0..count(rounds) {
-        join.add(running.change(size.endpoint(size.endpoints + round)));
+        join.add(running.change(size.endpoint(size.endpoints + round * SPREAD)));
     }
     figures.extend(join.figures("join", size));
+    // Where there are more nodes than endpoints of an identity, so that most have none of it.
+    if size.nodes() > size.endpoints / size.identities {
+        let mut first = Changes::default();
+        for round in 0..count(rounds) {
+            let number = size.endpoints + round * SPREAD + 1;
+            let identity = (round * SPREAD + 7) % size.identities;
+            first.add(running.change(size.endpoint_of(number, identity)));
+        }
+        figures.extend(first.figures("join.first_on_node", size));
+    }
     let mut identity = Changes::default();
     for round in 0..count(rounds) {
         identity.add(running.change(size.identity(size.identities + round)));

@@ -13,7 +13,8 @@ use weft_shared::{
 
 const FIRST_IDENTITY: u32 = 256;
 const ENDPOINTS_OF_NODE: u32 = 100;
-const TEAMS: u32 = 50;
+/// Of a team.
+const APPS: u32 = 4;
 const TIERS: [&str; 4] = ["web", "api", "cache", "db"];
 const ENVIRONMENTS: [&str; 3] = ["prod", "staging", "dev"];
 const TCP: u8 = 6;
@@ -62,7 +63,7 @@ impl Size {
         Labels::from([
             ("app".to_owned(), format!("app-{app}")),
             ("release".to_owned(), format!("r{release}")),
-            ("team".to_owned(), team(app)),
+            ("team".to_owned(), self.team(app)),
             ("tier".to_owned(), pick(&TIERS, app)),
             ("env".to_owned(), pick(&ENVIRONMENTS, app / 4 + release)),
         ])
@@ -93,6 +94,10 @@ impl Size {
         if number % 20 == 19 { self.admin_policy(number, port) } else { self.app_policy(number, port) }
     }
 
+    fn team(self, app: u32) -> String {
+        format!("team-{}", app % (self.policies / APPS))
+    }
+
     /// It denies no endpoint by its labels: where one does, nodes are told of every address there is.
     fn admin_policy(self, number: u32, port: u16) -> Policy {
         let subject = [is("env", ["prod"]), is("tier", [TIERS[number as usize / 20 % TIERS.len()]])];
@@ -113,7 +118,7 @@ impl Size {
     fn app_policy(self, number: u32, port: u16) -> Policy {
         let app = |number: u32| [is("app", [format!("app-{}", number % self.policies).as_str()])];
         let client = Peer::Endpoints(Selector::new(app(number * 7 + 1)));
-        let teams = [team(number), team(number + 1)];
+        let teams = [self.team(number), self.team(number + 1)];
         let of_teams = [is("team", [teams[0].as_str(), teams[1].as_str()]), is_not("env", ["dev"])];
         let server = Peer::Endpoints(Selector::new(app(number * 11 + 3)));
         let mut ingress = vec![
@@ -159,10 +164,6 @@ fn node(number: u32) -> Change {
 fn config() -> Change {
     let pools = vec![v1::Pool { cidr: "10.0.0.0/8".to_owned(), node_prefix_length: 24 }];
     Change::Config(Some(v1::FleetConfig { pools, ..weft_controller::fleet_config::default() }))
-}
-
-fn team(number: u32) -> String {
-    format!("team-{}", number % TEAMS)
 }
 
 fn values<const N: usize>(values: [&str; N]) -> BTreeSet<String> {

@@ -43,8 +43,9 @@ const ROWS: u32 = 50_000;
 const SUBJECTS: u32 = 500;
 const FIRST_IDENTITY: u32 = 256;
 const FIRST_SUBJECT: u32 = 1 << 20;
-/// Members of each set that the many subjects' policies name.
-const MEMBERS: u32 = 100;
+/// Sets that the many subjects' policies name in turn, and members of each: few, and many.
+const SETS: u32 = 10;
+const MEMBERS: [u32; 2] = [10, 100];
 
 /// A daemon from its desired state on.
 struct Daemon {
@@ -173,7 +174,9 @@ fn everything(delta: &Delta) -> Batch {
 /// The real maps.
 pub(super) fn measure_kernel(rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
     let mut figures = join(rounds, say)?;
-    figures.extend(subjects(rounds, say)?);
+    for members in MEMBERS {
+        figures.extend(subjects(members, rounds, say)?);
+    }
     Ok(figures)
 }
 
@@ -223,11 +226,12 @@ fn join(rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
 }
 
 /// Each of many subjects has a policy of its own, and all of these change at once.
-fn subjects(rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
-    say(&format!("a node with {SUBJECTS} subjects, in the kernel"));
+fn subjects(members: u32, rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
+    let rows = SUBJECTS * members;
+    say(&format!("a node with {SUBJECTS} subjects and {rows} rows, in the kernel"));
     let endpoints = (0..SUBJECTS).map(|number| (format!("workload-{number}"), own_address(number)));
     let mut daemon = Daemon::new(endpoints, Some(load()?));
-    let peers = |number: u32| format!("peers-{}", number % 10);
+    let peers = |number: u32| format!("peers-{}", number % SETS);
     let policies = |port: u32| -> Vec<v1::Upsert> {
         let one = |number: u32| policy(number, &format!("own-{number}"), &peers(number), port + number);
         (0..SUBJECTS).map(one).collect()
@@ -235,9 +239,9 @@ fn subjects(rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
     let mut upserts = base();
     upserts.extend((0..SUBJECTS).map(word));
     upserts.extend((0..SUBJECTS).map(|number| member(&format!("own-{number}"), FIRST_SUBJECT + number)));
-    for set in 0..10 {
-        upserts
-            .extend((0..MEMBERS).map(|number| member(&peers(set), FIRST_IDENTITY + set * MEMBERS + number)));
+    for set in 0..SETS {
+        let identity = |number: u32| FIRST_IDENTITY + set * members + number;
+        upserts.extend((0..members).map(|number| member(&peers(set), identity(number))));
     }
     upserts.extend(policies(10_000));
     daemon.take(Batch { upserts, in_sync: true, ..next(&daemon) })?;
@@ -250,16 +254,16 @@ fn subjects(rounds: usize, say: &impl Fn(&str)) -> Result<Vec<Figure>> {
         daemon.take(batch)?;
         changed.push(micros(began.elapsed()) / 1e3);
     }
-    for number in (10 * MEMBERS..).take(rounds) {
-        let upserts = (0..10).map(|set| member(&peers(set), FIRST_IDENTITY + number)).collect();
+    for number in (SETS * members..).take(rounds) {
+        let upserts = (0..SETS).map(|set| member(&peers(set), FIRST_IDENTITY + number)).collect();
         let batch = Batch { upserts, ..next(&daemon) };
         let began = Instant::now();
         ensure!(daemon.take(batch)?, "a joining identity made the daemon look at the whole");
         joined.push(micros(began.elapsed()) / 1e3);
     }
     Ok(vec![
-        Figure::plain(format!("policy.node.subjects_{SUBJECTS}"), "ms", &changed),
-        Figure::plain(format!("policy.node.subjects_{SUBJECTS}.join"), "ms", &joined),
+        Figure::plain(format!("policy.node.subjects_{SUBJECTS}.rows_{rows}"), "ms", &changed),
+        Figure::plain(format!("policy.node.subjects_{SUBJECTS}.join.rows_{rows}"), "ms", &joined),
     ])
 }
 

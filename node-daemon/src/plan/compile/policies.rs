@@ -12,13 +12,10 @@ use weft_shared::{
         maps::{PEER_RULES_MAX, RULES_MAX, SUBJECTS_MAX},
     },
     names::Identity,
-    policy::{
-        compile::{self, Rulebook, Surroundings},
-        model::NodePolicy,
-    },
+    policy::compile::{self, Rulebook, Surroundings},
 };
 
-use super::{Compiled, Input, Stale, lowest_free, policies_of};
+use super::{Compiled, Input, Stale, lowest_free, policies_of_all};
 use crate::plan::tables::{SubjectRow, Tables};
 
 /// Slot → identity.
@@ -90,11 +87,13 @@ pub(super) fn add_policies(
     slots: &Slots,
 ) {
     let mut numbers = Numbers::of(actual);
+    let subjects: BTreeSet<u32> = slots.values().copied().collect();
+    let mut selecting = policies_of_all(&subjects, input.desired, surroundings.sets);
     // Subjects that the same policies select say the same.
     let mut known: HashMap<Vec<&str>, Result<Arc<compile::Table>, usize>> = HashMap::new();
     for (slot, identity) in slots {
         let subject = Identity(*identity);
-        let policies: Vec<&NodePolicy> = policies_of(subject, input.desired, surroundings.sets).collect();
+        let policies = selecting.remove(identity).unwrap_or_default();
         let names = policies.iter().map(|policy| policy.name.as_str()).collect();
         let compiled_once = known.entry(names).or_insert_with(|| {
             let table = compile::table(subject, &policies, surroundings);
