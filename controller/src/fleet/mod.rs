@@ -19,6 +19,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -319,15 +320,15 @@ impl Fleet {
     }
 
     /// Connected nodes beside its own that are to know the endpoint's addresses.
-    fn nodes_that_want(&self, endpoint: &str) -> BTreeSet<String> {
-        let Some(facts) = self.index.endpoints.get(endpoint) else { return BTreeSet::new() };
+    fn nodes_that_want(&self, endpoint: &str) -> Vec<Arc<str>> {
+        let Some(facts) = self.index.endpoints.get(endpoint) else { return Vec::new() };
         let ids: Vec<_> =
             facts.addresses.iter().filter_map(|address| self.index.address_id(*address)).collect();
         let sets = self.index.used.get(&facts.identity).into_iter().flat_map(|used| &used.sets);
-        let watching = self.watchers.of_addresses(sets).filter_map(|node| self.views.get_key_value(node));
-        let wanting = watching.filter(|(node, view)| {
-            view.is_connected() && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
+        let wanting = self.watchers.of_addresses(sets).filter(|node| {
+            let view = self.views.get(node.as_ref()).filter(|view| view.is_connected());
+            ***node != *facts.node && view.is_some_and(|view| ids.iter().any(|id| view.wanted.contains(*id)))
         });
-        wanting.map(|(node, _)| node.clone()).collect()
+        wanting.cloned().collect()
     }
 }

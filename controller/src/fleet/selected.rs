@@ -44,7 +44,7 @@ impl Fleet {
             set.addresses |= &used.addresses;
         }
         for node in self.watchers.of_set(set_name) {
-            let Some(view) = self.views.get_mut(node) else { continue };
+            let Some(view) = self.views.get_mut(node.as_ref()) else { continue };
             view.want(id, self.revision);
             for address in &used.addresses {
                 view.want(address, self.revision);

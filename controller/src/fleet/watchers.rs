@@ -76,7 +76,7 @@ impl Watchers {
     }
 
     /// Nodes that want the members of a set.
-    pub(super) fn of_set(&self, set: &str) -> impl Iterator<Item = &str> {
+    pub(super) fn of_set(&self, set: &str) -> impl Iterator<Item = &Arc<str>> {
         self.named(self.by_set.get(set).cloned().unwrap_or_default())
     }
 
@@ -84,12 +84,12 @@ impl Watchers {
     pub(super) fn of_addresses<'a>(
         &self,
         sets: impl IntoIterator<Item = &'a Arc<str>>,
-    ) -> impl Iterator<Item = &str> {
+    ) -> impl Iterator<Item = &Arc<str>> {
         let watching = sets.into_iter().filter_map(|set| self.by_set.get(set));
         self.named(watching.fold(self.of_all.clone(), |all, some| all | some))
     }
 
-    fn named(&self, numbers: RoaringBitmap) -> impl Iterator<Item = &str> {
-        numbers.into_iter().filter_map(|number| self.names.get(&number).map(AsRef::as_ref))
+    fn named(&self, numbers: RoaringBitmap) -> impl Iterator<Item = &Arc<str>> {
+        numbers.into_iter().filter_map(|number| self.names.get(&number))
     }
 }
