@@ -1,9 +1,10 @@
 //! The controller's half: from the store's events to what each node is to be sent.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
+use tokio::time::Instant;
 use weft_controller::{
     fleet::{Change, Delta, Fleet, Resource},
     stream::Chunks,

@@ -91,7 +91,7 @@ impl Size {
 
     /// One of twenty is an administrator's, for many applications at once; the others are of one application each.
     pub(super) fn policy(self, number: u32, port: u16) -> Policy {
-        if number % 20 == 19 { self.admin_policy(number, port) } else { self.app_policy(number, port) }
+        if number % 20 == 19 { Self::admin_policy(number, port) } else { self.app_policy(number, port) }
     }
 
     fn team(self, app: u32) -> String {
@@ -99,7 +99,7 @@ impl Size {
     }
 
     /// It denies no endpoint by its labels: where one does, nodes are told of every address there is.
-    fn admin_policy(self, number: u32, port: u16) -> Policy {
+    fn admin_policy(number: u32, port: u16) -> Policy {
         let subject = [is("env", ["prod"]), is("tier", [TIERS[number as usize / 20 % TIERS.len()]])];
         let operators = Selector::new([is("team", ["team-0"]), is_not("env", ["dev"])]);
         Policy {
@@ -125,7 +125,7 @@ impl Size {
             rule("clients", RuleAction::Allow, vec![client], &[port]),
             rule("team", RuleAction::Allow, vec![Peer::Endpoints(Selector::new(of_teams))], &[port, 9090]),
         ];
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             ingress.push(rule("office", RuleAction::Allow, vec![cidr(number)], &[443]));
         }
         Policy {

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use prost::Message;
+use tokio::time::Instant;
 use weft_controller::fleet::Delta;
 use weft_noded::{
     desired::{
