@@ -238,17 +238,11 @@ impl<'a> Compiler<'a> {
             return everything(PolicyRow::of(Action::Allow, 0));
         }
         let spoken = self.peers.of_class(class).to_vec();
-        let [enforced, audited] = self.unmanaged_is_closed;
-        if class != Class::Unmanaged || (!enforced && !audited) {
-            return self.book(class, spoken);
+        if class == Class::Unmanaged {
+            let book = Book::new(&self.rules, &spoken, false).closed(self.unmanaged_is_closed);
+            return Arc::new(book.compile());
         }
-        let closed = PolicyRow::of(Action::Deny, 0);
-        let open = |row: &PolicyRow| {
-            let audited = if audited { (closed.action, 0) } else { (row.audit_action, row.audit_rule) };
-            if enforced { closed } else { *row }.audited_as(audited)
-        };
-        let book = self.book(class, spoken);
-        Arc::new(book.iter().map(|(key, row)| (*key, open(row))).collect())
+        self.book(class, spoken)
     }
 
     fn book(&mut self, class: Class, spoken: Vec<u32>) -> Arc<Rulebook> {

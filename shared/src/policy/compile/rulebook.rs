@@ -100,6 +100,8 @@ pub(super) struct Book<'a> {
     audited: bool,
     /// What passes before all tiers.
     needed: &'a [PortRange],
+    /// Whether nothing else does, by what is enforced and with what is audited.
+    closed: [bool; 2],
 }
 
 impl<'a> Book<'a> {
@@ -110,7 +112,12 @@ impl<'a> Book<'a> {
             || rules.default_deny[0] != rules.default_deny[1]
             || rules.judged[0] != rules.judged[1];
         let needed = if on_a_link { rules.needed.as_slice() } else { &[] };
-        Self { rules, spoken, audited, needed }
+        Self { rules, spoken, audited, needed, closed: [false; 2] }
+    }
+
+    /// The same, closed whatever the rules say: by what is enforced, and with what is audited.
+    pub(super) fn closed(self, closed: [bool; 2]) -> Self {
+        Self { closed, audited: self.audited || closed[0] != closed[1], ..self }
     }
 
     /// First the row of everything, then, for each protocol that a rule names, each run of ports with the same row.
@@ -178,6 +185,9 @@ impl<'a> Book<'a> {
         let is_needed = |port| self.needed.iter().any(|range| range.contains(port));
         if !self.rules.judged[usize::from(with_audit)] || port.is_some_and(is_needed) {
             return (Action::Allow, 0);
+        }
+        if self.closed[usize::from(with_audit)] {
+            return (Action::Deny, 0);
         }
         self.first_verdict(Stage::Admin, port, with_audit)
             .or_else(|| self.application(port, with_audit))

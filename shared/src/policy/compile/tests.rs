@@ -7,7 +7,7 @@ use super::*;
 use crate::policy::{
     arbitrary::{self, Fleet},
     model::{
-        FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
+        Entity, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
         needed_by_the_link, needs_of_the_link,
     },
     oracle, prefix, wire,
@@ -279,6 +279,31 @@ fn a_policy_that_names_a_set_which_is_not_there_is_not_used() {
     let error = Unfit::NoSuchCidrSet { subject: Identity(256), policy, set };
     assert_eq!(compile(&CidrSets::new()), Err(error));
     assert_eq!(compile(&CidrSets::from([("partners".to_owned(), Vec::new())])), Ok(()));
+}
+
+#[test]
+fn what_an_audited_policy_would_open_to_unknown_addresses_is_told_with_its_rule() {
+    let rule = |action, peer| NodeRule { name: "0".to_owned(), action, peers: Some(vec![peer]), ports: None };
+    let policy = |name: &str, mode, rules| NodePolicy {
+        name: name.to_owned(),
+        mode,
+        tier: Tier::Admin { order: 0 },
+        ingress: Some(rules),
+        ..wide()
+    };
+    let unmanaged = Peer::Entity(Entity::Class(Class::Unmanaged));
+    let closing =
+        policy("closing", Mode::Enforce, vec![rule(RuleAction::Deny, Peer::Endpoints("all".to_owned()))]);
+    let opening = policy("opening", Mode::Audit, vec![rule(RuleAction::Allow, unmanaged)]);
+    let (sets, cidr_sets, prefixes) = (IdentitySets::new(), CidrSets::new(), PrefixIdentities::default());
+    let around = surroundings(&sets, &cidr_sets, &prefixes);
+    let table = table(Identity(256), Kind::Endpoint, &[&closing, &opening], around).expect("few rows");
+    let row = look_up(
+        table.rulebook(Direction::Ingress, Class::Unmanaged as u32, Class::Unmanaged),
+        FlowPort { protocol: 6, port: 80 },
+    );
+    let number = rule_number("opening", Direction::Ingress, "0");
+    assert_eq!(found(row), ((Action::Deny, 0), (Action::Allow, number)));
 }
 
 #[test]
