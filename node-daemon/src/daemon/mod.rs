@@ -114,6 +114,8 @@ struct State<D, L> {
     problems: Vec<String>,
     /// Policies that were not realised because their subject is closed.
     unrealised: Vec<v1::RejectedResource>,
+    /// Identities whose policy may not be used, and why: their endpoints have failed.
+    closed: BTreeMap<u32, String>,
     /// The last write of kernel or disk failed; tried again.
     failure: Option<String>,
     /// Why there is no stream.

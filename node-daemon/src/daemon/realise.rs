@@ -42,7 +42,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
             let written = self.write_progress();
             written.map_err(|error| self.failed(&error))?;
-            self.realised = self.desired.realised;
+            self.note_realised();
         } else {
             self.saved = Saved::NotYet;
             let stored = self.save();
@@ -68,7 +68,7 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
         let rejected: Vec<_> = self.desired.rejected().chain(self.unrealised.iter().cloned()).collect();
-        let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
+        let revision = if rejected.is_empty() { self.desired.revision } else { self.realised };
         let through = self.desired.identities_through;
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         info!(revision, through, apply_micros, rejected = rejected.len(), "realised");
@@ -102,7 +102,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
-        self.realised = self.desired.realised;
+        self.note_realised();
         Ok(())
     }
 
@@ -135,11 +135,21 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
     }
 
+    /// A policy whose subject is closed is not realised, and nothing that came with it.
+    fn note_realised(&mut self) {
+        if self.unrealised.is_empty() {
+            self.realised = self.desired.realised;
+        }
+    }
+
     fn note_problems(&mut self, compiled: Compiled) {
         self.problems = compiled.problems;
         self.unrealised.clear();
+        self.closed.clear();
         for unfit in compiled.unfit {
-            self.problems.push(format!("{unfit}: whoever has it is closed"));
+            let closed = format!("{unfit}: whoever has it is closed");
+            self.problems.push(closed.clone());
+            self.closed.insert(unfit.subject().0, closed);
             let (subject, sets) = (unfit.subject(), self.desired.sets());
             let of_endpoints = compile::policies_of(subject, &self.desired, sets);
             let of_node = compile::host_policies_of(subject.0, &self.desired, sets);

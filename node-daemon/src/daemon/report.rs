@@ -149,8 +149,10 @@ impl<D: Datapath, L: Links> State<D, L> {
         let of = |own: &Attachment| {
             let mut endpoint = self.endpoint(own);
             if let Some(status) = &mut endpoint.status {
-                // The controller knows the identity; why an endpoint is not ready changes often and is told locally.
-                *status = v1::EndpointStatus { state: status.state, ..v1::EndpointStatus::default() };
+                // The controller knows the identity; why an endpoint is not ready yet changes often and is told locally.
+                let failed = status.state() == v1::EndpointState::Failed;
+                let reason = if failed { std::mem::take(&mut status.reason) } else { String::new() };
+                *status = v1::EndpointStatus { identity: 0, state: status.state, reason };
             }
             endpoint
         };
@@ -170,7 +172,11 @@ impl<D: Datapath, L: Links> State<D, L> {
     pub(super) fn endpoint(&self, own: &Attachment) -> v1::Endpoint {
         let row = self.actual.endpoints.get(&own.ifindex);
         let open = row.is_some_and(|row| row.flags & endpoint_flags::OPEN != 0);
-        let state = if open { v1::EndpointState::Ready } else { v1::EndpointState::Init };
+        let (state, reason) = match row.and_then(|row| self.closed.get(&row.identity)) {
+            Some(why) => (v1::EndpointState::Failed, why.clone()),
+            None if open => (v1::EndpointState::Ready, String::new()),
+            None => (v1::EndpointState::Init, self.why_not_open(own)),
+        };
         v1::Endpoint {
             metadata: Some(v1::Metadata {
                 name: own.name.clone(),
@@ -194,7 +200,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             status: Some(v1::EndpointStatus {
                 identity: row.map_or(0, |row| row.identity),
                 state: state.into(),
-                reason: if open { String::new() } else { self.why_not_open(own) },
+                reason,
             }),
         }
     }

@@ -116,6 +116,7 @@ impl Core {
             connection: None,
             problems: Vec::new(),
             unrealised: Vec::new(),
+            closed: BTreeMap::new(),
             failure: None,
             unconnected: Some("not tried yet".to_owned()),
             guarded: false,
