@@ -6,7 +6,7 @@ use weft_shared::layout::Direction;
 use super::State;
 use crate::{
     kernel::{Datapath, links::Links},
-    observe::dump,
+    observe::{dump, fill},
     plan::compile,
 };
 
@@ -31,6 +31,8 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     pub(super) fn status(&mut self) -> v1::StatusResponse {
         let mut problems = self.problems();
+        let maps = fill::of(&self.actual);
+        problems.extend(maps.iter().filter_map(fill::pressing));
         let drops = self.datapath.counters().unwrap_or_else(|error| {
             problems.push(error.to_string());
             Vec::new()
@@ -56,7 +58,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             flows: Some(self.flow_table()),
             repairs: self.repairs.list(),
             enforced_after: self.enforced_after.and_then(|after| after.try_into().ok()),
-            maps: Vec::new(),
+            maps,
             node_judged: self.node_judged(),
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
         }

@@ -2,6 +2,7 @@
 
 pub mod dump;
 pub mod events;
+pub mod fill;
 pub mod filter;
 pub mod made;
 pub mod names;
