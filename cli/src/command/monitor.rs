@@ -4,8 +4,6 @@ mod line;
 
 pub(super) use line::rule;
 
-use std::path::PathBuf;
-
 use clap::builder::PossibleValuesParser;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Request};
@@ -14,7 +12,7 @@ use weft_shared::layout::{Point, Reason};
 
 use super::Global;
 use crate::{
-    arguments::{parse_duration, parse_monitor_party, parse_monitor_port},
+    arguments::{Socket, parse_duration, parse_monitor_party, parse_monitor_port},
     client,
     failure::Failure,
     output::{note, print},
@@ -74,9 +72,8 @@ pub(crate) struct Monitor {
     /// End after this time, such as 30s or 5m; with --count, exit 3 if there were not as many
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<std::time::Duration>,
-    /// The socket of this node's daemon
-    #[arg(long, env = "WEFT_SOCKET", value_name = "PATH", default_value = "/run/weft/noded.sock")]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 fn reasons() -> PossibleValuesParser {
@@ -90,7 +87,7 @@ fn points() -> PossibleValuesParser {
 
 impl Monitor {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut node = client::node_local(&self.socket).await?;
+        let mut node = client::node_local(&self.socket.path).await?;
         let mut identities = Identities::new(&global.server);
         let until = self.duration.map(|duration| Instant::now() + duration);
         let count = self.count;

@@ -1,4 +1,5 @@
 //! `weft node`: the fleet's nodes, for people who look after them.
+mod local;
 mod remove;
 mod view;
 
@@ -32,6 +33,8 @@ pub(crate) enum Node {
         name: String,
     },
     Rm(Remove),
+    Status(local::Status),
+    Map(local::Map),
 }
 
 impl Node {
@@ -40,6 +43,8 @@ impl Node {
             Self::List => list(global).await,
             Self::Show { name } => show(global, name).await,
             Self::Rm(remove) => remove.run(global).await,
+            Self::Status(status) => status.run(global).await,
+            Self::Map(map) => map.run(global).await,
         }
     }
 }

@@ -240,6 +240,9 @@ pub(crate) struct LocalScript {
     pub(crate) monitored: Vec<v1::MonitorRequest>,
     pub(crate) judge: Option<Result<v1::JudgeResponse, Status>>,
     pub(crate) judged: Vec<v1::JudgeRequest>,
+    pub(crate) status: Option<v1::StatusResponse>,
+    /// Rows of the map `ipcache`.
+    pub(crate) rows: Vec<v1::DumpMapResponse>,
 }
 
 #[derive(Clone)]
@@ -276,6 +279,12 @@ impl Daemon {
     pub(crate) async fn weft_monitor(&self, server: &str, arguments: &[&str]) -> Ran {
         let socket = self.socket.to_str().unwrap();
         weft(&[&["--server", server, "monitor", "--socket", socket], arguments].concat()).await
+    }
+
+    /// Runs `weft node ARGUMENTS… --socket PATH`.
+    pub(crate) async fn weft_node(&self, arguments: &[&str]) -> Ran {
+        let socket = self.socket.to_str().unwrap();
+        weft(&[&["node"], arguments, &["--socket", socket]].concat()).await
     }
 
     /// Runs `weft endpoint --socket PATH ARGUMENTS…`.
@@ -328,14 +337,18 @@ impl local::NodeLocalService for LocalService {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        unscripted()
+        self.0.lock().unwrap().status.clone().map_or_else(unscripted, |status| Ok(Response::new(status)))
     }
 
     async fn dump_map(
         &self,
-        _: Request<v1::DumpMapRequest>,
+        request: Request<v1::DumpMapRequest>,
     ) -> Result<Response<Self::DumpMapStream>, Status> {
-        unscripted()
+        let map = request.into_inner().map;
+        if map != "ipcache" {
+            return Err(Status::invalid_argument(format!("no map \"{map}\"; there is ipcache")));
+        }
+        Ok(stream(self.0.lock().unwrap().rows.iter().cloned().map(Ok).collect(), false))
     }
 
     async fn judge(&self, request: Request<v1::JudgeRequest>) -> Result<Response<v1::JudgeResponse>, Status> {

@@ -1,0 +1,75 @@
+//! `weft node status` and `weft node map`, on the node itself.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod fake;
+
+use fake::{Daemon, LocalScript};
+use weft_proto::v1;
+
+fn status(problems: &[&str]) -> v1::StatusResponse {
+    v1::StatusResponse {
+        node: "node-1".to_owned(),
+        connected: true,
+        controller: "http://controller:7443".to_owned(),
+        realised_revision: 41,
+        problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
+        maps: vec![v1::MapFill { name: "ipcache".to_owned(), entries: 131_072, capacity: 524_288 }],
+        drops: [("delivered_local", 7), ("policy_denied", 9), ("spoofed", 0)]
+            .map(|(reason, packets)| v1::DropCount {
+                reason: reason.to_owned(),
+                point: "tc_to_endpoint".to_owned(),
+                packets,
+                bytes: 60 * packets,
+            })
+            .to_vec(),
+        ..v1::StatusResponse::default()
+    }
+}
+
+fn daemon(script: LocalScript) -> (tempfile::TempDir, Daemon) {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(script, directory.path());
+    (directory, daemon)
+}
+
+#[tokio::test]
+async fn the_status_shows_maps_and_drops_the_most_frequent_first() {
+    let (_directory, daemon) = daemon(LocalScript { status: Some(status(&[])), ..LocalScript::default() });
+    let ran = daemon.weft_node(&["status"]).await;
+    ran.assert_code(0);
+    let row = |words: &str| {
+        let found = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") == words;
+        ran.stdout.lines().position(found).unwrap_or_else(|| panic!("no line {words}:\n{}", ran.stdout))
+    };
+    row("realised revision 41");
+    row("ipcache 131072 524288 25 %");
+    assert!(row("policy_denied tc_to_endpoint 9 540") < row("delivered_local tc_to_endpoint 7 420"));
+    assert!(!ran.stdout.contains("spoofed"));
+
+    let json = daemon.weft_node(&["status", "-o", "json"]).await.assert_code(0).json();
+    assert_eq!(json["maps"][0]["entries"], 131_072);
+}
+
+#[tokio::test]
+async fn problems_make_the_status_fail_and_are_shown() {
+    let problem = "the map ipcache is nearly full: 471860 of 524288 entries";
+    let script = LocalScript { status: Some(status(&[problem])), ..LocalScript::default() };
+    let (_directory, daemon) = daemon(script);
+    let ran = daemon.weft_node(&["status"]).await;
+    ran.assert_code(1);
+    assert!(ran.stdout.contains(problem), "{}", ran.stdout);
+    assert!(ran.stderr.contains("node node-1 has 1 problem"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_map_is_shown_row_by_row_and_a_wrong_name_is_answered_with_those_there_are() {
+    let row = v1::DumpMapResponse { key: "10.200.1.2".to_owned(), value: "identity 256".to_owned() };
+    let (_directory, daemon) = daemon(LocalScript { rows: vec![row], ..LocalScript::default() });
+    let ran = daemon.weft_node(&["map", "ipcache"]).await;
+    assert_eq!(ran.assert_code(0).stdout, "KEY         VALUE\n10.200.1.2  identity 256\n");
+    let json = daemon.weft_node(&["map", "ipcache", "-o", "json"]).await.json();
+    assert_eq!(json["items"][0]["value"], "identity 256");
+    let ran = daemon.weft_node(&["map", "ipcach"]).await;
+    ran.assert_code(1);
+    assert!(ran.stderr.contains("there is ipcache"), "{}", ran.stderr);
+}
