@@ -53,7 +53,7 @@ fn source_is_high(packet: &Packet) -> bool {
 /// The same number, of which the verifier knows nothing any more: it does not follow what bytes are swapped. What is known
 /// of a number that was decided by branches keeps their ways apart to the end of the program.
 #[inline(always)]
-fn forgotten(mut number: u64) -> u64 {
+pub fn forgotten(mut number: u64) -> u64 {
     // SAFETY: changes the one register, and back.
     unsafe {
         asm!("{number} = be64 {number}", "{number} = be64 {number}", number = inout(reg) number, options(nomem, nostack, preserves_flags, pure));

@@ -116,11 +116,12 @@ pub fn nobody_asked() {
     if let Some(by) = ALLOWED_BY.get_ptr_mut(0) {
         // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
         unsafe {
+            let zero = unseen_zero() as u32;
             by.write(AllowedBy {
-                judged: 0,
-                egress: 0,
-                ingress: 0,
-                audit: Audit { action: 0, rule: 0, direction: 0 },
+                judged: zero,
+                egress: zero,
+                ingress: zero,
+                audit: Audit { action: zero, rule: zero, direction: zero },
             });
         }
     }

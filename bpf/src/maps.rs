@@ -7,16 +7,23 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Action, Address, Config, Direction, Endpoint, Event, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey,
-    Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey, RuntimeState, Subject, Told, ToldKey,
+    Action, Address, BOOK_ROWS_MAX, Book, Config, Direction, Endpoint, Event, FailsafeKey, Flow, FlowKey,
+    Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey, RuntimeState,
+    Subject, Told, ToldKey,
     maps::{
-        COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX,
-        IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX, SUBJECTS_MAX,
-        TOLD_MAX,
+        BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
+        FRAGMENTS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX,
+        SUBJECTS_MAX, TOLD_MAX,
     },
 };
 
-use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
+use crate::{
+    conntrack::{Row, forgotten},
+    events::AllowedBy,
+    fragment::Cut,
+    parse::Packet,
+    related::Quoted,
+};
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
@@ -46,6 +53,8 @@ pub static SUBJECTS: Array<Subject, SUBJECTS_MAX> = Array::new();
 pub static PEER_RULES: HashMap<PeerKey, u32, PEER_RULES_MAX, GROWING> = HashMap::new();
 #[btf_map]
 pub static RULES: LpmTrie<RuleBytes, PolicyRow, RULES_MAX> = LpmTrie::new();
+#[btf_map]
+pub static BOOKS: Array<Book, BOOKS_MAX> = Array::new();
 #[btf_map]
 pub static FAILSAFE: LpmTrie<FailsafeBytes, u32, FAILSAFE_MAX> = LpmTrie::new();
 /// For the daemon alone.
@@ -147,9 +156,36 @@ pub fn node_slot(address: &Address) -> Option<u32> {
 /// The row of a rulebook that a flow meets.
 #[inline(always)]
 pub fn rule(rulebook: u32, protocol: u8, port: u16) -> Option<&'static PolicyRow> {
+    let book = BOOKS.get_ptr(Book::place(rulebook))?;
+    // SAFETY: an element of an array, which never moves. The daemon writes one only while nobody has its number in hand.
+    let book = unsafe { &*book };
+    // 0 is no rulebook's number, and empty places have it.
+    if book.number == rulebook && rulebook != 0 {
+        return rule_of(book, protocol, port);
+    }
     let RuleKey { bits, rulebook: [a, b, c, d], protocol, port: [high, low], zero } =
         RuleKey::new(rulebook, PortKey::exact(protocol, port));
     RULES.get(&Key::new(bits, [a, b, c, d, protocol, high, low, zero]))
+}
+
+/// The row of a short rulebook that a flow meets.
+#[inline(always)]
+fn rule_of(book: &'static Book, protocol: u8, port: u16) -> Option<&'static PolicyRow> {
+    let flow = u32::from(protocol) << 16 | u32::from(port);
+    let mut found = BOOK_ROWS_MAX;
+    for index in 0..BOOK_ROWS_MAX {
+        if Book::is_about(book.ports[index], flow) {
+            found = index;
+            break;
+        }
+    }
+    // The verifier would follow the rest of the program for each row.
+    let found = forgotten(found as u64);
+    if found >= BOOK_ROWS_MAX as u64 || found >= book.rows.into() {
+        None
+    } else {
+        Some(&book.policies[found as usize])
+    }
 }
 
 /// Whether a flow of the node itself with this address is held open, whatever the policies say.

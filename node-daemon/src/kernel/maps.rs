@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
 };
@@ -24,6 +25,7 @@ use weft_shared::{
 
 use super::{
     Collected, KernelError,
+    books::Books,
     flows::Collector,
     grace::Grace,
     trusted::{Plain, PlainHash},
@@ -47,11 +49,13 @@ pub(crate) struct Maps {
     events_lost: PerCpuArray<MapData, u64>,
     /// What `rules` holds, to take a rulebook's rows away.
     rulebooks: BTreeMap<u32, Arc<Rulebook>>,
+    /// Those of them that are short.
+    books: Books,
     grace: Grace,
 }
 
 /// A failed call on a map, with the map's name.
-fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
+pub(super) fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::new(format!("map {}", map.pin), source)
 }
 
@@ -83,14 +87,21 @@ impl Maps {
             counters: take(ebpf, names::COUNTERS)?,
             events_lost: take(ebpf, names::EVENTS_LOST)?,
             rulebooks: BTreeMap::new(),
+            books: Books::take(ebpf)?,
             grace: Grace::take(ebpf)?,
         };
-        maps.rulebooks = maps.read_rulebooks()?;
+        maps.rulebooks = maps.read_rules()?;
         Ok(maps)
     }
 
+    /// For who writes them from now on: what is in them twice says the same.
+    pub(crate) fn own(&mut self) -> Result<(), KernelError> {
+        self.books.match_all(&self.rulebooks, &mut self.grace)
+    }
+
     pub(crate) fn read(&mut self) -> Result<Tables, KernelError> {
-        self.rulebooks = self.read_rulebooks()?;
+        let rules = self.read_rules()?;
+        let written = mem::replace(&mut self.rulebooks, rules);
         let runtime = self.runtime()?;
         let mut tables = Tables {
             endpoints: all(self.endpoints.iter(), names::ENDPOINTS)?
@@ -108,7 +119,7 @@ impl Maps {
             peer_rules: all(self.peer_rules.iter(), names::PEER_RULES)?
                 .map(|(key, number)| (key.0, number))
                 .collect(),
-            rulebooks: self.rulebooks.clone(),
+            rulebooks: self.rulebooks_beside(&written)?,
             failsafe: all(self.failsafe.iter(), names::FAILSAFE)?
                 .map(|(key, number)| (failsafe_key(&key), number))
                 .collect(),
@@ -132,7 +143,24 @@ impl Maps {
         Ok(tables)
     }
 
-    fn read_rulebooks(&self) -> Result<BTreeMap<u32, Arc<Rulebook>>, KernelError> {
+    /// Each rulebook as it is. Where it is there twice, and the two say different things: the one that is not as written.
+    fn rulebooks_beside(
+        &self,
+        written: &BTreeMap<u32, Arc<Rulebook>>,
+    ) -> Result<BTreeMap<u32, Arc<Rulebook>>, KernelError> {
+        let mut found = self.rulebooks.clone();
+        for (number, rows) in &mut found {
+            if written.get(number) == Some(rows)
+                && let Some(short) = self.books.read(*number)?
+                && **rows != short
+            {
+                *rows = Arc::new(short);
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_rules(&self) -> Result<BTreeMap<u32, Arc<Rulebook>>, KernelError> {
         let mut found: BTreeMap<u32, Rulebook> = BTreeMap::new();
         for (key, Plain(row)) in all(self.rules.iter(), names::RULES)? {
             let (number, port) = rule_key(&key).ok_or_else(|| {
@@ -206,6 +234,7 @@ impl Maps {
     /// All rows, and none of another rulebook that had the number.
     fn write_rulebook(&mut self, number: u32, rows: Option<&Arc<Rulebook>>) -> Result<(), KernelError> {
         let failed = failed(names::RULES);
+        self.books.remove(number)?;
         for port in self.rulebooks.remove(&number).iter().flat_map(|former| former.keys()) {
             if !rows.is_some_and(|rows| rows.contains_key(port)) {
                 absent_is_fine(self.rules.remove(&rules_key(number, *port))).map_err(&failed)?;
@@ -216,6 +245,7 @@ impl Maps {
         }
         if let Some(rows) = rows {
             self.rulebooks.insert(number, Arc::clone(rows));
+            self.books.put(number, rows)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! Nothing here decides anything: what to write is the planner's word.
 
 mod attach;
+mod books;
 pub mod events;
 pub mod features;
 mod flows;

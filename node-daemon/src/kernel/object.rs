@@ -69,7 +69,9 @@ impl std::fmt::Debug for Object {
 impl Object {
     /// Loads the programs, with the maps that an earlier daemon pinned where there are any. Nothing is attached yet.
     pub fn load(options: &Options) -> Result<Self, KernelError> {
-        Self::load_with(options, &names::ALL)
+        let mut object = Self::load_with(options, &names::ALL)?;
+        object.maps.own()?;
+        Ok(object)
     }
 
     /// Loads them once more, beside those of a daemon that runs: they judge by its tables, and what packets leave behind

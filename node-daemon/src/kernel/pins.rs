@@ -10,8 +10,8 @@ use std::{
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use weft_shared::layout::{
-    Address, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow,
-    PrefixKey, RuleKey, RuntimeState, Subject,
+    Address, Book, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey,
+    PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
 };
 
@@ -115,6 +115,7 @@ fn shape(map: MapName) -> Shape {
         names::SUBJECTS => of::<u32, Subject>(MapType::Array, names::SUBJECTS_MAX),
         names::PEER_RULES => of::<PeerKey, u32>(MapType::Hash, names::PEER_RULES_MAX),
         names::RULES => of::<RuleKey, PolicyRow>(MapType::LpmTrie, names::RULES_MAX),
+        names::BOOKS => of::<u32, Book>(MapType::Array, names::BOOKS_MAX),
         names::FAILSAFE => of::<FailsafeKey, u32>(MapType::LpmTrie, names::FAILSAFE_MAX),
         names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
         names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },

@@ -3,12 +3,12 @@
 use std::{fs, net::IpAddr};
 
 use aya::{
-    maps::{HashMap, Map, MapData, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, lpm_trie::LpmTrie},
     programs::{SchedClassifier, TcAttachType},
 };
 use weft_noded::daemon::{EndpointState, Target, VXLAN_DEVICE};
 use weft_proto::v1;
-use weft_shared::layout::{Class, maps};
+use weft_shared::layout::{BOOK_ROWS_MAX, Book, Class, maps};
 
 use crate::live::{Live, Machine, UPLINK, add_uplink, ifindex, ip};
 
@@ -100,6 +100,28 @@ async fn rows_of_rulebooks_that_were_changed_or_removed_are_as_they_were() {
         assert_eq!(verdicts(&rules), before);
         assert_eq!(live.repairs("rows").await, times);
     }
+}
+
+#[tokio::test]
+async fn a_short_rulebook_that_was_changed_where_packets_find_it_is_as_it_was() {
+    let (machine, live, _) = with_web().await;
+    let pinned = MapData::from_pin(machine.pin(&format!("maps/{}", maps::BOOKS.pin))).unwrap();
+    let mut places = Array::<_, [u32; size_of::<Book>() / 4]>::try_from(Map::Array(pinned)).unwrap();
+    let policies = |places: &Array<MapData, [u32; size_of::<Book>() / 4]>| {
+        let used = places.iter().map(Result::unwrap).filter(|words| words[0] != 0);
+        used.map(|words| words[1..].to_vec()).collect::<Vec<_>>()
+    };
+    let before = policies(&places);
+    let (place, mut words) =
+        (0..).zip(places.iter().map(Result::unwrap)).find(|(_, words)| words[0] != 0).unwrap();
+    // The action of the first row.
+    words[2 + BOOK_ROWS_MAX] ^= 3;
+    places.set(place, words, 0).unwrap();
+
+    live.core.check().await.unwrap();
+
+    assert_eq!(policies(&places), before);
+    assert_eq!(live.repairs("rows").await, 1);
 }
 
 #[tokio::test]

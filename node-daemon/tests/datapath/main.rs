@@ -8,6 +8,7 @@
     reason = "a test that can't go on says why"
 )]
 
+mod books;
 mod collect;
 mod conntrack;
 mod drift;

@@ -31,22 +31,22 @@ use crate::{
 };
 
 /// A bpffs of the test's own.
-struct Pins {
+pub(crate) struct Pins {
     directory: tempfile::TempDir,
 }
 
 impl Pins {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         object::ensure_bpffs(directory.path()).expect("a bpffs (tests need root)");
         Self { directory }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    fn load(&self) -> Object {
+    pub(crate) fn load(&self) -> Object {
         self.try_load().unwrap()
     }
 

@@ -30,6 +30,8 @@ pub const SUBJECTS: MapName = map("SUBJECTS", "subjects_v2");
 pub const PEER_RULES: MapName = map("PEER_RULES", "peer_rules_v1");
 /// Longest prefix match: `RuleKey` → `PolicyRow`.
 pub const RULES: MapName = map("RULES", "rules_v1");
+/// Array: [`Book::place`](super::Book::place) of a rulebook → `Book`. Only rulebooks that are in `RULES` are here.
+pub const BOOKS: MapName = map("BOOKS", "books_v1");
 /// Longest prefix match: `FailsafeKey` → number of a rulebook (u32).
 pub const FAILSAFE: MapName = map("FAILSAFE", "failsafe_v1");
 /// Array of one: `RuntimeState`.
@@ -42,8 +44,9 @@ pub const FRAGMENTS: MapName = map("FRAGMENTS", "fragments_v1");
 pub const COUNTERS: MapName = map("COUNTERS", "counters_v1");
 /// Ring buffer of `Event`.
 pub const EVENTS: MapName = map("EVENTS", "events_v3");
-/// Array for each CPU, one u64: events that found the ring buffer full.
-pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
+/// Array for each CPU, one u64: events that found the ring buffer full. The second version holds the same as the first: a
+/// daemon that knows no later one does not know `BOOKS` either, would not keep it in step with `RULES`, and refuses to run.
+pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v2");
 
 /// Array of one map: no program looks into it. To change it is to wait until all programs that run have come to their end. Not
 /// pinned.
@@ -56,7 +59,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 15] = [
+pub const ALL: [MapName; 16] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -65,6 +68,7 @@ pub const ALL: [MapName; 15] = [
     SUBJECTS,
     PEER_RULES,
     RULES,
+    BOOKS,
     FAILSAFE,
     RUNTIME,
     FLOWS,
@@ -89,6 +93,9 @@ pub const POLICY_ROWS_MAX: usize = 64 * 1024;
 /// Rows of all subjects together.
 pub const PEER_RULES_MAX: usize = 1024 * 1024;
 pub const RULES_MAX: usize = 512 * 1024;
+/// Places for rulebooks that are short. One whose place is taken is found in `RULES`, as long ones are.
+pub const BOOKS_MAX: usize = 1 << BOOKS_BITS;
+pub const BOOKS_BITS: u32 = 14;
 /// Prefixes of failsafe entries, in both directions.
 pub const FAILSAFE_MAX: usize = 128 * 1024;
 pub const FLOWS_MAX: usize = 512 * 1024;

@@ -5,6 +5,7 @@
 //! the daemon of an earlier version.
 
 mod address;
+mod book;
 mod endpoint;
 mod event;
 mod failsafe;
@@ -16,6 +17,7 @@ mod policy;
 mod reason;
 
 pub use address::{Address, PrefixKey};
+pub use book::{BOOK_ROWS_MAX, Book};
 pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::{Event, Told, ToldKey, monitor_flags};
 pub use failsafe::FailsafeKey;

@@ -3,7 +3,9 @@
 //! A flow finds its rulebook by the peer's exact identity (`PEER_RULES`), and where there is none, by the peer's class (in
 //! the subject's own row). What is in a rulebook says all there is to say: whatever rules of whatever tier are about the
 //! peer, the compiler has walked them. So a verdict takes one hash and one longest-prefix look-up, however many rules,
-//! peers and tiers there are.
+//! peers and tiers there are; where the rulebook is short, a walk through its rows instead of the second ([`Book`]).
+//!
+//! [`Book`]: super::Book
 
 use bytemuck::{Pod, Zeroable};
 
