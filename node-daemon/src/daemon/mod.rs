@@ -31,7 +31,7 @@ use crate::{
     desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk},
     kernel::links::Link,
     observe::names::Names,
-    plan::tables::Tables,
+    plan::{narrow::Standing, tables::Tables},
 };
 
 /// What the flags say.
@@ -88,6 +88,8 @@ struct State<D, L> {
     actual: Tables,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
+    /// While `actual` is all that is desired: for changes that touch few rows.
+    standing: Option<Standing>,
     uplinks: Vec<Link>,
     overlay_ifindex: u32,
     own_addresses: Vec<IpAddr>,

@@ -92,6 +92,7 @@ impl Core {
         let mut state = State {
             settings,
             former_sets: loaded.desired.sets().clone(),
+            standing: None,
             disk: loaded.disk,
             datapath,
             links,

@@ -5,6 +5,7 @@ pub mod attachments;
 pub mod digests;
 pub mod disk;
 mod resource;
+mod touched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +20,7 @@ use weft_shared::{
 };
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
+pub use touched::Touched;
 
 /// Features that a resource may require of this daemon, by the names of [`weft_shared::features`]. A resource that requires
 /// any other is rejected.
