@@ -1,9 +1,6 @@
 //! The order of opening: an endpoint opens only after the connected nodes that must know it have acknowledged, or when
 //! its hold has passed.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::limits;
 
@@ -17,7 +14,7 @@ struct Gate {
     /// Acknowledged through this, a node knows the endpoint.
     revision: u64,
     until: Duration,
-    waiting_for: BTreeSet<String>,
+    waiting_for: Vec<Arc<str>>,
 }
 
 impl Gates {
@@ -30,7 +27,7 @@ impl Gates {
     }
 
     pub(super) fn close(&mut self, endpoint: &str, revision: u64, now: Duration) {
-        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: BTreeSet::new() };
+        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: Vec::new() };
         self.closed.insert(endpoint.to_owned(), gate);
     }
 
@@ -39,7 +36,7 @@ impl Gates {
     }
 
     /// Whom a closed endpoint waits for.
-    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: BTreeSet<String>) {
+    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: Vec<Arc<str>>) {
         if let Some(gate) = self.closed.get_mut(endpoint) {
             gate.waiting_for = nodes;
         }
@@ -54,7 +51,12 @@ impl Gates {
     ) -> Vec<String> {
         let mut open = Vec::new();
         self.closed.retain(|endpoint, gate| {
-            gate.waiting_for.retain(|node| answered(node).is_some_and(|revision| revision < gate.revision));
+            // One that has not answered is enough to stay closed: the others are asked when it has.
+            while let Some(node) = gate.waiting_for.last()
+                && answered(node).is_none_or(|revision| revision >= gate.revision)
+            {
+                gate.waiting_for.pop();
+            }
             let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
             if !keep {
                 open.push(endpoint.clone());

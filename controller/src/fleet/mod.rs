@@ -11,6 +11,7 @@ mod scope;
 mod selected;
 mod sets;
 mod view;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,6 +40,7 @@ pub use view::{Delta, Rejected};
 use gate::Gates;
 use index::Index;
 use view::View;
+use watchers::Watchers;
 
 /// Versions of one resource that can be effective at once.
 const VARIANTS: u32 = 2;
@@ -52,6 +55,7 @@ pub struct Fleet {
     index: Index,
     /// Of each node that was ever connected and still exists.
     views: BTreeMap<String, View>,
+    watchers: Watchers,
     gates: Gates,
 }
 
@@ -316,13 +320,15 @@ impl Fleet {
     }
 
     /// Connected nodes beside its own that are to know the endpoint's addresses.
-    fn nodes_that_want(&self, endpoint: &str) -> BTreeSet<String> {
-        let Some(facts) = self.index.endpoints.get(endpoint) else { return BTreeSet::new() };
+    fn nodes_that_want(&self, endpoint: &str) -> Vec<Arc<str>> {
+        let Some(facts) = self.index.endpoints.get(endpoint) else { return Vec::new() };
         let ids: Vec<_> =
             facts.addresses.iter().filter_map(|address| self.index.address_id(*address)).collect();
-        let wanting = self.views.iter().filter(|(node, view)| {
-            view.is_connected() && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
+        let sets = self.index.used.get(&facts.identity).into_iter().flat_map(|used| &used.sets);
+        let wanting = self.watchers.of_addresses(sets).filter(|node| {
+            let view = self.views.get(node.as_ref()).filter(|view| view.is_connected());
+            ***node != *facts.node && view.is_some_and(|view| ids.iter().any(|id| view.wanted.contains(*id)))
         });
-        wanting.map(|(node, _)| node.clone()).collect()
+        wanting.cloned().collect()
     }
 }
