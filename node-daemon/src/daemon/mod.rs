@@ -28,7 +28,7 @@ pub use network::Ground;
 pub use start::{Loaded, StartError};
 
 use crate::{
-    desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk},
+    desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},
     kernel::links::Link,
     observe::names::Names,
     plan::{narrow::Standing, tables::Tables},
@@ -69,7 +69,7 @@ enum Wants {
     Everything,
 }
 
-/// Whether the desired state's file has it. Nothing goes into the kernel before.
+/// Whether the desired state's file, with its journal, has it. Nothing goes into the kernel before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Saved {
     Yes,
@@ -80,6 +80,8 @@ enum Saved {
 struct State<D, L> {
     settings: Settings,
     disk: Disk,
+    /// Where changes of the desired state are kept; `None`: the next one writes all of it.
+    journal: Option<Journal>,
     datapath: D,
     links: Arc<L>,
     desired: Desired,

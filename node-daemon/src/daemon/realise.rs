@@ -6,7 +6,7 @@ use weft_proto::v1::{self, ResourceType};
 
 use super::{Saved, State, Wants, repairs::Repair};
 use crate::{
-    desired::{Batch, Touched, disk::DiskError},
+    desired::{Batch, Touched, disk::DiskError, journal::Change},
     kernel::{Datapath, KernelError, links::Links},
     observe::names::Names,
     plan::{
@@ -38,7 +38,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         let (nonce, in_sync) = (batch.nonce, batch.in_sync);
         let only_progress = batch.is_only_progress() && self.failure.is_none();
-        let touched = Touched::by(&batch);
+        let (touched, change) = (Touched::by(&batch), Change::of(&batch));
         self.desired.apply(batch);
         if only_progress {
             // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
@@ -48,8 +48,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         } else {
             // Whatever fails from here on, the desired state has changed and the kernel has not.
             let standing = self.standing.take();
-            self.saved = Saved::NotYet;
-            let stored = self.save();
+            // What was not kept before is not in the change.
+            let former = std::mem::replace(&mut self.saved, Saved::NotYet);
+            let stored = match change.filter(|_| former == Saved::Yes) {
+                Some(change) => self.save_change(&change),
+                None => self.save(),
+            };
             stored.map_err(|error| self.failed(&error))?;
             self.sweep_due |= in_sync && !self.synced;
             self.synced |= in_sync;
@@ -94,10 +98,22 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     fn save(&mut self) -> Result<(), DiskError> {
         if self.saved == Saved::NotYet {
-            self.disk.store_desired(&self.desired)?;
+            self.journal = None;
+            self.journal = Some(self.disk.store_desired(&self.desired)?);
             self.saved = Saved::Yes;
         }
         Ok(())
+    }
+
+    /// What changed alone, where all else is kept.
+    fn save_change(&mut self, change: &Change) -> Result<(), DiskError> {
+        // After an error there is none: all is written then.
+        if let Some(mut journal) = self.journal.take()
+            && journal.append(&self.desired, change)?
+        {
+            (self.journal, self.saved) = (Some(journal), Saved::Yes);
+        }
+        self.save()
     }
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {

@@ -94,6 +94,7 @@ impl Core {
             former_sets: loaded.desired.sets().clone(),
             standing: None,
             disk: loaded.disk,
+            journal: None,
             datapath,
             links,
             desired: loaded.desired,
