@@ -79,7 +79,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             && self.failure.is_none()
             && self.write_narrow(standing, &touched)?
         {
-            return Ok(true);
+            return Ok(touched.policies.is_empty());
         }
         self.write_kernel()?;
         Ok(false)
@@ -87,9 +87,9 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// `false`: all must be looked at, and nothing was written.
     fn write_narrow(&mut self, mut standing: Standing, touched: &Touched) -> Result<bool, KernelError> {
-        let Some(steps) = standing.plan(self.input(), &self.actual, touched) else { return Ok(false) };
-        standing.note(&self.actual, &steps);
-        self.write_steps(&steps)?;
+        let Some(plan) = standing.plan(self.input(), &self.actual, touched) else { return Ok(false) };
+        standing.note(&self.desired, &self.actual, touched, &plan);
+        self.write_steps(&plan.steps)?;
         touched.copy_members(self.desired.sets(), &mut self.former_sets);
         self.realised = self.desired.realised;
         self.standing = Some(standing);

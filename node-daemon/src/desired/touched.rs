@@ -7,12 +7,13 @@ use weft_shared::policy::compile::IdentitySets;
 
 use super::{Batch, known_type, resource};
 
-/// Names of what a batch of nothing but members and addresses speaks of. What became of them, the desired state says.
+/// Names of what a batch of nothing but members, addresses and policies speaks of. What became of them, the desired state says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Set and identity.
     pub members: BTreeSet<(String, u32)>,
     pub addresses: BTreeSet<IpAddr>,
+    pub policies: BTreeSet<String>,
 }
 
 impl Touched {
@@ -31,6 +32,7 @@ impl Touched {
                     touched.members.insert((set.to_owned(), identity));
                 }
                 ResourceType::Address => drop(touched.addresses.insert(name.parse().ok()?)),
+                ResourceType::Policy => drop(touched.policies.insert(name.to_owned())),
                 _ => return None,
             }
         }

@@ -1,11 +1,13 @@
 //! A change that touches few rows, planned without looking at the others.
 //!
-//! Identities that join and leave sets and addresses that come and go are nearly all that ever happens on a node. Which
-//! rows they may change is known from their names. So the planner ([`diff`](super::diff)) is given two excerpts, of the
+//! Identities that join and leave sets and addresses that come and go are nearly all that ever happens on a node; then
+//! there are policies of some of its endpoints. Which rows they may change is known from their names. So the planner ([`diff`](super::diff)) is given two excerpts, of the
 //! tables as they are and as they shall be, with those rows alone and what it looks up beside them: the steps are the very
 //! ones that it gives for the whole tables. Everything else, and whatever is in doubt, is left to the whole.
 
 mod excerpt;
+mod groups;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,14 +16,15 @@ use std::{
 };
 
 use weft_shared::{
-    layout::{Address, Class, Direction, FIRST_LOCAL_IDENTITY, Peer, PeerKey},
-    policy::{
-        compile::{Kind, PeerCompiler, Rulebook},
-        model::{NodePolicy, Peer as PolicyPeer},
-    },
+    layout::{Address, Class, FIRST_LOCAL_IDENTITY, Peer, PeerKey},
+    policy::compile::{Kind, Rulebook},
 };
 
-use self::excerpt::Excerpt;
+use self::{
+    excerpt::Excerpt,
+    groups::{Groups, Place, Scope},
+    words::Word,
+};
 use super::{
     compile::{self, Constant, Input, Selecting},
     diff::{self, Sweep},
@@ -41,25 +44,16 @@ pub struct Standing {
     host_addresses: Vec<IpAddr>,
     constant: Constant,
     lengths: Lengths,
-    groups: Vec<Group>,
+    groups: Groups,
+    /// Of all policies, by their names.
+    scopes: BTreeMap<String, Scope>,
     /// By identity.
     subjects: BTreeMap<u32, Subject>,
-    /// Set → places of the groups whose rules name it.
-    naming: HashMap<String, Vec<usize>>,
     numbers: HashMap<Arc<Rulebook>, u32>,
     /// By number.
     uses: HashMap<u32, Use>,
     /// Of all rulebooks.
     rows: usize,
-}
-
-/// Subjects that the same policies select.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Group {
-    kind: Kind,
-    policies: Vec<String>,
-    /// Slot and identity.
-    subjects: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,15 +80,21 @@ struct AddressChange {
     shall: Option<Peer>,
 }
 
-/// What is said of peers, by slot and identity of the subject, direction and identity of the peer: the order in which a
-/// whole compilation finds them.
-type Books = BTreeMap<(u32, u32, Direction, u32), Option<Arc<Rulebook>>>;
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// Subjects with other policies, or policies that are others, and how many rows those take.
+    regrouped: Vec<(Place, Vec<String>, usize)>,
+}
 
 impl Standing {
     /// After `actual` was brought to exactly what the input asks for, without a problem. `None`: there is no whole word of
     /// a controller.
     pub fn of(input: Input<'_>, actual: &Tables) -> Option<Self> {
         let constant = Constant::of(input, actual)?;
+        let policies = input.desired.policies();
+        let scopes = policies.iter().map(|(name, policy)| (name.clone(), Scope::of(policy)));
         let mut standing = Self {
             attachments: input.attachments.endpoints.clone(),
             gone: input.attachments.gone.clone(),
@@ -102,9 +102,9 @@ impl Standing {
             host_addresses: input.host_addresses.to_vec(),
             constant,
             lengths: Lengths::of([actual]),
-            groups: Vec::new(),
+            groups: Groups::default(),
+            scopes: scopes.collect(),
             subjects: BTreeMap::new(),
-            naming: HashMap::new(),
             numbers: actual
                 .rulebooks
                 .iter()
@@ -120,25 +120,14 @@ impl Standing {
     }
 
     fn add_subjects(&mut self, input: Input<'_>, actual: &Tables) {
-        let mut places: HashMap<(Kind, Vec<String>), usize> = HashMap::new();
         let identities = actual.subjects.values().map(|subject| subject.identity);
         let (hosts, desired) = (&self.constant.hosts, input.desired);
         let mut all = compile::policies_of_all(identities, hosts, desired, desired.sets());
         for (slot, subject) in &actual.subjects {
             let identity = subject.identity;
             self.subjects.insert(identity, Subject { slot: *slot, rows: 0 });
-            let Selecting { kind, policies: selecting } = all.remove(&identity).unwrap_or_default();
-            let policies: Vec<String> = selecting.iter().map(|policy| policy.name.clone()).collect();
-            let place = *places.entry((kind, policies)).or_insert_with_key(|(kind, policies)| {
-                let place = self.groups.len();
-                self.groups.push(Group { kind: *kind, policies: policies.clone(), subjects: Vec::new() });
-                let sets: BTreeSet<&String> = selecting.iter().flat_map(|policy| sets(policy)).collect();
-                for set in sets {
-                    self.naming.entry(set.clone()).or_default().push(place);
-                }
-                place
-            });
-            self.groups[place].subjects.push((*slot, identity));
+            let Selecting { kind, policies } = all.remove(&identity).unwrap_or_default();
+            self.groups.put((*slot, identity), kind, &policies);
         }
     }
 
@@ -169,22 +158,31 @@ impl Standing {
 
     /// The steps to what is desired, after nothing but `touched` has changed in the desired state. `None`: the whole must be
     /// looked at. After they were written, [`Standing::note`] must be told before anything else is asked.
-    pub fn plan(&self, input: Input<'_>, actual: &Tables, touched: &Touched) -> Option<Vec<Step>> {
+    pub fn plan(&self, input: Input<'_>, actual: &Tables, touched: &Touched) -> Option<Plan> {
         input.desired.fleet().filter(|_| input.desired.complete)?;
         let same = input.attachments.endpoints == self.attachments
             && input.attachments.gone == self.gone
             && input.own_addresses == self.own_addresses
             && input.host_addresses == self.host_addresses;
-        if !same || input.desired.identities_through < actual.identities_through {
+        if !same || input.desired.identities_through < actual.identities_through || self.groups.are_sparse() {
             return None;
         }
         let addresses = self.addresses(input, actual, touched)?;
         if !self.are_plain_members(input, touched, &addresses) {
             return None;
         }
-        let books = self.books(input, touched)?;
-        let excerpt = Excerpt::of(self, input, actual, &addresses, &books)?;
-        Some(diff::diff(&excerpt.before, &excerpt.after, Sweep::Remove))
+        let regrouped = self.regrouped(input, touched)?;
+        let words = self.words(input, touched, &regrouped)?;
+        let excerpt = Excerpt::of(self, input, actual, &addresses, &words)?;
+        let regrouped = regrouped.into_iter().filter_map(|(place, policies)| {
+            let names = policies.into_iter().map(|policy| policy.name.clone()).collect();
+            let Word::Whole(table) = words.get(&place)? else { return None };
+            Some((place, names, table.rows()))
+        });
+        Some(Plan {
+            regrouped: regrouped.collect(),
+            steps: diff::diff(&excerpt.before, &excerpt.after, Sweep::Remove),
+        })
     }
 
     /// What becomes of addresses of other nodes' endpoints. `None`: one of them is somebody else's.
@@ -227,37 +225,9 @@ impl Standing {
         })
     }
 
-    /// What the policies of all subjects that name a touched set say of its touched members now.
-    fn books(&self, input: Input<'_>, touched: &Touched) -> Option<Books> {
-        let fleet = input.desired.fleet()?;
-        let sets = input.desired.sets();
-        let surroundings = compile::surroundings(input, fleet, sets, &self.constant.prefixes);
-        let mut concerned: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
-        for (set, identity) in &touched.members {
-            for place in self.naming.get(set).into_iter().flatten() {
-                concerned.entry(*place).or_default().insert(*identity);
-            }
-        }
-        let mut books = Books::new();
-        for (place, identities) in concerned {
-            let group = self.groups.get(place)?;
-            let policies = group.policies.iter().map(|name| input.desired.policies().get(name));
-            let policies: Vec<&NodePolicy> = policies.collect::<Option<_>>()?;
-            let mut compiler = PeerCompiler::new(group.kind, &policies, surroundings);
-            for direction in Direction::ALL {
-                for identity in &identities {
-                    let book = compiler.rulebook(direction, *identity);
-                    let keys = group.subjects.iter().map(|(slot, own)| (*slot, *own, direction, *identity));
-                    books.extend(keys.map(|key| (key, book.clone())));
-                }
-            }
-        }
-        Some(books)
-    }
-
-    /// Steps of [`Standing::plan`] are about to be taken into `actual`.
-    pub fn note(&mut self, actual: &Tables, steps: &[Step]) {
-        for step in steps {
+    /// What was planned of what was touched is about to be taken into `actual`.
+    pub fn note(&mut self, desired: &Desired, actual: &Tables, touched: &Touched, plan: &Plan) {
+        for step in &plan.steps {
             match step {
                 Step::Rulebook { number, rows: Some(book) } => {
                     self.rows += book.len();
@@ -271,8 +241,32 @@ impl Standing {
                     self.numbers.remove(book);
                 }
                 Step::PeerRules { key, rulebook } => self.note_peer(actual, *key, *rulebook),
+                Step::Subject { slot, subject: Some(row) } => {
+                    let former = actual.subjects.get(slot).into_iter().flat_map(|former| former.rulebooks);
+                    former.for_each(|number| self.note_use(number, -1));
+                    row.rulebooks.into_iter().for_each(|number| self.note_use(number, 1));
+                }
                 _ => {}
             }
+        }
+        for name in &touched.policies {
+            match desired.policies().get(name) {
+                Some(policy) => drop(self.scopes.insert(name.clone(), Scope::of(policy))),
+                None => drop(self.scopes.remove(name)),
+            }
+        }
+        for (place, names, rows) in &plan.regrouped {
+            let policies: Vec<_> = names.iter().filter_map(|name| desired.policies().get(name)).collect();
+            self.groups.put(*place, Kind::Endpoint, &policies);
+            if let Some(subject) = self.subjects.get_mut(&place.1) {
+                subject.rows = *rows;
+            }
+        }
+    }
+
+    fn note_use(&mut self, number: u32, more: isize) {
+        if let Some(used) = self.uses.get_mut(&number) {
+            used.uses = used.uses.saturating_add_signed(more);
         }
     }
 
@@ -288,15 +282,16 @@ impl Standing {
         assert_eq!(self.constant.prefixes, fresh.constant.prefixes);
         assert_eq!(self.constant.node_slots, fresh.constant.node_slots);
         assert_eq!(self.constant.hosts, fresh.constant.hosts);
-        assert_eq!(self.groups, fresh.groups);
+        assert!(self.groups.agree_with(&fresh.groups), "{:#?}, not {:#?}", self.groups, fresh.groups);
+        assert_eq!(self.scopes, fresh.scopes);
         for (identity, subject) in &fresh.subjects {
             assert!(self.subjects.get(identity).is_some_and(|noted| noted.rows >= subject.rows));
         }
     }
 
     fn note_peer(&mut self, actual: &Tables, key: PeerKey, rulebook: Option<u32>) {
-        if let Some(former) = actual.peer_rules.get(&key).and_then(|former| self.uses.get_mut(former)) {
-            former.uses = former.uses.saturating_sub(1);
+        if let Some(former) = actual.peer_rules.get(&key) {
+            self.note_use(*former, -1);
         }
         let Some(used) = rulebook.and_then(|number| self.uses.get_mut(&number)) else { return };
         used.uses += 1;
@@ -305,14 +300,6 @@ impl Standing {
             subject.rows += 1 + used.rows;
         }
     }
-}
-
-/// The sets that a policy's peers are.
-fn sets(policy: &NodePolicy) -> impl Iterator<Item = &String> {
-    policy.peers().filter_map(|peer| match peer {
-        PolicyPeer::Endpoints(set) | PolicyPeer::Nodes(set) => Some(set),
-        PolicyPeer::Cidr { .. } | PolicyPeer::CidrSet(_) | PolicyPeer::Entity(_) => None,
-    })
 }
 
 /// Whether the address might also be written as IPv6 writes those of IPv4: both ways have one row.

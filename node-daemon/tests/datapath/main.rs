@@ -26,6 +26,7 @@ mod policies;
 mod policy;
 mod refusals;
 mod revisions;
+mod runs;
 mod tables;
 mod telling;
 mod uplink;

@@ -13,8 +13,14 @@ use weft_shared::{
     policy::compile::Rulebook,
 };
 
-use super::{AddressChange, Books, Standing};
-use crate::plan::{compile::Input, tables::Tables};
+use super::{
+    AddressChange, Standing,
+    words::{Word, Words},
+};
+use crate::plan::{
+    compile::Input,
+    tables::{SubjectRow, Tables},
+};
 
 /// Whatever stands in neither of the two is the same before and after.
 #[derive(Debug, Default)]
@@ -33,13 +39,13 @@ impl Excerpt {
         input: Input<'_>,
         actual: &Tables,
         addresses: &[AddressChange],
-        books: &Books,
+        words: &Words,
     ) -> Option<Self> {
         let mut excerpt = Self::default();
         excerpt.before.identities_through = actual.identities_through;
         excerpt.after.identities_through = input.desired.identities_through;
-        let rows = excerpt.add_rulebooks(standing, actual, books);
-        if !excerpt.has_room(standing, actual, &rows) {
+        let rows = excerpt.add_rows(standing, actual, words)?;
+        if !excerpt.has_room(standing, actual, words, &rows) {
             return None;
         }
         for (key, (was, shall)) in rows {
@@ -56,46 +62,64 @@ impl Excerpt {
         Some(excerpt)
     }
 
-    /// Numbers as a whole compilation gives them: by content where the kernel holds it, above all that are there otherwise.
     /// New rulebooks stand in `after`, those that nobody has any more in `before`.
-    fn add_rulebooks(&mut self, standing: &Standing, actual: &Tables, books: &Books) -> Rows {
-        let mut next = actual.rulebooks.last_key_value().map_or(1, |(last, _)| last + 1);
-        let mut new: HashMap<&Arc<Rulebook>, u32> = HashMap::new();
-        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
-        let mut taken: BTreeSet<u32> = BTreeSet::new();
+    fn add_rows(&mut self, standing: &Standing, actual: &Tables, words: &Words) -> Option<Rows> {
+        let mut numbers = Numbers::new(standing, actual);
+        let mut uses = Uses::default();
         let mut rows = Rows::new();
-        for ((_, subject, direction, peer), book) in books {
-            let shall = book.as_ref().map(|book| {
-                let known = standing.numbers.get(book).or_else(|| new.get(book)).copied();
-                known.unwrap_or_else(|| {
-                    let number = next;
-                    next += 1;
-                    new.insert(book, number);
-                    self.after.rulebooks.insert(number, Arc::clone(book));
-                    number
-                })
-            });
-            let key = PeerKey { subject: *subject, peer: *peer, direction: *direction as u32 };
-            let was = actual.peer_rules.get(&key).copied();
-            if was != shall {
-                if let Some(was) = was {
-                    *left.entry(was).or_default() += 1;
+        for ((slot, subject), word) in words {
+            let key = |(direction, peer): &(Direction, u32)| PeerKey {
+                subject: *subject,
+                peer: *peer,
+                direction: *direction as u32,
+            };
+            match word {
+                Word::Peers(said) => {
+                    for (peer, book) in said {
+                        let shall = book.as_ref().map(|book| numbers.of(book));
+                        uses.change(&mut rows, actual, key(peer), shall);
+                    }
                 }
-                taken.extend(shall);
-                rows.insert(key, (was, shall));
+                Word::Whole(table) => {
+                    let was = *actual.subjects.get(slot)?;
+                    let classes = std::array::from_fn(|place| numbers.of(&table.classes[place]));
+                    let shall = SubjectRow { identity: *subject, rulebooks: classes };
+                    if was != shall {
+                        uses.left(was.rulebooks.into_iter());
+                        uses.taken.extend(classes);
+                    }
+                    self.before.subjects.insert(*slot, was);
+                    self.after.subjects.insert(*slot, shall);
+                    for (peer, book) in &table.peers {
+                        let shall = Some(numbers.of(book));
+                        uses.change(&mut rows, actual, key(peer), shall);
+                    }
+                    let all =
+                        [0, u32::MAX].map(|end| PeerKey { subject: *subject, peer: end, direction: end });
+                    for (key, _) in actual.peer_rules.range(all[0]..=all[1]) {
+                        let direction =
+                            Direction::ALL.into_iter().find(|one| *one as u32 == key.direction)?;
+                        if !table.peers.contains_key(&(direction, key.peer)) {
+                            uses.change(&mut rows, actual, *key, None);
+                        }
+                    }
+                }
             }
         }
-        for (number, times) in left {
+        self.after.rulebooks.extend(numbers.new.into_iter().map(|(book, number)| (number, book)));
+        for (number, times) in uses.left {
             let unused = standing.uses.get(&number).is_none_or(|known| known.uses <= times);
-            if let Some(book) = actual.rulebooks.get(&number).filter(|_| unused && !taken.contains(&number)) {
+            if let Some(book) =
+                actual.rulebooks.get(&number).filter(|_| unused && !uses.taken.contains(&number))
+            {
                 self.before.rulebooks.insert(number, Arc::clone(book));
             }
         }
-        rows
+        Some(rows)
     }
 
     /// Counted as if nothing went: what this refuses, the whole compilation counts exactly.
-    fn has_room(&self, standing: &Standing, actual: &Tables, rows: &Rows) -> bool {
+    fn has_room(&self, standing: &Standing, actual: &Tables, words: &Words, rows: &Rows) -> bool {
         let mut more: BTreeMap<u32, (usize, BTreeSet<u32>)> = BTreeMap::new();
         for (key, (_, shall)) in rows {
             let (peers, numbers) = more.entry(key.subject).or_default();
@@ -110,16 +134,22 @@ impl Excerpt {
             let more = peers + numbers.iter().map(length).sum::<usize>();
             standing.subjects.get(subject).is_some_and(|subject| subject.rows + more <= POLICY_ROWS_MAX)
         };
+        // A whole table was counted when it was made.
+        let whole: BTreeSet<u32> = words
+            .iter()
+            .filter(|(_, word)| matches!(word, Word::Whole(_)))
+            .map(|((_, subject), _)| *subject)
+            .collect();
         let new_rows: usize = self.after.rulebooks.values().map(|book| book.len()).sum();
-        more.iter().all(fits)
+        more.iter().filter(|(subject, _)| !whole.contains(subject)).all(fits)
             && standing.rows + new_rows <= RULES_MAX / 2
             && actual.peer_rules.len() + rows.len() <= PEER_RULES_MAX / 2
     }
 
     fn add_subject(&mut self, actual: &Tables, slot: u32) {
         if let Some(subject) = actual.subjects.get(&slot) {
-            self.before.subjects.insert(slot, *subject);
-            self.after.subjects.insert(slot, *subject);
+            self.before.subjects.entry(slot).or_insert(*subject);
+            self.after.subjects.entry(slot).or_insert(*subject);
         }
     }
 
@@ -158,5 +188,66 @@ impl Excerpt {
         }
         self.before.peer_rules.extend(former);
         self.after.peer_rules.extend(wanted);
+    }
+}
+
+/// Numbers of rulebooks as a whole compilation gives them: by content where the kernel holds it, above all that are there
+/// otherwise.
+struct Numbers<'a> {
+    known: &'a HashMap<Arc<Rulebook>, u32>,
+    new: HashMap<Arc<Rulebook>, u32>,
+    next: u32,
+    /// Most peers have the rulebook of the peer before.
+    last: Option<(Arc<Rulebook>, u32)>,
+}
+
+impl<'a> Numbers<'a> {
+    fn new(standing: &'a Standing, actual: &Tables) -> Self {
+        let next = actual.rulebooks.last_key_value().map_or(1, |(last, _)| last + 1);
+        Self { known: &standing.numbers, new: HashMap::new(), next, last: None }
+    }
+
+    fn of(&mut self, book: &Arc<Rulebook>) -> u32 {
+        if let Some((last, number)) = &self.last
+            && Arc::ptr_eq(last, book)
+        {
+            return *number;
+        }
+        let known = self.known.get(book).or_else(|| self.new.get(book)).copied();
+        let number = known.unwrap_or_else(|| {
+            let number = self.next;
+            self.next += 1;
+            self.new.insert(Arc::clone(book), number);
+            number
+        });
+        self.last = Some((Arc::clone(book), number));
+        number
+    }
+}
+
+/// Of rulebooks that change.
+#[derive(Default)]
+struct Uses {
+    /// Number → how many have it no more.
+    left: BTreeMap<u32, usize>,
+    /// Numbers that somebody has newly.
+    taken: BTreeSet<u32>,
+}
+
+impl Uses {
+    fn left(&mut self, numbers: impl Iterator<Item = u32>) {
+        for number in numbers {
+            *self.left.entry(number).or_default() += 1;
+        }
+    }
+
+    /// A peer's row, if it is another one than it was.
+    fn change(&mut self, rows: &mut Rows, actual: &Tables, key: PeerKey, shall: Option<u32>) {
+        let was = actual.peer_rules.get(&key).copied();
+        if was != shall {
+            self.left(was.into_iter());
+            self.taken.extend(shall);
+            rows.insert(key, (was, shall));
+        }
     }
 }

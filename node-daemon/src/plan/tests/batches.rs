@@ -8,7 +8,11 @@ use super::{
     host::{Host, host},
     *,
 };
-use crate::desired::Key;
+use crate::desired::{
+    Key,
+    disk::Disk,
+    journal::{Change, Journal},
+};
 
 /// Of a resource: what it becomes, or that it goes.
 pub(super) type Changes = BTreeMap<(i32, String), Option<v1::Upsert>>;
@@ -120,9 +124,9 @@ impl Node {
         let whole = steps_of(&self.twin, &self.desired, &self.former_sets);
         if let (Some(mut standing), Some(touched)) = (self.standing.take(), touched) {
             let input = input(&self.desired, &attachments, &self.former_sets);
-            if let Some(steps) = standing.plan(input, &before, &touched) {
-                assert_eq!(steps, whole, "after {touched:?}");
-                standing.note(&before, &steps);
+            if let Some(plan) = standing.plan(input, &before, &touched) {
+                assert_eq!(plan.steps, whole, "after {touched:?}");
+                standing.note(&self.desired, &before, &touched, &plan);
                 touched.copy_members(self.desired.sets(), &mut self.former_sets);
                 assert_eq!(&self.former_sets, self.desired.sets());
                 self.standing = Some(standing);
@@ -220,6 +224,49 @@ proptest! {
                     prop_assert_eq!(judge(&found, ifindex, from, port), judge(&expected, ifindex, from, port));
                 }
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_restart_at_any_point_of_a_history_finds_what_was_there(
+        contents in vec(contents(), 1..4),
+        disturbances in vec(disturbance(), 0..8),
+        full_sync in prop::option::of(any::<Index>()),
+    ) {
+        let mut history = history(&contents);
+        for disturbance in &disturbances {
+            disturb(&mut history, disturbance);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::open(directory.path()).unwrap();
+        let (mut held, full_sync) = (Contents::new(), full_sync.map(|place| place.index(history.len())));
+        let (mut desired, mut journal) = (Desired::default(), None);
+        for (place, changes) in history.into_iter().enumerate() {
+            held.extend(changes.iter().filter_map(|(key, upsert)| Some((key.clone(), upsert.clone()?))));
+            held.retain(|key, _| changes.get(key).is_none_or(Option::is_some));
+            let batch = if full_sync == Some(place) { everything(&held) } else { batch(changes) };
+            let change = Change::of(&batch);
+            let revision = desired.revision + 1;
+            desired.apply(Batch { revision, identities_through: 300, in_sync: place == 0, ..batch });
+            let appended = match (&mut journal, change) {
+                (Some(journal), Some(change)) => Journal::append(journal, &desired, &change).unwrap(),
+                _ => false,
+            };
+            if !appended {
+                journal = Some(disk.store_desired(&desired).unwrap());
+            }
+            let loaded = disk.load_desired().unwrap();
+            prop_assert_eq!(loaded.digests(), desired.digests());
+            let numbers = |of: &Desired| (of.revision, of.realised, of.identities_through, of.complete);
+            prop_assert_eq!(numbers(&loaded), numbers(&desired));
+            // What it enforces is the same, from the parsed forms.
+            prop_assert_eq!(loaded.sets(), desired.sets());
+            prop_assert_eq!(loaded.policies(), desired.policies());
+            prop_assert_eq!(loaded.addresses(), desired.addresses());
         }
     }
 }
