@@ -9,7 +9,7 @@ use weft_shared::{
     layout::Direction,
     names::Identity,
     policy::{
-        compile::{Kind, PeerCompiler, Rulebook, Surroundings, Table, table},
+        compile::{IdentitySets, Kind, PeerCompiler, Rulebook, Surroundings, Table, table},
         model::NodePolicy,
     },
 };
@@ -66,31 +66,35 @@ impl Standing {
     /// The policies of the subjects whom touched policies select or have selected. `None`: one of these is not plain.
     pub(super) fn regrouped<'a>(&self, input: Input<'a>, touched: &Touched) -> Option<Regrouped<'a>> {
         let (policies, sets) = (input.desired.policies(), input.desired.sets());
-        let mut concerned: BTreeSet<u32> = BTreeSet::new();
+        // Subject → the touched policies that select it now.
+        let mut concerned: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
         for name in &touched.policies {
-            let now = policies.get(name).map(Scope::of);
-            for scope in self.scopes.get(name).into_iter().chain(&now) {
-                if !scope.is_plain {
-                    return None;
-                }
-                let members = sets.get(&scope.subjects).into_iter().flatten();
-                concerned.extend(members.filter(|identity| self.subjects.contains_key(identity)));
+            let (before, now) = (self.scopes.get(name), policies.get(name).map(Scope::of));
+            if before.into_iter().chain(&now).any(|scope| !scope.is_plain) {
+                return None;
+            }
+            for identity in before.into_iter().flat_map(|scope| self.subjects_in(&scope.subjects, sets)) {
+                concerned.entry(identity).or_default();
+            }
+            for identity in now.iter().flat_map(|scope| self.subjects_in(&scope.subjects, sets)) {
+                concerned.entry(identity).or_default().push(name);
             }
         }
         let mut regrouped = Regrouped::new();
-        for identity in concerned {
+        for (identity, selecting) in concerned {
             let group = self.groups.of_subject(identity).filter(|group| group.kind == Kind::Endpoint)?;
             let untouched = group.policies.iter().filter(|name| !touched.policies.contains(*name));
-            let selects = |name: &&String| {
-                let policy = policies.get(*name);
-                let members = policy.and_then(|policy| sets.get(policy.subject.named()));
-                members.is_some_and(|members| members.contains(&identity))
-            };
-            let names: BTreeSet<&String> = untouched.chain(touched.policies.iter().filter(selects)).collect();
+            let names: BTreeSet<&String> = untouched.chain(selecting).collect();
             let selecting = names.into_iter().map(|name| policies.get(name)).collect::<Option<_>>()?;
             regrouped.insert((self.subjects.get(&identity)?.slot, identity), selecting);
         }
         Some(regrouped)
+    }
+
+    /// This node's subjects that are in a set.
+    fn subjects_in<'a>(&'a self, set: &str, sets: &'a IdentitySets) -> impl Iterator<Item = u32> + 'a {
+        let members = sets.get(set).into_iter().flatten().copied();
+        members.filter(|identity| self.subjects.contains_key(identity))
     }
 
     /// What the policies of all subjects that name a touched set say of its touched members.
