@@ -30,7 +30,7 @@ pub(super) struct Excerpt {
 }
 
 /// Peers' rows that change: what they are and what they shall be.
-type Rows = BTreeMap<PeerKey, (Option<u32>, Option<u32>)>;
+type Rows = Vec<(PeerKey, Option<u32>, Option<u32>)>;
 
 impl Excerpt {
     /// `None`: there might not be room for all.
@@ -48,16 +48,16 @@ impl Excerpt {
         if !excerpt.has_room(standing, actual, words, &rows) {
             return None;
         }
-        for (key, (was, shall)) in rows {
-            if let Some(number) = was {
-                excerpt.before.peer_rules.insert(key, number);
+        let mut last = None;
+        for (key, _, _) in &rows {
+            if last.replace(key.subject) != Some(key.subject) {
+                let slot = standing.subjects.get(&key.subject)?.slot;
+                excerpt.add_subject(actual, slot);
             }
-            if let Some(number) = shall {
-                excerpt.after.peer_rules.insert(key, number);
-            }
-            let slot = standing.subjects.get(&key.subject)?.slot;
-            excerpt.add_subject(actual, slot);
         }
+        let row = |key: PeerKey, number: Option<u32>| Some((key, number?));
+        excerpt.before.peer_rules = rows.iter().filter_map(|(key, was, _)| row(*key, *was)).collect();
+        excerpt.after.peer_rules = rows.iter().filter_map(|(key, _, shall)| row(*key, *shall)).collect();
         excerpt.add_addresses(standing, actual, addresses);
         Some(excerpt)
     }
@@ -77,7 +77,8 @@ impl Excerpt {
                 Word::Peers(said) => {
                     for (peer, book) in said {
                         let shall = book.as_ref().map(|book| numbers.of(book));
-                        uses.change(&mut rows, actual, key(peer), shall);
+                        let key = key(peer);
+                        uses.change(&mut rows, key, actual.peer_rules.get(&key).copied(), shall);
                     }
                 }
                 Word::Whole(table) => {
@@ -90,19 +91,14 @@ impl Excerpt {
                     }
                     self.before.subjects.insert(*slot, was);
                     self.after.subjects.insert(*slot, shall);
-                    for (peer, book) in &table.peers {
-                        let shall = Some(numbers.of(book));
-                        uses.change(&mut rows, actual, key(peer), shall);
-                    }
-                    let all =
+                    // In this order for the numbers of new ones; then in that of the rows.
+                    let mut said: Vec<(PeerKey, u32)> =
+                        table.peers.iter().map(|(peer, book)| (key(peer), numbers.of(book))).collect();
+                    said.sort_unstable();
+                    let ends =
                         [0, u32::MAX].map(|end| PeerKey { subject: *subject, peer: end, direction: end });
-                    for (key, _) in actual.peer_rules.range(all[0]..=all[1]) {
-                        let direction =
-                            Direction::ALL.into_iter().find(|one| *one as u32 == key.direction)?;
-                        if !table.peers.contains_key(&(direction, key.peer)) {
-                            uses.change(&mut rows, actual, *key, None);
-                        }
-                    }
+                    let held = actual.peer_rules.range(ends[0]..=ends[1]);
+                    uses.change_all(&mut rows, held.map(|(key, number)| (*key, *number)), said);
                 }
             }
         }
@@ -120,8 +116,14 @@ impl Excerpt {
 
     /// Counted as if nothing went: what this refuses, the whole compilation counts exactly.
     fn has_room(&self, standing: &Standing, actual: &Tables, words: &Words, rows: &Rows) -> bool {
+        // A whole table was counted when it was made.
+        let whole: BTreeSet<u32> = words
+            .iter()
+            .filter(|(_, word)| matches!(word, Word::Whole(_)))
+            .map(|((_, subject), _)| *subject)
+            .collect();
         let mut more: BTreeMap<u32, (usize, BTreeSet<u32>)> = BTreeMap::new();
-        for (key, (_, shall)) in rows {
+        for (key, _, shall) in rows.iter().filter(|(key, _, _)| !whole.contains(&key.subject)) {
             let (peers, numbers) = more.entry(key.subject).or_default();
             *peers += usize::from(shall.is_some());
             numbers.extend(shall);
@@ -134,14 +136,8 @@ impl Excerpt {
             let more = peers + numbers.iter().map(length).sum::<usize>();
             standing.subjects.get(subject).is_some_and(|subject| subject.rows + more <= POLICY_ROWS_MAX)
         };
-        // A whole table was counted when it was made.
-        let whole: BTreeSet<u32> = words
-            .iter()
-            .filter(|(_, word)| matches!(word, Word::Whole(_)))
-            .map(|((_, subject), _)| *subject)
-            .collect();
         let new_rows: usize = self.after.rulebooks.values().map(|book| book.len()).sum();
-        more.iter().filter(|(subject, _)| !whole.contains(subject)).all(fits)
+        more.iter().all(fits)
             && standing.rows + new_rows <= RULES_MAX / 2
             && actual.peer_rules.len() + rows.len() <= PEER_RULES_MAX / 2
     }
@@ -241,13 +237,32 @@ impl Uses {
         }
     }
 
-    /// A peer's row, if it is another one than it was.
-    fn change(&mut self, rows: &mut Rows, actual: &Tables, key: PeerKey, shall: Option<u32>) {
-        let was = actual.peer_rules.get(&key).copied();
+    /// A peer's row.
+    fn change(&mut self, rows: &mut Rows, key: PeerKey, was: Option<u32>, shall: Option<u32>) {
         if was != shall {
             self.left(was.into_iter());
             self.taken.extend(shall);
-            rows.insert(key, (was, shall));
+            rows.push((key, was, shall));
+        }
+    }
+
+    /// All rows of a subject, both in their order.
+    fn change_all(
+        &mut self,
+        rows: &mut Rows,
+        held: impl Iterator<Item = (PeerKey, u32)>,
+        said: Vec<(PeerKey, u32)>,
+    ) {
+        let mut said = said.into_iter().peekable();
+        for (key, was) in held {
+            while let Some((new, shall)) = said.next_if(|(other, _)| *other < key) {
+                self.change(rows, new, None, Some(shall));
+            }
+            let shall = said.next_if(|(other, _)| *other == key).map(|(_, shall)| shall);
+            self.change(rows, key, Some(was), shall);
+        }
+        for (new, shall) in said {
+            self.change(rows, new, None, Some(shall));
         }
     }
 }
