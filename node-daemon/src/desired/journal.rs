@@ -14,12 +14,13 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
     Batch, Desired, Key,
-    disk::{self, Disk, DiskError, broken},
+    disk::{self, Content, Disk, DiskError, broken},
     known_type,
 };
 use crate::limits::{DESIRED_FILE_BYTES_MAX, JOURNAL_BYTES_MIN};
@@ -71,14 +72,30 @@ impl Base {
 pub struct Journal {
     path: PathBuf,
     base: Base,
+    /// The file that it goes with, in case somebody takes it away.
+    base_path: PathBuf,
+    base_file: Option<FileId>,
     /// `None`: nothing was written yet, and what may be there is another's.
     file: Option<File>,
     bytes: u64,
 }
 
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn id(metadata: &fs::Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+fn id_at(path: &Path) -> Option<FileId> {
+    Some(id(&fs::metadata(path).ok()?))
+}
+
 impl Journal {
     pub(super) fn new(disk: &Disk, base: Base) -> Self {
-        Self { path: disk.journal_path(), base, file: None, bytes: 0 }
+        let base_path = disk.path(Content::Desired);
+        let base_file = id_at(&base_path);
+        Self { path: disk.journal_path(), base, base_path, base_file, file: None, bytes: 0 }
     }
 
     /// When it returns `true`, the change survives a crash. `desired` is what it led to. `false`: it is time to write the
@@ -90,9 +107,20 @@ impl Journal {
         else {
             return Ok(false);
         };
+        if !self.is_in_place() {
+            return Ok(false);
+        }
         let written = self.write(&record(length, &payload));
         written.map_err(|source| DiskError::Io { path: self.path.clone(), source })?;
         Ok(true)
+    }
+
+    /// What is written into a file that has no name any more, nobody finds after a crash.
+    fn is_in_place(&self) -> bool {
+        let own = self.file.as_ref().map(|file| file.metadata().ok().as_ref().map(id));
+        self.base_file.is_some()
+            && self.base_file == id_at(&self.base_path)
+            && own.is_none_or(|own| own.is_some() && own == id_at(&self.path))
     }
 
     fn write(&mut self, record: &[u8]) -> io::Result<()> {

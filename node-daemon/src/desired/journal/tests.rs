@@ -209,3 +209,14 @@ fn a_file_moved_aside_takes_its_journal_along() {
     assert!(keeper.disk.journal_path().with_extension("forgotten").exists());
     assert_eq!(keeper.load().unwrap(), Desired::default());
 }
+
+#[test]
+fn nothing_is_written_behind_what_somebody_took_away() {
+    let (mut keeper, _, _) = three_records();
+    for path in [keeper.disk.journal_path(), keeper.disk.path(Content::Desired)] {
+        assert!(keeper.join("peers/400"));
+        fs::rename(&path, path.with_extension("taken")).unwrap();
+        assert!(!keeper.leave("peers/400"), "{}", path.display());
+        assert_eq!(keeper.load().unwrap(), keeper.desired);
+    }
+}
