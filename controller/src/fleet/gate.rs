@@ -1,6 +1,8 @@
 //! The order of opening: an endpoint opens only after the connected nodes that must know it have acknowledged, or when
 //! its hold has passed.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
+
+use roaring::RoaringBitmap;
 
 use crate::limits;
 
@@ -14,7 +16,8 @@ struct Gate {
     /// Acknowledged through this, a node knows the endpoint.
     revision: u64,
     until: Duration,
-    waiting_for: Vec<Arc<str>>,
+    /// Numbers of nodes ([`Watchers`](super::watchers::Watchers)).
+    waiting_for: RoaringBitmap,
 }
 
 impl Gates {
@@ -27,7 +30,7 @@ impl Gates {
     }
 
     pub(super) fn close(&mut self, endpoint: &str, revision: u64, now: Duration) {
-        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: Vec::new() };
+        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: RoaringBitmap::new() };
         self.closed.insert(endpoint.to_owned(), gate);
     }
 
@@ -36,7 +39,7 @@ impl Gates {
     }
 
     /// Whom a closed endpoint waits for.
-    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: Vec<Arc<str>>) {
+    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: RoaringBitmap) {
         if let Some(gate) = self.closed.get_mut(endpoint) {
             gate.waiting_for = nodes;
         }
@@ -47,15 +50,15 @@ impl Gates {
     pub(super) fn take_open(
         &mut self,
         now: Option<Duration>,
-        answered: impl Fn(&str) -> Option<u64>,
+        answered: impl Fn(u32) -> Option<u64>,
     ) -> Vec<String> {
         let mut open = Vec::new();
         self.closed.retain(|endpoint, gate| {
             // One that has not answered is enough to stay closed: the others are asked when it has.
-            while let Some(node) = gate.waiting_for.last()
+            while let Some(node) = gate.waiting_for.max()
                 && answered(node).is_none_or(|revision| revision >= gate.revision)
             {
-                gate.waiting_for.pop();
+                gate.waiting_for.remove(node);
             }
             let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
             if !keep {

@@ -15,6 +15,7 @@ pub(super) struct Watchers {
     by_set: HashMap<Arc<str>, RoaringBitmap>,
     /// Those that want all used addresses.
     of_all: RoaringBitmap,
+    connected: RoaringBitmap,
 }
 
 impl Watchers {
@@ -51,8 +52,18 @@ impl Watchers {
         let Some(number) = self.numbers.remove(node) else { return };
         self.names.remove(&number);
         self.of_all.remove(number);
+        self.connected.remove(number);
         for set in sets {
             self.remove(number, set);
+        }
+    }
+
+    pub(super) fn set_connected(&mut self, node: &str, connected: bool) {
+        let number = self.number(node);
+        if connected {
+            self.connected.insert(number);
+        } else {
+            self.connected.remove(number);
         }
     }
 
@@ -85,8 +96,33 @@ impl Watchers {
         &self,
         sets: impl IntoIterator<Item = &'a Arc<str>>,
     ) -> impl Iterator<Item = &Arc<str>> {
-        let watching = sets.into_iter().filter_map(|set| self.by_set.get(set));
-        self.named(watching.fold(self.of_all.clone(), |all, some| all | some))
+        self.named(self.numbers_of_addresses(sets))
+    }
+
+    fn numbers_of_addresses<'a>(&self, sets: impl IntoIterator<Item = &'a Arc<str>>) -> RoaringBitmap {
+        let mut numbers = self.of_all.clone();
+        for watching in sets.into_iter().filter_map(|set| self.by_set.get(set)) {
+            numbers |= watching;
+        }
+        numbers
+    }
+
+    /// Numbers of those among them that are connected, without one of a name.
+    pub(super) fn connected_of_addresses<'a>(
+        &self,
+        sets: impl IntoIterator<Item = &'a Arc<str>>,
+        without: &str,
+    ) -> RoaringBitmap {
+        let mut numbers = self.numbers_of_addresses(sets) & &self.connected;
+        if let Some(own) = self.numbers.get(without) {
+            numbers.remove(*own);
+        }
+        numbers
+    }
+
+    /// `None`: the node is no more.
+    pub(super) fn name(&self, number: u32) -> Option<&str> {
+        self.names.get(&number).map(AsRef::as_ref)
     }
 
     fn named(&self, numbers: RoaringBitmap) -> impl Iterator<Item = &Arc<str>> {
