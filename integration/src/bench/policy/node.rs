@@ -144,6 +144,8 @@ pub(super) fn measure_compile(size: Size, rounds: usize, say: &impl Fn(&str)) ->
     let set = everything.upserts.iter().find(|upsert| upsert.r#type() == ResourceType::IdentitySetMember);
     let set = set.and_then(|upsert| Some(upsert.name.split_once('/')?.0.to_owned()));
     let set = set.context("the node is told of no set")?;
+    let mut everything = everything;
+    let plain = make_plain(&mut everything.upserts).context("the node is told of no policy")?;
     daemon.take(everything)?;
     for (round, number) in (0..rounds).zip(FIRST_SUBJECT..) {
         let batch = arrival(&daemon, &set, number);
@@ -151,10 +153,52 @@ pub(super) fn measure_compile(size: Size, rounds: usize, say: &impl Fn(&str)) ->
         ensure!(daemon.take(batch)?, "round {round} looked at the whole");
         identity.push(micros(began.elapsed()));
     }
+    let (mut join, mut policy) = (Vec::new(), Vec::new());
+    for (round, number) in (0..rounds).zip(FIRST_SUBJECT..) {
+        // One more endpoint of an identity that is known by now.
+        let upserts = vec![address(peer_address(number + FIRST_SUBJECT), number)];
+        let batch = Batch { upserts, ..next(&daemon) };
+        let began = Instant::now();
+        ensure!(daemon.take(batch)?, "round {round} looked at the whole");
+        join.push(micros(began.elapsed()));
+        let upserts = vec![on_port(&plain, if round % 2 == 0 { 8081 } else { 8082 })];
+        let batch = Batch { upserts, ..next(&daemon) };
+        let began = Instant::now();
+        ensure!(daemon.take(batch)?, "round {round} looked at the whole");
+        policy.push(micros(began.elapsed()));
+    }
     Ok(vec![
         Figure::plain(format!("policy.compile.scratch.in_node.{}", size.name()), "ms", &scratch),
         Figure::plain(format!("policy.compile.identity.in_node.{}", size.name()), "us", &identity),
+        Figure::plain(format!("policy.compile.join.in_node.{}", size.name()), "us", &join),
+        Figure::plain(format!("policy.compile.policy.in_node.{}", size.name()), "us", &policy),
     ])
+}
+
+/// Takes the rules about prefixes, which a node looks at whole, out of one policy. Its name, and what it is then.
+fn make_plain(upserts: &mut [v1::Upsert]) -> Option<(String, v1::NodePolicy)> {
+    let of_prefixes = |rule: &v1::NodeRule| {
+        let mut peers = rule.peers.iter().flat_map(|peers| &peers.items);
+        peers.any(|peer| matches!(peer.peer, Some(v1::node_peer::Peer::Cidr(_))))
+    };
+    let place = upserts.iter_mut().find(|upsert| upsert.r#type() == ResourceType::Policy)?;
+    let mut policy = v1::NodePolicy::decode(place.bytes.clone()).ok()?;
+    for rules in policy.ingress.iter_mut().chain(&mut policy.egress) {
+        rules.items.retain(|rule| !of_prefixes(rule));
+    }
+    place.bytes = policy.encode_to_vec().into();
+    Some((place.name.clone(), policy))
+}
+
+/// The same with another first port of its first rule.
+fn on_port((name, policy): &(String, v1::NodePolicy), port: u32) -> v1::Upsert {
+    let mut policy = policy.clone();
+    let rules = policy.ingress.iter_mut().flat_map(|rules| &mut rules.items);
+    let mut ports = rules.filter_map(|rule| rule.ports.as_mut()).flat_map(|ports| &mut ports.items);
+    if let Some(range) = ports.next() {
+        (range.first, range.last) = (port, port);
+    }
+    upsert(ResourceType::Policy, name.clone(), &policy)
 }
 
 fn everything(delta: &Delta) -> Batch {
