@@ -61,6 +61,8 @@ pub const DUMP_QUEUED_MAX: usize = 256;
 
 /// Largest file of the desired state.
 pub const DESIRED_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// A journal of its changes may be as large as the file, and so large where the file is smaller.
+pub const JOURNAL_BYTES_MIN: u64 = 64 * 1024;
 
 /// Smallest MTU an endpoint may get: IPv6's (RFC 8200 §5).
 pub const MTU_BYTES_MIN: u32 = 1280;

@@ -25,6 +25,8 @@ enum Name {
     Datapath,
     /// From `apply` to realised on up to 1,000 nodes, beside a bare fan-out
     Control,
+    /// The policy compiler from scratch and change by change, up to 100,000 endpoints, and into the kernel
+    Policy,
 }
 
 impl Name {
@@ -33,6 +35,7 @@ impl Name {
         match self {
             Self::Datapath => "datapath",
             Self::Control => "control",
+            Self::Policy => "policy",
         }
     }
 
@@ -40,7 +43,7 @@ impl Name {
     fn optimised(self) -> bool {
         match self {
             Self::Datapath => false,
-            Self::Control => true,
+            Self::Control | Self::Policy => true,
         }
     }
 }

@@ -43,14 +43,14 @@ impl Fleet {
                     set.addresses.insert(id);
                 }
             }
-            for view in self.views.values_mut() {
-                if view.all_addresses || used.sets.iter().any(|set| view.peer_sets.contains(set)) {
+            for node in self.watchers.of_addresses(&used.sets) {
+                if let Some(view) = self.views.get_mut(node.as_ref()) {
                     view.want(id, self.revision);
                 }
             }
         }
         if self.index.add_bearer(&facts.node, identity) {
-            aftermath.stale.insert(facts.node.clone());
+            self.widen(&facts.node, identity, aftermath);
         }
         self.index.by_node.entry(facts.node.clone()).or_default().insert(name.to_owned());
         self.index.endpoints.insert(name.to_owned(), facts);

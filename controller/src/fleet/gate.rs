@@ -1,9 +1,8 @@
 //! The order of opening: an endpoint opens only after the connected nodes that must know it have acknowledged, or when
 //! its hold has passed.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use roaring::RoaringBitmap;
 
 use crate::limits;
 
@@ -17,7 +16,8 @@ struct Gate {
     /// Acknowledged through this, a node knows the endpoint.
     revision: u64,
     until: Duration,
-    waiting_for: BTreeSet<String>,
+    /// Numbers of nodes ([`Watchers`](super::watchers::Watchers)).
+    waiting_for: RoaringBitmap,
 }
 
 impl Gates {
@@ -30,7 +30,7 @@ impl Gates {
     }
 
     pub(super) fn close(&mut self, endpoint: &str, revision: u64, now: Duration) {
-        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: BTreeSet::new() };
+        let gate = Gate { revision, until: now + limits::OPEN_HOLD, waiting_for: RoaringBitmap::new() };
         self.closed.insert(endpoint.to_owned(), gate);
     }
 
@@ -39,7 +39,7 @@ impl Gates {
     }
 
     /// Whom a closed endpoint waits for.
-    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: BTreeSet<String>) {
+    pub(super) fn wait_for(&mut self, endpoint: &str, nodes: RoaringBitmap) {
         if let Some(gate) = self.closed.get_mut(endpoint) {
             gate.waiting_for = nodes;
         }
@@ -50,11 +50,16 @@ impl Gates {
     pub(super) fn take_open(
         &mut self,
         now: Option<Duration>,
-        answered: impl Fn(&str) -> Option<u64>,
+        answered: impl Fn(u32) -> Option<u64>,
     ) -> Vec<String> {
         let mut open = Vec::new();
         self.closed.retain(|endpoint, gate| {
-            gate.waiting_for.retain(|node| answered(node).is_some_and(|revision| revision < gate.revision));
+            // One that has not answered is enough to stay closed: the others are asked when it has.
+            while let Some(node) = gate.waiting_for.max()
+                && answered(node).is_none_or(|revision| revision >= gate.revision)
+            {
+                gate.waiting_for.remove(node);
+            }
             let keep = !gate.waiting_for.is_empty() && now.is_none_or(|now| now < gate.until);
             if !keep {
                 open.push(endpoint.clone());

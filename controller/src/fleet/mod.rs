@@ -11,6 +11,7 @@ mod scope;
 mod selected;
 mod sets;
 mod view;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use roaring::RoaringBitmap;
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::{
     digest::Digest,
@@ -38,6 +40,7 @@ pub use view::{Delta, Rejected};
 use gate::Gates;
 use index::Index;
 use view::View;
+use watchers::Watchers;
 
 /// Versions of one resource that can be effective at once.
 const VARIANTS: u32 = 2;
@@ -52,6 +55,7 @@ pub struct Fleet {
     index: Index,
     /// Of each node that was ever connected and still exists.
     views: BTreeMap<String, View>,
+    watchers: Watchers,
     gates: Gates,
 }
 
@@ -94,6 +98,7 @@ impl Fleet {
         let known = self.realised(node).min(have.map_or(0, |have| have.revision));
         let view = self.views.entry(node.to_owned()).or_default();
         view.connect(&mut self.index.resources, known.min(revision) + 1);
+        self.watchers.set_connected(node, true);
         self.rescope(node);
         let view = self.views.get_mut(node);
         let asked = view.zip(have).map(|(view, have)| view.resume(&mut self.index.resources, have));
@@ -136,6 +141,7 @@ impl Fleet {
     pub fn disconnect(&mut self, node: &str) {
         if let Some(view) = self.views.get_mut(node) {
             view.disconnect();
+            self.watchers.set_connected(node, false);
         }
         self.open_what_may(None);
     }
@@ -305,24 +311,26 @@ impl Fleet {
         if self.gates.is_empty() {
             return;
         }
-        let (views, revision) = (&self.views, self.revision);
+        let (views, watchers, revision) = (&self.views, &self.watchers, self.revision);
         // A node that rejects something else has acknowledged all the same.
-        let answered = |node: &str| {
-            views.get(node).filter(|view| view.is_connected()).map(|view| view.answered(revision))
+        let answered = |node: u32| {
+            views
+                .get(watchers.name(node)?)
+                .filter(|view| view.is_connected())
+                .map(|view| view.answered(revision))
         };
         for endpoint in self.gates.take_open(now, answered) {
             self.encode_endpoint(&endpoint);
         }
     }
 
-    /// Connected nodes beside its own that are to know the endpoint's addresses.
-    fn nodes_that_want(&self, endpoint: &str) -> BTreeSet<String> {
-        let Some(facts) = self.index.endpoints.get(endpoint) else { return BTreeSet::new() };
-        let ids: Vec<_> =
-            facts.addresses.iter().filter_map(|address| self.index.address_id(*address)).collect();
-        let wanting = self.views.iter().filter(|(node, view)| {
-            view.is_connected() && **node != facts.node && ids.iter().any(|id| view.wanted.contains(*id))
-        });
-        wanting.map(|(node, _)| node.clone()).collect()
+    /// Numbers of the connected nodes beside its own that are to know the endpoint's addresses.
+    fn nodes_that_want(&self, endpoint: &str) -> RoaringBitmap {
+        let facts = self.index.endpoints.get(endpoint);
+        let Some(facts) = facts.filter(|facts| !facts.addresses.is_empty()) else {
+            return RoaringBitmap::new();
+        };
+        let sets = self.index.used.get(&facts.identity).into_iter().flat_map(|used| &used.sets);
+        self.watchers.connected_of_addresses(sets, &facts.node)
     }
 }

@@ -45,7 +45,7 @@ impl Fleet {
             subject_sets.iter().filter_map(|name| index.sets.get(name)).flat_map(|set| &set.subjects);
         let policies: Vec<&PolicyEntry> = subjects.filter_map(|name| index.policies.get(name)).collect();
 
-        view.peer_sets.clear();
+        let former_sets = std::mem::take(&mut view.peer_sets);
         view.all_addresses = false;
         for policy in &policies {
             wanted.insert(policy.id);
@@ -68,6 +68,40 @@ impl Fleet {
         }
         wanted.extend(index.fleet_id(view.all_addresses));
         view.replace_wanted(wanted, self.revision);
+        self.watchers.replace(node, &former_sets, &view.peer_sets, view.all_addresses);
+    }
+
+    /// The node has its first endpoint of an identity: it wants what the policies that select it name, beside what it
+    /// wants.
+    pub(super) fn widen(&mut self, node: &str, identity: u32, aftermath: &mut Aftermath) {
+        let Some(view) = self.views.get_mut(node) else { return };
+        let (index, revision) = (&self.index, self.revision);
+        let sets = index.used.get(&identity).into_iter().flat_map(|used| &used.sets);
+        for set in sets.filter_map(|name| index.sets.get(name)).filter(|set| !set.subjects.is_empty()) {
+            if let Some(member) = set.members.get(&identity) {
+                view.want(*member, revision);
+            }
+            let policies = set.subjects.iter().filter_map(|name| index.policies.get(name));
+            for policy in policies {
+                if policy.needs_all_addresses && !view.all_addresses {
+                    aftermath.stale.insert(node.to_owned());
+                    return;
+                }
+                view.want(policy.id, revision);
+                let cidr_sets = policy.cidr_sets.iter().filter_map(|name| index.cidr_sets.get(name));
+                cidr_sets.for_each(|entry| view.want(entry.id, revision));
+                for name in &policy.peer_sets {
+                    if !view.peer_sets.insert(Arc::clone(name)) {
+                        continue;
+                    }
+                    self.watchers.add(node, name);
+                    if let Some(set) = index.sets.get(name) {
+                        view.want_all(&set.member_ids, revision);
+                        view.want_all(&set.addresses, revision);
+                    }
+                }
+            }
+        }
     }
 
     // ---- Resources ----
@@ -126,6 +160,7 @@ impl Fleet {
             self.delete(id);
         }
         if let Some(view) = self.views.remove(name) {
+            self.watchers.forget(name, &view.peer_sets);
             view.release(&mut self.index.resources);
         }
     }

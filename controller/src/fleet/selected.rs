@@ -43,7 +43,8 @@ impl Fleet {
             set.member_ids.insert(id);
             set.addresses |= &used.addresses;
         }
-        for view in self.views.values_mut().filter(|view| view.peer_sets.contains(set_name)) {
+        for node in self.watchers.of_set(set_name) {
+            let Some(view) = self.views.get_mut(node.as_ref()) else { continue };
             view.want(id, self.revision);
             for address in &used.addresses {
                 view.want(address, self.revision);

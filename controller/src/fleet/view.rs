@@ -97,6 +97,14 @@ impl View {
         }
     }
 
+    pub(super) fn want_all(&mut self, ids: &RoaringBitmap, revision: u64) {
+        let before = self.wanted.len();
+        self.wanted |= ids;
+        if self.wanted.len() > before {
+            self.note(revision);
+        }
+    }
+
     pub(super) fn unwant(&mut self, id: Id, revision: u64) {
         if self.wanted.remove(id) {
             self.note(revision);

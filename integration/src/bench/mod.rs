@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod datapath;
+pub mod policy;
 pub mod report;
 
 pub use report::{Figure, Report};

@@ -28,10 +28,10 @@ pub use network::Ground;
 pub use start::{Loaded, StartError};
 
 use crate::{
-    desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk},
+    desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},
     kernel::links::Link,
     observe::names::Names,
-    plan::tables::Tables,
+    plan::{narrow::Standing, tables::Tables},
 };
 
 /// What the flags say.
@@ -69,7 +69,7 @@ enum Wants {
     Everything,
 }
 
-/// Whether the desired state's file has it. Nothing goes into the kernel before.
+/// Whether the desired state's file, with its journal, has it. Nothing goes into the kernel before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Saved {
     Yes,
@@ -80,6 +80,8 @@ enum Saved {
 struct State<D, L> {
     settings: Settings,
     disk: Disk,
+    /// Where changes of the desired state are kept; `None`: the next one writes all of it.
+    journal: Option<Journal>,
     datapath: D,
     links: Arc<L>,
     desired: Desired,
@@ -88,6 +90,8 @@ struct State<D, L> {
     actual: Tables,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
+    /// While `actual` is all that is desired: for changes that touch few rows.
+    standing: Option<Standing>,
     uplinks: Vec<Link>,
     overlay_ifindex: u32,
     own_addresses: Vec<IpAddr>,

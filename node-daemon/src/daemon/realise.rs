@@ -6,12 +6,13 @@ use weft_proto::v1::{self, ResourceType};
 
 use super::{Saved, State, Wants, repairs::Repair};
 use crate::{
-    desired::{Batch, disk::DiskError},
+    desired::{Batch, Touched, disk::DiskError, journal::Change},
     kernel::{Datapath, KernelError, links::Links},
     observe::names::Names,
     plan::{
         compile::{self, Compiled, Input, Stale},
         diff::{self, Sweep},
+        narrow::Standing,
         tables::Step,
     },
 };
@@ -37,6 +38,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         let (nonce, in_sync) = (batch.nonce, batch.in_sync);
         let only_progress = batch.is_only_progress() && self.failure.is_none();
+        let (touched, change) = (Touched::by(&batch), Change::of(&batch));
         self.desired.apply(batch);
         if only_progress {
             // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
@@ -44,26 +46,74 @@ impl<D: Datapath, L: Links> State<D, L> {
             written.map_err(|error| self.failed(&error))?;
             self.note_realised();
         } else {
-            self.saved = Saved::NotYet;
-            let stored = self.save();
+            // Whatever fails from here on, the desired state has changed and the kernel has not.
+            let standing = self.standing.take();
+            // What was not kept before is not in the change.
+            let former = std::mem::replace(&mut self.saved, Saved::NotYet);
+            let stored = match change.filter(|_| former == Saved::Yes) {
+                Some(change) => self.save_change(&change),
+                None => self.save(),
+            };
             stored.map_err(|error| self.failed(&error))?;
             self.sweep_due |= in_sync && !self.synced;
             self.synced |= in_sync;
-            let written = self.write_kernel();
-            written.map_err(|error| self.failed(&error))?;
+            let written = self.write_change(standing, touched);
+            let narrow = written.map_err(|error| self.failed(&error))?;
             self.failure = None;
             self.attachments.forget_gone(self.desired.endpoints(), in_sync);
-            self.after_change();
+            if !narrow {
+                self.take_names();
+            }
+            self.after_change_of_rows();
         }
         Ok(self.ack(nonce, began))
     }
 
+    /// Brings the kernel to what is desired, after a batch. `true`: only members and addresses changed.
+    fn write_change(
+        &mut self,
+        standing: Option<Standing>,
+        touched: Option<Touched>,
+    ) -> Result<bool, KernelError> {
+        if let (Some(standing), Some(touched)) = (standing, touched)
+            && self.failure.is_none()
+            && self.write_narrow(standing, &touched)?
+        {
+            return Ok(touched.policies.is_empty());
+        }
+        self.write_kernel()?;
+        Ok(false)
+    }
+
+    /// `false`: all must be looked at, and nothing was written.
+    fn write_narrow(&mut self, mut standing: Standing, touched: &Touched) -> Result<bool, KernelError> {
+        let Some(plan) = standing.plan(self.input(), &self.actual, touched) else { return Ok(false) };
+        standing.note(&self.desired, &self.actual, touched, &plan);
+        self.write_steps(&plan.steps)?;
+        touched.copy_members(self.desired.sets(), &mut self.former_sets);
+        self.realised = self.desired.realised;
+        self.standing = Some(standing);
+        Ok(true)
+    }
+
     fn save(&mut self) -> Result<(), DiskError> {
         if self.saved == Saved::NotYet {
-            self.disk.store_desired(&self.desired)?;
+            self.journal = None;
+            self.journal = Some(self.disk.store_desired(&self.desired)?);
             self.saved = Saved::Yes;
         }
         Ok(())
+    }
+
+    /// What changed alone, where all else is kept.
+    fn save_change(&mut self, change: &Change) -> Result<(), DiskError> {
+        // After an error there is none: all is written then.
+        if let Some(mut journal) = self.journal.take()
+            && journal.append(&self.desired, change)?
+        {
+            (self.journal, self.saved) = (Some(journal), Saved::Yes);
+        }
+        self.save()
     }
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
@@ -80,7 +130,10 @@ impl<D: Datapath, L: Links> State<D, L> {
         if !self.desired.complete || identity <= self.actual.identities_through {
             return Ok(());
         }
-        self.write_steps(&[Step::IdentitiesThrough { identity }])
+        let standing = self.standing.take();
+        self.write_steps(&[Step::IdentitiesThrough { identity }])?;
+        self.standing = standing;
+        Ok(())
     }
 
     pub(super) fn failed(&mut self, error: &dyn std::error::Error) -> String {
@@ -91,6 +144,7 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// Brings the kernel to what is desired. Before a controller has said that all was sent, nothing is removed.
     pub(super) fn write_kernel(&mut self) -> Result<(), KernelError> {
+        self.standing = None;
         let sweep = if self.synced { Sweep::Remove } else { Sweep::Keep };
         let mut compiled = self.compile(Stale::Keep);
         self.write_steps(&diff::diff(&self.actual, &compiled.tables, sweep))?;
@@ -103,23 +157,30 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         self.note_problems(compiled);
         self.note_realised();
+        if sweep == Sweep::Remove && self.problems.is_empty() {
+            self.standing = Standing::of(self.input(), &self.actual);
+        }
         Ok(())
     }
 
-    fn compile(&self, stale: Stale) -> Compiled {
-        let input = Input {
+    fn input(&self) -> Input<'_> {
+        Input {
             node: &self.settings.node,
             own_addresses: &self.own_addresses,
             host_addresses: &self.host_addresses,
             desired: &self.desired,
             attachments: &self.attachments,
             former_sets: &self.former_sets,
-        };
-        compile::compile(input, &self.actual, stale)
+        }
+    }
+
+    fn compile(&self, stale: Stale) -> Compiled {
+        compile::compile(self.input(), &self.actual, stale)
     }
 
     /// Keeps `actual` true, also when the kernel refuses in the middle.
     pub(super) fn write_steps(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        self.standing = None;
         if steps.is_empty() {
             return Ok(());
         }
@@ -165,8 +226,17 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// Tells those who wait, and reports endpoints that became ready.
     pub(super) fn after_change(&mut self) {
-        self.attachments.return_lent(self.desired.endpoints());
+        self.take_names();
+        self.after_change_of_rows();
+    }
+
+    /// Names are of policies and of this node's endpoints.
+    fn take_names(&self) {
         self.names.store(std::sync::Arc::new(Names::of(&self.desired, &self.attachments)));
+    }
+
+    fn after_change_of_rows(&mut self) {
+        self.attachments.return_lent(self.desired.endpoints());
         self.set_right();
         self.report_endpoints();
         self.changed.send_modify(|changes| *changes += 1);

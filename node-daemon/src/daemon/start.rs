@@ -92,7 +92,9 @@ impl Core {
         let mut state = State {
             settings,
             former_sets: loaded.desired.sets().clone(),
+            standing: None,
             disk: loaded.disk,
+            journal: None,
             datapath,
             links,
             desired: loaded.desired,

@@ -5,6 +5,7 @@
 //! (u64), payload. The file ends there.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -13,7 +14,10 @@ use std::{
 use prost::Message;
 use weft_proto::v1;
 
-use super::{Batch, Desired};
+use super::{
+    Batch, Desired, Key,
+    journal::{self, Base, Journal},
+};
 use crate::limits::DESIRED_FILE_BYTES_MAX;
 
 const VERSION: u32 = 1;
@@ -107,9 +111,21 @@ impl Disk {
         })
     }
 
-    /// Moves a file aside; `None`: there was none.
+    /// Where what changed since the file of the desired state was written is kept.
+    pub fn journal_path(&self) -> PathBuf {
+        self.directory.join("desired-journal")
+    }
+
+    /// Moves a file aside, that of the desired state with its journal; `None`: there was none.
     pub fn move_aside(&self, content: Content, suffix: &str) -> Result<Option<PathBuf>, DiskError> {
-        let path = self.path(content);
+        let aside = Self::rename_aside(self.path(content), suffix)?;
+        if content == Content::Desired {
+            Self::rename_aside(self.journal_path(), suffix)?;
+        }
+        Ok(aside)
+    }
+
+    fn rename_aside(path: PathBuf, suffix: &str) -> Result<Option<PathBuf>, DiskError> {
         let aside = path.with_extension(suffix);
         match fs::rename(&path, &aside) {
             Ok(()) => Ok(Some(aside)),
@@ -120,16 +136,27 @@ impl Disk {
 
     /// The desired state; a fresh one where there is no file.
     pub fn load_desired(&self) -> Result<Desired, DiskError> {
-        let Some(payload) = self.load(Content::Desired)? else { return Ok(Desired::default()) };
-        decode(&payload).map_err(|what| broken(&self.path(Content::Desired), HEADER_BYTES as u64, what))
+        let mut desired = Desired::default();
+        let Some(payload) = self.load(Content::Desired)? else { return Ok(desired) };
+        apply(&mut desired, &payload)
+            .map_err(|what| broken(&self.path(Content::Desired), HEADER_BYTES as u64, what))?;
+        journal::replay(&self.journal_path(), Base::of(&payload), &mut desired)?;
+        Ok(desired)
     }
 
-    pub fn store_desired(&self, desired: &Desired) -> Result<(), DiskError> {
-        self.store(Content::Desired, &encode(desired))
+    /// Writes all of it. What changes from here on may go to the journal.
+    pub fn store_desired(&self, desired: &Desired) -> Result<Journal, DiskError> {
+        let payload = encode(desired, desired.to_upserts().collect(), Vec::new());
+        self.store(Content::Desired, &payload)?;
+        let (path, journal) = (self.journal_path(), Journal::new(self, Base::of(&payload)));
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DiskError::Io { path, source }),
+            _ => Ok(journal),
+        }
     }
 }
 
-fn broken(path: &Path, offset: u64, what: impl Into<String>) -> DiskError {
+pub(super) fn broken(path: &Path, offset: u64, what: impl Into<String>) -> DiskError {
     DiskError::Broken { path: path.to_owned(), offset, what: what.into() }
 }
 
@@ -167,13 +194,14 @@ fn unframe<'a>(path: &Path, content: Content, bytes: &'a [u8]) -> Result<&'a [u8
 }
 
 /// The payload is the store's id and revisions (`Have`), then everything held (`Delta`), each with its length in front.
-fn encode(desired: &Desired) -> Vec<u8> {
+fn encode(desired: &Desired, upserts: Vec<v1::Upsert>, removes: Vec<v1::Remove>) -> Vec<u8> {
     let have =
         v1::Have { store_id: desired.store_id.clone(), revision: desired.realised, ..v1::Have::default() };
     let delta = v1::Delta {
         revision: desired.revision,
         identities_through: desired.identities_through,
-        upserts: desired.to_upserts().collect(),
+        upserts,
+        removes,
         in_sync: desired.complete,
         ..v1::Delta::default()
     };
@@ -182,14 +210,23 @@ fn encode(desired: &Desired) -> Vec<u8> {
     payload
 }
 
-fn decode(mut payload: &[u8]) -> Result<Desired, String> {
+/// Of these resources alone: what they are now, or that they are gone.
+pub(super) fn encode_change(desired: &Desired, keys: &BTreeSet<Key>) -> Vec<u8> {
+    let gone = keys.iter().filter(|key| !desired.held.contains_key(key));
+    let removes = gone.map(|key| v1::Remove { r#type: key.kind.into(), name: key.name.clone() });
+    encode(desired, desired.upserts_of(keys).collect(), removes.collect())
+}
+
+/// What is left of a payload's state is as it was, where the payload does not speak of it.
+pub(super) fn apply(desired: &mut Desired, mut payload: &[u8]) -> Result<(), String> {
     let have = v1::Have::decode_length_delimited(&mut payload).map_err(|error| error.to_string())?;
     let delta = v1::Delta::decode_length_delimited(&mut payload).map_err(|error| error.to_string())?;
-    let mut desired = Desired { store_id: have.store_id, ..Desired::default() };
+    desired.store_id = have.store_id;
     desired.apply(Batch {
         revision: delta.revision,
         identities_through: delta.identities_through,
         upserts: delta.upserts,
+        removes: delta.removes,
         in_sync: delta.in_sync,
         ..Batch::default()
     });
@@ -203,7 +240,7 @@ fn decode(mut payload: &[u8]) -> Result<Desired, String> {
         ));
     }
     desired.realised = have.revision;
-    Ok(desired)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 pub mod attachments;
 pub mod digests;
 pub mod disk;
+pub mod journal;
 mod resource;
+mod touched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,7 @@ use weft_shared::{
 };
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
+pub use touched::Touched;
 
 /// Features that a resource may require of this daemon, by the names of [`weft_shared::features`]. A resource that requires
 /// any other is rejected.
@@ -43,6 +46,17 @@ pub struct Key {
 struct Held {
     bytes: Box<[u8]>,
     requires: Box<[String]>,
+}
+
+impl Held {
+    fn to_upsert(&self, key: &Key) -> v1::Upsert {
+        v1::Upsert {
+            r#type: key.kind.into(),
+            name: key.name.clone(),
+            requires: self.requires.to_vec(),
+            bytes: self.bytes.to_vec().into(),
+        }
+    }
 }
 
 /// One whole delta: all its messages.
@@ -241,12 +255,12 @@ impl Desired {
 
     /// As [`disk`] keeps it.
     fn to_upserts(&self) -> impl Iterator<Item = v1::Upsert> + '_ {
-        self.held.iter().map(|(key, held)| v1::Upsert {
-            r#type: key.kind.into(),
-            name: key.name.clone(),
-            requires: held.requires.to_vec(),
-            bytes: held.bytes.to_vec().into(),
-        })
+        self.held.iter().map(|(key, held)| held.to_upsert(key))
+    }
+
+    /// The same of some; those that are not held are passed over.
+    fn upserts_of<'a>(&'a self, keys: &'a BTreeSet<Key>) -> impl Iterator<Item = v1::Upsert> + 'a {
+        keys.iter().filter_map(|key| Some(self.held.get(key)?.to_upsert(key)))
     }
 }
 

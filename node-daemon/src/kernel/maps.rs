@@ -28,7 +28,8 @@ use super::{
     books::Books,
     flows::Collector,
     grace::Grace,
-    trusted::{Plain, PlainHash},
+    runs::{Run, runs},
+    trusted::{self, Plain, PlainHash},
 };
 use crate::plan::tables::{HostRow, NodeRow, Step, SubjectRow, Tables};
 
@@ -40,7 +41,7 @@ pub(crate) struct Maps {
     nodes: Array<MapData, Plain<Node>>,
     node_addresses: HashMap<MapData, Plain<Address>, u32>,
     subjects: Array<MapData, Plain<Subject>>,
-    peer_rules: HashMap<MapData, Plain<PeerKey>, u32>,
+    peer_rules: PlainHash<PeerKey, u32>,
     rules: LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>,
     failsafe: LpmTrie<MapData, [u32; 5], u32>,
     runtime: Array<MapData, Plain<RuntimeState>>,
@@ -117,7 +118,7 @@ impl Maps {
                 .map(|(address, slot)| (address.0, slot))
                 .collect(),
             peer_rules: all(self.peer_rules.iter(), names::PEER_RULES)?
-                .map(|(key, number)| (key.0, number))
+                .map(|(key, number)| (key.0, number.0))
                 .collect(),
             rulebooks: self.rulebooks_beside(&written)?,
             failsafe: all(self.failsafe.iter(), names::FAILSAFE)?
@@ -171,7 +172,25 @@ impl Maps {
         Ok(found.into_iter().map(|(number, rows)| (number, Arc::new(rows))).collect())
     }
 
-    pub(crate) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
+    /// In order, and no further than the first that fails.
+    pub(crate) fn write_all(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let refused = |map: MapName| move |error| KernelError::new(format!("map {}", map.pin), error);
+        for run in runs(steps) {
+            match run {
+                Run::Peers { keys, rulebooks } => {
+                    trusted::write(&mut self.peer_rules, &keys, &rulebooks)
+                        .map_err(refused(names::PEER_RULES))?;
+                }
+                Run::Addresses { keys, peers } => {
+                    trusted::write(&mut self.ipcache, &keys, &peers).map_err(refused(names::IPCACHE))?;
+                }
+                Run::One(step) => self.write(step)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::Endpoint { ifindex, endpoint } => {
                 set(&mut self.endpoints, ifindex, endpoint.as_ref().map(|row| Plain(*row)), names::ENDPOINTS)
@@ -192,7 +211,7 @@ impl Maps {
             }
             Step::Rulebook { number, rows } => self.write_rulebook(*number, rows.as_ref()),
             Step::PeerRules { key, rulebook } => {
-                set(&mut self.peer_rules, &Plain(*key), *rulebook, names::PEER_RULES)
+                set(&mut self.peer_rules, &Plain(*key), rulebook.map(Plain), names::PEER_RULES)
             }
             Step::Failsafe { key, rulebook } => {
                 let key = failsafe_parts(*key);

@@ -16,6 +16,7 @@ pub mod netns;
 pub mod object;
 mod pins;
 pub mod probe;
+mod runs;
 pub mod sysctl;
 mod trusted;
 pub mod twin;

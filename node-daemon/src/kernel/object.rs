@@ -210,7 +210,7 @@ impl Datapath for Object {
     }
 
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
-        steps.iter().try_for_each(|step| self.maps.write(step))
+        self.maps.write_all(steps)
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {

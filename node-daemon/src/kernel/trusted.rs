@@ -38,6 +38,8 @@ pub(crate) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapDat
 const LOOKUP_AND_DELETE: libc::c_int = 21;
 /// `BPF_MAP_LOOKUP_BATCH`; of hashes since kernel 5.6 (057996380a42).
 const LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_MAP_UPDATE_BATCH`; of hashes since kernel 5.6 (aa2e93b8e58e).
+const UPDATE_BATCH: libc::c_int = 26;
 
 /// `union bpf_attr`, as the calls on one element have it.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -117,6 +119,25 @@ pub(crate) fn read<K: Pod, V: Pod>(
     };
     keys.truncate(attribute.count as usize);
     Ok((keys.into_iter().zip(values).collect(), rest))
+}
+
+/// Sets rows of a map, one after the other, each as a single call would: a packet meets what is there and what shall be
+/// there, never half a row. After an error, those before the one at fault are set.
+pub(crate) fn write<K: Pod, V: Pod>(map: &mut PlainHash<K, V>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let count = u32::try_from(keys.len().min(values.len())).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut attribute = Batch {
+        from: 0,
+        to: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map: descriptor(map)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: as many keys and values as the kernel is told of, each of the map's sizes, see `PlainHash`. The kernel only
+    // reads them, and they live until the call is over.
+    unsafe { bpf(UPDATE_BATCH, &mut attribute) }
 }
 
 fn descriptor<K: Pod, V: Pod>(map: &PlainHash<K, V>) -> io::Result<u32> {

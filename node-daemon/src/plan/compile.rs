@@ -17,8 +17,9 @@ use weft_shared::{
     layout::{Address, Class, Endpoint, Peer, endpoint_flags, maps::NODES_MAX},
     names::Identity,
     policy::{
-        compile::{self, Surroundings},
+        compile::{self, Kind, Surroundings},
         model::NodePolicy,
+        prefix::PrefixIdentities,
     },
 };
 
@@ -27,7 +28,7 @@ pub use prefixes::{prefix_key, prefix_of};
 
 use super::tables::{NodeRow, Tables};
 use crate::desired::{
-    Desired, Route,
+    Desired, Fleet, Route,
     attachments::{Attachment, Attachments},
 };
 
@@ -87,19 +88,63 @@ pub fn compile(input: Input<'_>, actual: &Tables, stale: Stale) -> Compiled {
     if stale == Stale::Keep {
         policies::keep_members(&mut compiled, &mut sets, input, actual, &subjects);
     }
-    let surroundings = Surroundings {
-        sets: &sets,
+    let surroundings = surroundings(input, fleet, &sets, &numbers);
+    let mut books = policies::Numbers::of(actual);
+    policies::add_policies(&mut compiled, input, &mut books, surroundings, (&subjects, &hosts));
+    host::add(&mut compiled, input, fleet, &mut books, &subjects);
+    compiled.tables.identities_through = input.desired.identities_through;
+    compiled
+}
+
+/// What does not change while only members and addresses do.
+#[derive(Clone, Debug)]
+pub(super) struct Constant {
+    /// By the nodes' names.
+    pub(super) node_slots: BTreeMap<String, u32>,
+    pub(super) prefixes: PrefixIdentities,
+    /// The identities that the node itself is judged as.
+    pub(super) hosts: BTreeSet<u32>,
+}
+
+impl Constant {
+    /// Of tables in which nothing stale is kept. `None`: there is no whole word of a controller.
+    pub(super) fn of(input: Input<'_>, actual: &Tables) -> Option<Self> {
+        let fleet = input.desired.fleet().filter(|_| input.desired.complete)?;
+        let mut aside = Compiled::default();
+        let slots = add_nodes(&mut aside, input, actual);
+        let node_slots = slots.into_iter().map(|(name, slot)| (name.to_owned(), slot)).collect();
+        let prefixes = prefixes::add_policy_prefixes(&mut aside, input, fleet, actual, Stale::Drop);
+        let hosts = host::identities(&mut aside, input, actual, Stale::Drop);
+        Some(Self { node_slots, prefixes, hosts })
+    }
+}
+
+/// The row of an address of the fleet; `None`: there is none. Only attachments say what this node has, and an address
+/// behind a node that is not known yet leads nowhere.
+pub(super) fn fleet_peer(
+    input: Input<'_>,
+    (identity, node): &(u32, String),
+    slot: impl FnOnce(&str) -> Option<u32>,
+) -> Option<Peer> {
+    let slot = slot(node).filter(|_| node != input.node)?;
+    Some(peer(*identity, Class::Fleet, slot, 0))
+}
+
+/// What policies are compiled with, of these members and numbers of prefixes.
+pub(super) fn surroundings<'a>(
+    input: Input<'a>,
+    fleet: &Fleet,
+    sets: &'a compile::IdentitySets,
+    prefixes: &'a PrefixIdentities,
+) -> Surroundings<'a> {
+    Surroundings {
+        sets,
         cidr_sets: input.desired.cidr_sets(),
-        prefixes: &numbers,
+        prefixes,
         default_action: fleet.default_action,
         host_to_endpoint: fleet.host_to_endpoint,
         own_node: input.desired.nodes().get(input.node).map(|route| route.identity),
-    };
-    let mut numbers = policies::Numbers::of(actual);
-    policies::add_policies(&mut compiled, input, &mut numbers, surroundings, (&subjects, &hosts));
-    host::add(&mut compiled, input, fleet, &mut numbers, &subjects);
-    compiled.tables.identities_through = input.desired.identities_through;
-    compiled
+    }
 }
 
 fn untouched(input: Input<'_>, actual: &Tables) -> Compiled {
@@ -188,11 +233,43 @@ pub fn policies_of<'a>(
     desired.policies().values().filter(selects)
 }
 
+/// The policies that select a subject.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selecting<'a> {
+    pub(super) kind: Kind,
+    pub(super) policies: Vec<&'a NodePolicy>,
+}
+
+/// Of many subjects at once, of which `hosts` are the node itself; who is selected by none may be missing.
+pub(super) fn policies_of_all<'a>(
+    subjects: impl IntoIterator<Item = u32>,
+    hosts: &BTreeSet<u32>,
+    desired: &'a Desired,
+    sets: &compile::IdentitySets,
+) -> BTreeMap<u32, Selecting<'a>> {
+    let endpoints: BTreeSet<u32> =
+        subjects.into_iter().filter(|identity| !hosts.contains(identity)).collect();
+    let mut found: BTreeMap<u32, Selecting<'a>> = BTreeMap::new();
+    for policy in desired.policies().values().filter(|policy| !policy.subject.is_nodes()) {
+        let Some(members) = sets.get(policy.subject.named()) else { continue };
+        // Of most sets of subjects a node is told only its own.
+        let (few, many) =
+            if members.len() < endpoints.len() { (members, &endpoints) } else { (&endpoints, members) };
+        for identity in few.iter().filter(|identity| many.contains(identity)) {
+            found.entry(*identity).or_default().policies.push(policy);
+        }
+    }
+    for identity in hosts {
+        let policies = host::policies_of(*identity, desired, sets).collect();
+        found.insert(*identity, Selecting { kind: Kind::Node, policies });
+    }
+    found
+}
+
 fn add_addresses(tables: &mut Tables, input: Input<'_>, slots: &BTreeMap<&str, u32>) {
-    for (address, (identity, node)) in input.desired.addresses() {
-        // Only attachments say what this node has; an address behind a node that is not known yet leads nowhere.
-        let Some(slot) = slots.get(node.as_str()).filter(|_| node != input.node) else { continue };
-        tables.ipcache.entry((*address).into()).or_insert(peer(*identity, Class::Fleet, *slot, 0));
+    for (address, said) in input.desired.addresses() {
+        let Some(peer) = fleet_peer(input, said, |node| slots.get(node).copied()) else { continue };
+        tables.ipcache.entry((*address).into()).or_insert(peer);
     }
 }
 

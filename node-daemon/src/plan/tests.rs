@@ -16,12 +16,13 @@ use weft_shared::{
 use super::{
     compile::{self, Input, Stale},
     diff::{Sweep, diff},
+    narrow::Standing,
     tables::{Step, Tables},
     who::{Lengths, Who},
 };
 use crate::{
     desired::{
-        Batch, Desired,
+        Batch, Desired, Touched,
         attachments::{Attachment, Attachments},
     },
     kernel::{Datapath, twin::Twin},
@@ -29,12 +30,18 @@ use crate::{
 
 mod batches;
 mod host;
+mod narrow;
 
 const OWN: [&str; 2] = ["10.200.1.10", "10.200.1.11"];
 const OTHERS: [&str; 3] = ["10.200.2.10", "10.200.2.11", "10.200.2.12"];
 const SETS: [&str; 3] = ["a", "b", "c"];
 const CIDRS: [&str; 5] =
     ["198.51.0.0/16", "198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/24", "0.0.0.0/0"];
+/// Names, and what is in them.
+const CIDR_SETS: [(&str, &[&str]); 2] =
+    [("offices", &[CIDRS[1], "203.0.113.8/29"]), ("partners", &[CIDRS[2]])];
+/// The set of nodes that policies name.
+const NODES: &str = "nodes";
 const WORLD: [&str; 5] = ["198.51.1.1", "198.51.100.1", "198.51.100.7", "203.0.113.9", "2001:db8::9"];
 
 /// What labels select does not change; which identities exist does.
@@ -62,11 +69,17 @@ fn peer() -> impl Strategy<Value = v1::node_peer::Peer> {
             Peer::Cidr(v1::NodeCidr { cidr: cidr.to_owned(), except })
         }),
         Just(Peer::Cidr(v1::NodeCidr { cidr: CIDRS[4].to_owned(), except: vec![CIDRS[1].to_owned()] })),
+        Just(Peer::NodeSet(NODES.to_owned())),
+        vec(prop::sample::select(&CIDR_SETS[..]), 1..3).prop_map(|names| {
+            let names = names.into_iter().map(|(name, _)| name.to_owned()).collect();
+            Peer::CidrSets(v1::NodeCidrSets { names })
+        }),
         Just(Peer::Cidr(v1::NodeCidr { cidr: "::/0".to_owned(), except: Vec::new() })),
         prop::sample::select(vec![
             v1::Entity::World,
             v1::Entity::Fleet,
             v1::Entity::Unmanaged,
+            v1::Entity::RemoteNode,
             v1::Entity::All
         ])
         .prop_map(|entity| Peer::Entity(entity.into())),
@@ -150,6 +163,10 @@ impl Model {
         for (index, policy) in self.policies.iter().enumerate() {
             upserts.push(upsert(ResourceType::Policy, format!("p{index}"), policy));
         }
+        for (name, cidrs) in CIDR_SETS {
+            let message = v1::NodeCidrSet { cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect() };
+            upserts.push(upsert(ResourceType::CidrSet, name.to_owned(), &message));
+        }
         for (address, identity) in OTHERS.iter().zip(&self.identities[OWN.len()..]) {
             let message = v1::NodeAddress { identity: *identity, node: "n2".to_owned() };
             upserts.push(upsert(ResourceType::Address, (*address).to_owned(), &message));
@@ -207,16 +224,13 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
     steps_of(twin, &model.desired(), former.desired().sets())
 }
 
+fn input<'a>(desired: &'a Desired, attachments: &'a Attachments, former_sets: &'a IdentitySets) -> Input<'a> {
+    Input { node: "n1", own_addresses: &[], host_addresses: &[], desired, attachments, former_sets }
+}
+
 fn steps_of(twin: &Twin, desired: &Desired, former_sets: &IdentitySets) -> Vec<Step> {
     let attachments = attachments();
-    let input = Input {
-        node: "n1",
-        own_addresses: &[],
-        host_addresses: &[],
-        desired,
-        attachments: &attachments,
-        former_sets,
-    };
+    let input = input(desired, &attachments, former_sets);
     let mut now = twin.with(|state| state.tables.clone());
     let mut all = Vec::new();
     let mut unfinished = true;
@@ -421,14 +435,7 @@ fn without_the_whole_word_of_a_controller_what_runs_is_left_as_it_is() {
     twin.write(&steps_to(&twin, &model, &model)).unwrap();
     let running = twin.with(|state| state.tables.clone());
     let (desired, attachments) = (Desired::default(), attachments());
-    let input = Input {
-        node: "n1",
-        own_addresses: &[],
-        host_addresses: &[],
-        desired: &desired,
-        attachments: &attachments,
-        former_sets: desired.sets(),
-    };
+    let input = input(&desired, &attachments, desired.sets());
 
     let compiled = compile::compile(input, &running, Stale::Keep);
 

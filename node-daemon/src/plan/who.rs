@@ -18,6 +18,16 @@ impl Lengths {
     pub fn of<'a>(tables: impl IntoIterator<Item = &'a Tables>) -> Self {
         Self(tables.into_iter().flat_map(|tables| tables.prefixes.keys().map(|key| key.bits)).collect())
     }
+
+    /// All prefixes around an address. The lengths are (at least) those of the tables.
+    pub fn around<'a>(
+        &'a self,
+        tables: &'a Tables,
+        address: Address,
+    ) -> impl Iterator<Item = (PrefixKey, Peer)> + 'a {
+        let keys = self.0.iter().map(move |bits| PrefixKey { bits: *bits, address: masked(address, *bits) });
+        keys.filter_map(|key| Some((key, *tables.prefixes.get(&key)?)))
+    }
 }
 
 /// Tables with an index over the lengths of their prefixes.

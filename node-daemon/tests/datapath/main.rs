@@ -27,6 +27,7 @@ mod policies;
 mod policy;
 mod refusals;
 mod revisions;
+mod runs;
 mod tables;
 mod telling;
 mod uplink;

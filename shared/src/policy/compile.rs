@@ -8,6 +8,7 @@
 //! their own, which are asked first; what the link needs is in the node's rulebooks, before all tiers.
 
 mod failsafe;
+mod one;
 mod peers;
 mod rulebook;
 
@@ -21,10 +22,11 @@ use siphasher::sip::SipHasher13;
 
 pub use self::{
     failsafe::{FailsafeBooks, failsafe_books},
+    one::PeerCompiler,
     rulebook::Rulebook,
 };
 use self::{
-    peers::Peers,
+    peers::{Peers, Whom},
     rulebook::{Book, Rules},
 };
 use super::{
@@ -79,11 +81,21 @@ impl Unfit {
             Self::Overflow { subject, .. } | Self::NoSuchCidrSet { subject, .. } => *subject,
         }
     }
+
+    /// The same of another subject, which the same policies select.
+    #[must_use]
+    pub fn of(self, subject: Identity) -> Self {
+        match self {
+            Self::Overflow { rows, .. } => Self::Overflow { subject, rows },
+            Self::NoSuchCidrSet { policy, set, .. } => Self::NoSuchCidrSet { subject, policy, set },
+        }
+    }
 }
 
 /// Whose policy a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    #[default]
     Endpoint,
     /// The node itself. What holds failsafe entries, and that its own endpoints may be free, is not in the table.
     Node,
@@ -101,7 +113,7 @@ pub fn table(
     }
     let mut table = closed_table(Kind::Endpoint);
     for direction in Direction::ALL {
-        Compiler::new(kind, policies, surroundings, direction).add_to(&mut table);
+        Compiler::new(kind, policies, surroundings, direction, Whom::Everybody).add_to(&mut table);
     }
     let rows = table.rows();
     if rows > POLICY_ROWS_MAX { Err(Unfit::Overflow { subject, rows }) } else { Ok(table) }
@@ -186,6 +198,7 @@ impl<'a> Compiler<'a> {
         policies: &[&'a NodePolicy],
         surroundings: Surroundings<'_>,
         direction: Direction,
+        whom: Whom,
     ) -> Self {
         let rules = match kind {
             Kind::Endpoint => Rules::of(policies, direction, surroundings.default_action),
@@ -199,7 +212,7 @@ impl<'a> Compiler<'a> {
         };
         Self {
             direction,
-            peers: Peers::of(&rules, surroundings),
+            peers: Peers::of(&rules, surroundings, whom),
             rules,
             books: HashMap::new(),
             // A node always reaches itself.

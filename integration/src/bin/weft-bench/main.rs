@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_integration::bench::{Report, control, datapath};
+use weft_integration::bench::{Report, control, datapath, policy};
 
 #[derive(Debug, Parser)]
 #[command(name = "weft-bench", about = "Measures what Weft promises in numbers")]
@@ -26,6 +26,11 @@ enum Bench {
     Datapath(datapath::Options),
     /// From `apply` to realised, beside a bare fan-out of the same bytes
     Control(control::Options),
+    /// The policy compiler: the controller's half and the daemon's, into the kernel
+    Policy(policy::Options),
+    /// What `policy` measures the memory of
+    #[command(hide = true)]
+    PolicyMemoryProcess(policy::MemoryOptions),
     /// What `control` measures, as a process of its own
     #[command(hide = true)]
     ControllerProcess(control::servers::ControllerOptions),
@@ -50,6 +55,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let report: Report = match &arguments.bench {
         Bench::Datapath(options) => datapath::run(&arguments.object, options, say)?,
         Bench::Control(options) => control::run(options, say)?,
+        Bench::Policy(options) => policy::run(options, say)?,
+        Bench::PolicyMemoryProcess(options) => return policy::memory_process(options),
         Bench::ControllerProcess(options) => return control::servers::controller(options),
         Bench::FanOutProcess(options) => return control::servers::fan_out(options),
     };

@@ -12,13 +12,10 @@ use weft_shared::{
         maps::{PEER_RULES_MAX, RULES_MAX, SUBJECTS_MAX},
     },
     names::Identity,
-    policy::{
-        compile::{self, Kind, Rulebook, Surroundings},
-        model::NodePolicy,
-    },
+    policy::compile::{self, Kind, Rulebook, Surroundings},
 };
 
-use super::{Compiled, Input, Stale, host, lowest_free, policies_of};
+use super::{Compiled, Input, Selecting, Stale, lowest_free, policies_of_all};
 use crate::plan::tables::{SubjectRow, Tables};
 
 /// Slot → identity.
@@ -93,6 +90,9 @@ pub(super) fn keep_members(
     }
 }
 
+/// What policies were compiled to.
+type Found = Result<Arc<compile::Table>, compile::Unfit>;
+
 pub(super) fn add_policies(
     compiled: &mut Compiled,
     input: Input<'_>,
@@ -100,17 +100,23 @@ pub(super) fn add_policies(
     surroundings: Surroundings<'_>,
     (slots, hosts): (&Slots, &BTreeSet<u32>),
 ) {
+    let mut selecting = policies_of_all(slots.values().copied(), hosts, input.desired, surroundings.sets);
+    // Subjects that the same policies select say the same.
+    let mut known: HashMap<(Kind, Vec<&str>), Found> = HashMap::new();
     for (slot, identity) in slots {
         let subject = Identity(*identity);
-        let kind = if hosts.contains(identity) { Kind::Node } else { Kind::Endpoint };
-        let policies: Vec<&NodePolicy> = match kind {
-            Kind::Endpoint => policies_of(subject, input.desired, surroundings.sets).collect(),
-            Kind::Node => host::policies_of(*identity, input.desired, surroundings.sets).collect(),
+        let Selecting { kind, policies } = selecting.remove(identity).unwrap_or_default();
+        let names = policies.iter().map(|policy| policy.name.as_str()).collect();
+        let compiled_once = known
+            .entry((kind, names))
+            .or_insert_with(|| compile::table(subject, kind, &policies, surroundings).map(Arc::new));
+        let table = match compiled_once {
+            Ok(table) => Arc::clone(table),
+            Err(unfit) => {
+                compiled.unfit.push(unfit.clone().of(subject));
+                Arc::new(compile::closed_table(kind))
+            }
         };
-        let table = compile::table(subject, kind, &policies, surroundings).unwrap_or_else(|unfit| {
-            compiled.unfit.push(unfit);
-            compile::closed_table(kind)
-        });
         if add_table(&mut compiled.tables, numbers, (*slot, *identity), &table).is_err() {
             let rows = table.rows();
             compiled.unfit.push(compile::Unfit::Overflow { subject, rows });

@@ -40,10 +40,13 @@ impl Planner<'_> {
     }
 
     pub(super) fn set_policies(&mut self) {
+        let mut last = None;
         for (key, rulebook) in &self.desired.peer_rules {
             if self.now.peer_rules.get(key) != Some(rulebook) {
                 self.push(Step::PeerRules { key: *key, rulebook: Some(*rulebook) });
-                self.bump_subject_of(*key);
+                if last.replace(key.subject) != Some(key.subject) {
+                    self.bump_subject_of(*key);
+                }
             }
         }
         for (slot, subject) in &self.desired.subjects {
@@ -72,6 +75,10 @@ impl Planner<'_> {
 
     /// Takes away rows of such subjects that nobody desires.
     fn remove_peers(&mut self, of: impl Fn(u32) -> bool) {
+        // All that are desired are there by now.
+        if self.now.peer_rules.len() == self.desired.peer_rules.len() {
+            return;
+        }
         let unwanted = |key: &&PeerKey| !self.desired.peer_rules.contains_key(*key) && of(key.subject);
         let leaving: Vec<PeerKey> = self.now.peer_rules.keys().filter(unwanted).copied().collect();
         if leaving.is_empty() {

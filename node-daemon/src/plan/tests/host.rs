@@ -7,11 +7,10 @@ use crate::plan::{compile::prefix_key, tables::HostRow, who::masked};
 
 /// Label sets' numbers that the node may have; 0: the controller has not said.
 const IDENTITIES: [u32; 3] = [0, 300, 301];
-const NODES: &str = "nodes";
 
 /// A node's host policies and what holds against them.
 #[derive(Clone, Debug)]
-struct Host {
+pub(super) struct Host {
     identity: u32,
     policies: Vec<v1::NodePolicy>,
     failsafe: Vec<v1::NodeFailsafe>,
@@ -19,7 +18,7 @@ struct Host {
 }
 
 prop_compose! {
-    fn host()(
+    pub(super) fn host()(
         identity in prop::sample::select(&IDENTITIES[..]),
         policies in vec(policy(), 0..3),
         failsafe in vec((prop::option::of(prop::sample::select(&CIDRS[..])), 80_u32..82), 0..3),
@@ -37,7 +36,7 @@ prop_compose! {
 }
 
 impl Host {
-    fn desired(&self, model: &Model) -> Desired {
+    pub(super) fn upserts(&self, model: &Model) -> Vec<v1::Upsert> {
         let mut upserts = model.upserts();
         let host_to_endpoint = if self.free { v1::HostToEndpoint::Allow } else { v1::HostToEndpoint::Policy };
         let fleet = v1::NodeFleet {
@@ -65,11 +64,15 @@ impl Host {
                 v1::NodePolicy { subject_set: NODES.to_owned(), subject_is_nodes: true, ..policy.clone() };
             upserts.push(upsert(ResourceType::Policy, format!("host-{place}"), &policy));
         }
+        upserts
+    }
+
+    fn desired(&self, model: &Model) -> Desired {
         let mut desired = Desired::default();
         desired.apply(Batch {
             revision: 5,
             identities_through: 300,
-            upserts,
+            upserts: self.upserts(model),
             in_sync: true,
             ..Batch::default()
         });

@@ -8,6 +8,15 @@ use super::{
     rulebook::Rules,
 };
 
+/// Whose rules are looked for, beside those of the classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    Everybody,
+    /// An identity of endpoints or nodes alone.
+    One(u32),
+    Nobody,
+}
+
 /// Places of rules, ascending.
 type Places = Vec<u32>;
 
@@ -20,12 +29,12 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn of(rules: &Rules<'_>, surroundings: Surroundings<'_>) -> Self {
+    pub(super) fn of(rules: &Rules<'_>, surroundings: Surroundings<'_>, whom: Whom) -> Self {
         let mut peers = Self::default();
         for (place, rule) in (0..).zip(rules.list()) {
             match &rule.peers {
                 None => peers.add_classes(Entity::All, place),
-                Some(named) => named.iter().for_each(|peer| peers.add(peer, place, surroundings)),
+                Some(named) => named.iter().for_each(|peer| peers.add(peer, place, surroundings, whom)),
             }
         }
         peers
@@ -36,16 +45,18 @@ impl Peers {
         &self.classes[index(class)]
     }
 
-    fn add(&mut self, peer: &NodePeer, place: u32, surroundings: Surroundings<'_>) {
-        let members = |set: &String| surroundings.sets.get(set).into_iter().flatten().copied();
+    fn add(&mut self, peer: &NodePeer, place: u32, surroundings: Surroundings<'_>, whom: Whom) {
         match peer {
-            Peer::Endpoints(set) => self.add_all(members(set), Class::Fleet, place),
+            Peer::Endpoints(set) => self.add_members(set, Class::Fleet, place, surroundings, whom),
             Peer::Nodes(set) => {
-                self.add_all(members(set), Class::RemoteNode, place);
-                if surroundings.own_node.is_some_and(|own| members(set).any(|member| member == own)) {
+                self.add_members(set, Class::RemoteNode, place, surroundings, whom);
+                let members = surroundings.sets.get(set);
+                if surroundings.own_node.is_some_and(|own| members.is_some_and(|set| set.contains(&own))) {
                     self.add_class(Class::Host, place);
                 }
             }
+            // Prefixes are neither endpoints nor nodes.
+            Peer::Cidr { .. } | Peer::CidrSet(_) if whom != Whom::Everybody => {}
             Peer::Cidr { cidr, except } => {
                 self.add_all(surroundings.prefixes.within(cidr, except), Class::World, place);
             }
@@ -55,6 +66,22 @@ impl Peers {
                 }
             }
             Peer::Entity(entity) => self.add_classes(*entity, place),
+        }
+    }
+
+    fn add_members(
+        &mut self,
+        set: &str,
+        class: Class,
+        place: u32,
+        surroundings: Surroundings<'_>,
+        whom: Whom,
+    ) {
+        let Some(members) = surroundings.sets.get(set) else { return };
+        match whom {
+            Whom::Everybody => self.add_all(members.iter().copied(), class, place),
+            Whom::One(identity) => self.add_all(members.get(&identity).copied().into_iter(), class, place),
+            Whom::Nobody => {}
         }
     }
 

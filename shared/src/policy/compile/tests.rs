@@ -100,7 +100,13 @@ fn is_free(fleet: &Fleet, direction: Direction, peer: &Party) -> bool {
     direction == Direction::Egress && own_endpoint && free
 }
 
-fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
+/// What the subject's policies are compiled with: whose they are, and those policies.
+fn with_surroundings<R>(
+    fleet: &Fleet,
+    subject: &Party,
+    own: &Labels,
+    compile: impl FnOnce(Kind, &[&NodePolicy], Surroundings<'_>) -> R,
+) -> R {
     let nodes: Vec<NodePolicy> = fleet
         .policies
         .iter()
@@ -120,8 +126,26 @@ fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdenti
         own_node: Some(identity_of(own, true)),
     };
     let kind = if subject.class == Class::Fleet { Kind::Endpoint } else { Kind::Node };
-    let subject = Identity(identity_of(&subject.labels, kind == Kind::Node));
-    (table(subject, kind, &selecting, surroundings).expect("few rows"), prefixes)
+    compile(kind, &selecting, surroundings)
+}
+
+fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdentities) {
+    with_surroundings(fleet, subject, own, |kind, policies, surroundings| {
+        let identity = Identity(identity_of(&subject.labels, kind == Kind::Node));
+        (table(identity, kind, policies, surroundings).expect("few rows"), surroundings.prefixes.clone())
+    })
+}
+
+fn compile_one(
+    fleet: &Fleet,
+    subject: &Party,
+    own: &Labels,
+    direction: Direction,
+    identity: u32,
+) -> Option<Arc<Rulebook>> {
+    with_surroundings(fleet, subject, own, |kind, policies, surroundings| {
+        PeerCompiler::new(kind, policies, surroundings).rulebook(direction, identity)
+    })
 }
 
 proptest! {
@@ -148,8 +172,13 @@ proptest! {
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
             let free = subject.class == Class::Host
                 && (is_failsafe(&failsafe, direction, &peer, port) || is_free(&fleet, direction, &peer));
-            let book = table.rulebook(direction, peer_identity(&peer, &prefixes), peer.class);
+            let identity = peer_identity(&peer, &prefixes);
+            let book = table.rulebook(direction, identity, peer.class);
             let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
+            if matches!(peer.class, Class::Fleet | Class::RemoteNode) {
+                let one = compile_one(&fleet, &subject, &own, direction, identity);
+                prop_assert_eq!(one.as_deref(), table.peers.get(&(direction, identity)).map(|book| &**book));
+            }
             prop_assert_eq!(
                 found(row),
                 expected(&fleet, &subject, &peer, direction, port),
