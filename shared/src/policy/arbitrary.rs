@@ -70,10 +70,13 @@ pub fn config() -> impl Strategy<Value = FleetConfig> {
 /// An entry, of some prefixes or of everybody.
 pub fn failsafe() -> impl Strategy<Value = Failsafe> {
     (ports(), any::<bool>(), vec(select(CIDRS.to_vec()), 0..2)).prop_map(|(range, ingress, prefixes)| {
+        // Entries say no types.
+        let (first, last) =
+            if matches!(range.protocol, 1 | 58) { (0, u16::MAX) } else { (range.first, range.last) };
         Failsafe {
             protocol: range.protocol,
-            first: range.first,
-            last: range.last,
+            first,
+            last,
             direction: if ingress { Direction::Ingress } else { Direction::Egress },
             prefixes: prefixes.into_iter().map(net).collect(),
         }
@@ -105,7 +108,9 @@ pub fn policies() -> impl Strategy<Value = Vec<Policy>> {
     let draft = (tier(), mode(), subject(), any::<(bool, bool)>(), any::<(bool, bool)>());
     let policy = draft.prop_flat_map(|(tier, mode, subject, present, default_deny)| {
         let rules = move || rules(matches!(tier, TierDraft::Admin(_)));
-        (option_if(present.0, rules()), option_if(present.1, rules())).prop_map(move |(ingress, egress)| {
+        // Where there is no default deny to speak of, a policy without a direction would be refused.
+        let ingress = present.0 || !(present.1 || matches!(tier, TierDraft::Application));
+        (option_if(ingress, rules()), option_if(present.1, rules())).prop_map(move |(ingress, egress)| {
             let tier = match tier {
                 TierDraft::Admin(order) => Tier::Admin { order },
                 TierDraft::Baseline(order) => Tier::Baseline { order },
