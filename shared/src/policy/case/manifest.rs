@@ -1,7 +1,7 @@
 //! The model as manifests. (The command's own writer goes by the schema's descriptors, which this crate does not know; a
 //! test of the command reads what is written here.)
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 
 use ipnet::IpNet;
 
@@ -81,7 +81,9 @@ fn policy(policy: &Policy) -> String {
             Some([]) => text += &format!("{name}: []\n"),
             Some(rules) => {
                 text += &format!("{name}:\n");
-                rules.iter().for_each(|written| text += &rule(written));
+                for written in rules {
+                    text += &rule(written);
+                }
             }
         }
     }
@@ -158,13 +160,12 @@ fn range(range: PortRange) -> String {
     let PortRange { protocol, first, last } = range;
     let mut text = self::protocol(protocol);
     let [kind, code] = first.to_be_bytes();
-    // Writing to a text never fails.
-    let _ = match protocol {
-        _ if (first, last) == (0, u16::MAX) => Ok(()),
-        1 | 58 if first == last => write!(text, ", type: {kind}, code: {code}"),
-        1 | 58 => write!(text, ", type: {kind}"),
-        _ if first == last => write!(text, ", port: {first}"),
-        _ => write!(text, ", port: {first}, endPort: {last}"),
+    text += &match protocol {
+        _ if (first, last) == (0, u16::MAX) => String::new(),
+        1 | 58 if first == last => format!(", type: {kind}, code: {code}"),
+        1 | 58 => format!(", type: {kind}"),
+        _ if first == last => format!(", port: {first}"),
+        _ => format!(", port: {first}, endPort: {last}"),
     };
     text
 }

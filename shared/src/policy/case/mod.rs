@@ -1,6 +1,7 @@
 //! What a property test shows when compiled and meant are not the same: the smallest fleet in which it is so, as manifests
 //! that `weft apply` takes, and the flow with the verdict that was expected and the one that was seen.
 
+#[expect(clippy::format_push_string, reason = "a case is printed once, and reads better than it costs")]
 mod manifest;
 mod smaller;
 #[cfg(test)]
@@ -20,30 +21,77 @@ use super::{
     model::{Action, Direction, FlowPort, Labels, Party, Policy},
 };
 
-/// A flow that is not judged as it should be. Printed, it is YAML.
-#[derive(Debug)]
-pub struct Case<'a> {
-    pub fleet: &'a Fleet,
+/// A flow and who judges it.
+#[derive(Clone, Debug)]
+pub struct Flow {
     /// Labels of the node that judges.
-    pub node: &'a Labels,
-    pub source: &'a Party,
-    pub destination: &'a Party,
+    pub node: Labels,
+    pub source: Party,
+    pub destination: Party,
     pub port: FlowPort,
+}
+
+impl Flow {
+    /// As one end judges it.
+    pub fn of(node: Labels, (subject, peer): (&Party, &Party), direction: Direction, port: FlowPort) -> Self {
+        let (source, destination) = match direction {
+            Direction::Ingress => (peer.clone(), subject.clone()),
+            Direction::Egress => (subject.clone(), peer.clone()),
+        };
+        Self { node, source, destination, port }
+    }
+}
+
+/// What is said of a flow, and should not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
     /// By the rules.
     pub expected: String,
     /// By what is tested.
     pub seen: String,
 }
 
+/// A fleet in which a flow is not judged as it should be. Printed, it is YAML.
+#[derive(Debug)]
+pub struct Case<'a> {
+    pub fleet: &'a Fleet,
+    pub flow: &'a Flow,
+    pub wrong: Wrong,
+}
+
+/// Judges a flow in a fleet; where that goes wrong, it is an error with the smallest [`Case`] of it, as text.
+pub fn check(
+    fleet: &Fleet,
+    flow: &Flow,
+    mut judge: impl FnMut(&Fleet) -> Result<(), Wrong>,
+) -> Result<(), String> {
+    judge(fleet).or_else(|wrong| fail(fleet, flow, wrong, judge))
+}
+
+/// The same where it has gone wrong already. Where it does not again, the whole fleet is printed.
+pub fn fail(
+    fleet: &Fleet,
+    flow: &Flow,
+    wrong: Wrong,
+    mut judge: impl FnMut(&Fleet) -> Result<(), Wrong>,
+) -> Result<(), String> {
+    let least = smallest(fleet.clone(), |fleet| judge(fleet).is_err());
+    match judge(&least) {
+        Err(wrong) => Err(Case { fleet: &least, flow, wrong }.to_string()),
+        Ok(()) => Err(format!("# Seen once, and not again.\n{}", Case { fleet, flow, wrong })),
+    }
+}
+
 impl fmt::Display for Case<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flow { node, source, destination, port } = self.flow;
         formatter.write_str(&manifests(self.fleet))?;
-        let source = manifest::party(self.source);
-        let destination = manifest::party(self.destination);
-        writeln!(formatter, "---\nnode: {{labels: {}}}", manifest::labels(self.node))?;
+        writeln!(formatter, "---\nnode: {{labels: {}}}", manifest::labels(node))?;
+        let (source, destination) = (manifest::party(source), manifest::party(destination));
         writeln!(formatter, "flow:\n  from: {source}\n  to: {destination}")?;
-        writeln!(formatter, "  port: {}", manifest::flow_port(self.port))?;
-        write!(formatter, "  expected: {:?}\n  seen: {:?}\n", self.expected, self.seen)
+        writeln!(formatter, "  port: {}", manifest::flow_port(*port))?;
+        let Wrong { expected, seen } = &self.wrong;
+        write!(formatter, "  expected: {expected:?}\n  seen: {seen:?}\n")
     }
 }
 
@@ -77,7 +125,7 @@ fn rule_name(fleet: &Fleet, number: u32) -> String {
 }
 
 /// Asks of many random values whether a property holds; panics with what the property says of the first one of which it
-/// doesn't. It has shrunk its case by then ([`smallest`]): what is wrong with one flow of many needs none of the others.
+/// doesn't. It has shrunk its case by then ([`check`]): what is wrong with one flow of many needs none of the others.
 pub fn hold<S: Strategy>(cases: u32, values: &S, property: impl Fn(S::Value) -> Result<(), String>) {
     let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::with_cases(cases) };
     let said = RefCell::new(None);

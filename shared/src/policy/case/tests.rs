@@ -59,15 +59,17 @@ fn a_case_is_manifests_and_then_the_flow_with_what_was_expected_and_seen() {
     };
     let fleet =
         Fleet { policies: vec![policy], cidr_sets: vec![set], config: FleetConfig::of_pools(Vec::new()) };
-    let case = Case {
-        fleet: &fleet,
-        node: &labels("role", "db"),
-        source: &endpoint("web", "10.200.1.10"),
-        destination: &endpoint("api", "10.200.1.11"),
+    let flow = Flow {
+        node: labels("role", "db"),
+        source: endpoint("web", "10.200.1.10"),
+        destination: endpoint("api", "10.200.1.11"),
         port: FlowPort { protocol: 6, port: 443 },
+    };
+    let wrong = Wrong {
         expected: verdict(&fleet, Action::Allow, 0),
         seen: verdict(&fleet, Action::Deny, rule_number("policy-0", Direction::Ingress, "0")),
     };
+    let case = Case { fleet: &fleet, flow: &flow, wrong };
     let expected = r#"kind: FleetConfig
 name: fleet
 pools: []
@@ -103,11 +105,6 @@ flow:
     assert_eq!(case.to_string(), expected);
 }
 
-/// Whether the flow of one endpoint from another is denied: what "goes wrong" in the test below.
-fn is_denied(fleet: &Fleet, (subject, peer): (&Party, &Party), port: FlowPort) -> bool {
-    oracle::judge(fleet.context(), subject, peer, Direction::Ingress, port).action == Action::Deny
-}
-
 #[test]
 fn what_is_left_of_a_random_fleet_is_what_is_wrong_with_it() {
     let values =
@@ -115,14 +112,17 @@ fn what_is_left_of_a_random_fleet_is_what_is_wrong_with_it() {
     let shrunk = Cell::new(0);
     hold(2_000, &values, |(fleet, labels, peer, port)| {
         let subject = Party { class: Class::Fleet, labels, address: None, local: true };
-        let ends = (&subject, &peer);
+        let is_denied = |fleet: &Fleet| {
+            let verdict = oracle::judge(fleet.context(), &subject, &peer, Direction::Ingress, port);
+            verdict.action == Action::Deny
+        };
         // What denies by default needs no policy.
-        if fleet.config.default_action == Action::Deny || !is_denied(&fleet, ends, port) {
+        if fleet.config.default_action == Action::Deny || !is_denied(&fleet) {
             return Ok(());
         }
         shrunk.set(shrunk.get() + 1);
-        let least = smallest(fleet, |fleet| is_denied(fleet, ends, port));
-        let [policy] = &least.policies[..] else { return Err(format!("{least:?}")) };
+        let least = smallest(fleet, is_denied);
+        let [policy] = &least.policies[..] else { return Err(manifests(&least)) };
         let words = policy.rules(Direction::Ingress).iter().map(|rule| {
             1 + rule.peers.as_ref().map_or(0, Vec::len) + rule.ports.as_ref().map_or(0, Vec::len)
         });
@@ -136,6 +136,39 @@ fn what_is_left_of_a_random_fleet_is_what_is_wrong_with_it() {
         if is_least { Ok(()) } else { Err(manifests(&least)) }
     });
     assert!(shrunk.get() > 50, "{}", shrunk.get());
+}
+
+#[test]
+fn what_is_wrong_is_printed_of_the_smallest_fleet_and_what_is_wrong_only_once_of_the_whole() {
+    let policy = Policy {
+        name: "policy-0".to_owned(),
+        tier: Tier::Application { default_deny_ingress: true, default_deny_egress: true },
+        mode: Mode::Enforce,
+        subject: Subject::Endpoints(Selector::default()),
+        ingress: Some(Vec::new()),
+        egress: Some(Vec::new()),
+    };
+    let fleet =
+        Fleet { policies: vec![policy], cidr_sets: Vec::new(), config: FleetConfig::of_pools(Vec::new()) };
+    let flow = Flow {
+        node: Labels::new(),
+        source: endpoint("web", "10.200.1.10"),
+        destination: endpoint("api", "10.200.1.11"),
+        port: FlowPort { protocol: 6, port: 443 },
+    };
+    let wrong = |times: usize| {
+        let mut left = times;
+        move |fleet: &Fleet| {
+            left = left.saturating_sub(1);
+            let said = || Wrong { expected: "allow".to_owned(), seen: "deny".to_owned() };
+            if left > 0 && !fleet.policies.is_empty() { Err(said()) } else { Ok(()) }
+        }
+    };
+    assert_eq!(check(&fleet, &flow, wrong(0)), Ok(()));
+    let always = check(&fleet, &flow, wrong(usize::MAX)).expect_err("it is wrong");
+    assert!(always.contains("policy-0") && !always.contains("gress: []"), "{always}");
+    let once = check(&fleet, &flow, wrong(2)).expect_err("it was wrong");
+    assert!(once.starts_with("# Seen once, and not again.\n") && once.contains("egress: []"), "{once}");
 }
 
 #[test]

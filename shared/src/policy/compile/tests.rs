@@ -6,6 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::policy::{
     arbitrary::{self, Fleet},
+    case::{self, Wrong},
     model::{
         Entity, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
         needed_by_the_link, needs_of_the_link,
@@ -124,39 +125,56 @@ fn compile(fleet: &Fleet, subject: &Party, own: &Labels) -> (Table, PrefixIdenti
     (table(subject, kind, &selecting, surroundings).expect("few rows"), prefixes)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+/// What the kernel would say of a flow by the table, and what is wrong with that.
+fn check(
+    fleet: &Fleet,
+    (table, prefixes): &(Table, PrefixIdentities),
+    (subject, peer): (&Party, &Party),
+    direction: Direction,
+    port: FlowPort,
+) -> Result<(), Wrong> {
+    let failsafe = failsafe_books(&fleet.config.failsafe);
+    let free = subject.class == Class::Host
+        && (is_failsafe(&failsafe, direction, peer, port) || is_free(fleet, direction, peer));
+    let book = table.rulebook(direction, peer_identity(peer, prefixes), peer.class);
+    let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
+    let (seen, expected) = (found(row), expected(fleet, subject, peer, direction, port));
+    let text = |((action, rule), (audit, audit_rule)): Judged| {
+        let verdict = case::verdict(fleet, action, rule);
+        let audit = case::verdict(fleet, audit, audit_rule);
+        format!("{verdict}; with audited policies {audit}")
+    };
+    if seen == expected { Ok(()) } else { Err(Wrong { expected: text(expected), seen: text(seen) }) }
+}
 
-    #[test]
-    fn the_compiled_table_gives_the_oracles_verdict_and_rule(
-        fleet in arbitrary::fleet(),
-        subject in arbitrary::judged(),
-        own in select(arbitrary::node_label_sets()),
-        flows in vec(
-            (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec()), flow_port(), any::<bool>()),
-            20,
-        ),
-    ) {
+#[test]
+fn the_compiled_table_gives_the_oracles_verdict_and_rule() {
+    let flow = (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec()), flow_port(), any::<bool>());
+    let own = select(arbitrary::node_label_sets());
+    let values = (arbitrary::fleet(), arbitrary::judged(), own, vec(flow, 20));
+    case::hold(2_000, &values, |(fleet, subject, own, flows)| {
         let own = if subject.class == Class::Host { subject.labels.clone() } else { own };
-        let (table, prefixes) = compile(&fleet, &subject, &own);
-        let failsafe = failsafe_books(&fleet.config.failsafe);
+        let compiled = compile(&fleet, &subject, &own);
         for (mut peer, address, port, ingress) in flows {
             if peer.class == Class::Host {
                 peer.labels.clone_from(&own);
             }
             peer.address.get_or_insert(address.parse().expect("an address"));
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let free = subject.class == Class::Host
-                && (is_failsafe(&failsafe, direction, &peer, port) || is_free(&fleet, direction, &peer));
-            let book = table.rulebook(direction, peer_identity(&peer, &prefixes), peer.class);
-            let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
-            prop_assert_eq!(
-                found(row),
-                expected(&fleet, &subject, &peer, direction, port),
-                "{:?} {:?} {:?}", peer, direction, port
-            );
+            if check(&fleet, &compiled, (&subject, &peer), direction, port).is_ok() {
+                continue;
+            }
+            let (node, subject, peer) = (own.clone(), subject.clone(), peer.clone());
+            let ends = (&subject, &peer);
+            let judge = |fleet: &Fleet| check(fleet, &compile(fleet, &subject, &own), ends, direction, port);
+            case::check(&fleet, &case::Flow::of(node, ends, direction, port), judge)?;
         }
-    }
+        Ok(())
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     /// I10: what an entry holds is open, whatever else is said.
     #[test]
