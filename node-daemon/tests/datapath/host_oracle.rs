@@ -12,7 +12,7 @@ use weft_proto::v1::{self, ResourceType};
 use weft_shared::policy::{
     arbitrary::{self, Fleet},
     case::{self, Wrong},
-    model::{Class, Direction, FlowPort, Labels, Party, needs_of_the_link},
+    model::{Class, Direction, FlowPort, LISTENER_DISCOVERY, Labels, Party, PortRange, needs_of_the_link},
     oracle,
 };
 
@@ -34,6 +34,8 @@ enum Other {
     /// With one of the label sets.
     Node(usize),
     World(IpAddr),
+    /// Beside the node, by an address that means something on the link alone: a neighbour, or a group of that scope.
+    Link(IpAddr),
 }
 
 #[derive(Clone, Debug)]
@@ -51,8 +53,15 @@ fn flow() -> impl Strategy<Value = Flow> {
         2 => Just(Other::OwnEndpoint),
         2 => nodes.prop_map(Other::Node),
         3 => world.prop_map(|text| Other::World(text.parse().unwrap())),
+        1 => select(vec!["fe80::7", "ff02::16", "ff05::2"])
+            .prop_map(|text| Other::Link(text.parse().unwrap())),
     ];
-    let needed = Direction::ALL.into_iter().flat_map(needs_of_the_link);
+    let listeners = LISTENER_DISCOVERY.iter().map(|entry| PortRange {
+        protocol: entry.protocol,
+        first: entry.first,
+        last: entry.last,
+    });
+    let needed = Direction::ALL.into_iter().flat_map(needs_of_the_link).chain(listeners);
     let needed: Vec<FlowPort> = needed
         .flat_map(|range| {
             [range.first - 1, range.first, range.last, range.last + 1]
@@ -62,7 +71,12 @@ fn flow() -> impl Strategy<Value = Flow> {
     let port = prop_oneof![3 => arbitrary::flow_port(), 1 => select(needed)];
     (other, any::<(bool, bool)>(), port)
         .prop_map(|(other, (ingress, v6), port)| {
-            let v6 = if let Other::World(address) = &other { address.is_ipv6() } else { v6 };
+            let v6 = match &other {
+                Other::World(address) | Other::Link(address) => address.is_ipv6(),
+                Other::OwnEndpoint | Other::Node(_) => v6,
+            };
+            // Nobody sends from a group.
+            let ingress = ingress && !matches!(&other, Other::Link(address) if address.is_multicast());
             let protocol = match (port.protocol, v6) {
                 (0 | 47 | 50 | 255, _) => 6,
                 (1 | 58, true) => 58,
@@ -101,7 +115,7 @@ impl Own {
         let (class, labels) = match &flow.other {
             Other::OwnEndpoint => (Class::Fleet, arbitrary::label_sets()[self.endpoint].clone()),
             Other::Node(place) => (Class::RemoteNode, arbitrary::node_label_sets()[*place].clone()),
-            Other::World(_) => (Class::World, Labels::new()),
+            Other::World(_) | Other::Link(_) => (Class::World, Labels::new()),
         };
         Party { class, labels, address: Some(address(&flow.other, flow.v6)), local: class == Class::Fleet }
     }
@@ -133,7 +147,7 @@ fn address(other: &Other, v6: bool) -> IpAddr {
         Other::OwnEndpoint => WEB_PARTY.address(family(v6)),
         Other::Node(place) if v6 => format!("2001:db8:77::{}", 10 + place).parse().unwrap(),
         Other::Node(place) => format!("192.0.2.{}", 10 + place).parse().unwrap(),
-        Other::World(address) => *address,
+        Other::World(address) | Other::Link(address) => *address,
     }
 }
 

@@ -8,8 +8,8 @@ use crate::policy::{
     arbitrary::{self, Fleet},
     case::{self, Wrong},
     model::{
-        Entity, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
-        needed_by_the_link, needs_of_the_link,
+        Entity, FlowPort, LISTENER_DISCOVERY, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange,
+        RuleAction, Subject, Tier, is_listener_discovery, needed_by_the_link, needs_of_the_link,
     },
     oracle, prefix, wire,
 };
@@ -74,9 +74,33 @@ fn found(row: PolicyRow) -> Judged {
     ((action(row.action), row.rule), (action(row.audit_action), row.audit_rule))
 }
 
+/// Those of the world, and of its links.
+fn addresses() -> Vec<&'static str> {
+    [&arbitrary::ADDRESSES[..], &["fe80::7", "ff02::16", "ff05::2"]].concat()
+}
+
+fn peer() -> impl Strategy<Value = Party> {
+    let on_a_link = select(vec!["fe80::7", "ff02::16", "ff05::2"]).prop_map(|text| Party {
+        class: Class::World,
+        labels: Labels::new(),
+        address: text.parse().ok(),
+        local: false,
+    });
+    prop_oneof![6 => arbitrary::peer(), 1 => on_a_link]
+}
+
 /// Ports that rules name, and those that the link needs.
 fn flow_port() -> impl Strategy<Value = FlowPort> {
-    let needed = || Direction::ALL.into_iter().flat_map(needs_of_the_link);
+    let listeners = LISTENER_DISCOVERY.iter().map(|entry| PortRange {
+        protocol: entry.protocol,
+        first: entry.first,
+        last: entry.last,
+    });
+    let listeners: Vec<PortRange> = listeners.collect();
+    let needed = move || {
+        let of_all = Direction::ALL.into_iter().flat_map(needs_of_the_link);
+        of_all.chain(listeners.clone())
+    };
     let ports = needed().flat_map(|range| [range.first - 1, range.first, range.last, range.last + 1]);
     let protocols: Vec<u8> = needed().map(|range| range.protocol).collect();
     let needed = (select(protocols), select(ports.collect::<Vec<u16>>()));
@@ -149,7 +173,7 @@ fn check(
 
 #[test]
 fn the_compiled_table_gives_the_oracles_verdict_and_rule() {
-    let flow = (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec()), flow_port(), any::<bool>());
+    let flow = (peer(), select(addresses()), flow_port(), any::<bool>());
     let own = select(arbitrary::node_label_sets());
     let values = (arbitrary::fleet(), arbitrary::judged(), own, vec(flow, 20));
     case::hold(2_000, &values, |(fleet, subject, own, flows)| {
@@ -180,13 +204,14 @@ proptest! {
     #[test]
     fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more(
         entries in vec(arbitrary::failsafe(), 0..6),
-        (peer, address) in (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec())),
+        (peer, address) in (arbitrary::peer(), select(addresses())),
         port in flow_port(),
         ingress: bool,
     ) {
         let direction = if ingress { Direction::Ingress } else { Direction::Egress };
         let peer = Party { address: Some(address.parse().expect("an address")), ..peer };
-        let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port));
+        let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port))
+            || is_listener_discovery(direction, peer.address, port);
         prop_assert_eq!(is_failsafe(&failsafe_books(&entries), direction, &peer, port), holds);
     }
 
