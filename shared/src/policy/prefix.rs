@@ -54,7 +54,9 @@ impl PrefixIdentities {
         cidr: &'a IpNet,
         except: &'a [IpNet],
     ) -> impl Iterator<Item = u32> + 'a {
-        self.numbers.iter().filter_map(move |(prefix, number)| {
+        // They stand together, from the first address on: a set of many prefixes asks for each of them.
+        let (first, last) = (cidr.trunc(), IpNet::from(cidr.broadcast()));
+        self.numbers.range(first..=last).filter_map(move |(prefix, number)| {
             (cidr.contains(prefix) && !except.iter().any(|hole| hole.contains(prefix))).then_some(*number)
         })
     }
