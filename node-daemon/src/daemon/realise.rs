@@ -42,7 +42,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             // Comes several times a second. Not on disk: a restart that knows less far is behind, never wrong.
             let written = self.write_progress();
             written.map_err(|error| self.failed(&error))?;
-            self.realised = self.desired.realised;
+            self.note_realised();
         } else {
             self.saved = Saved::NotYet;
             let stored = self.save();
@@ -68,11 +68,17 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     fn ack(&self, nonce: u64, began: Instant) -> v1::Ack {
         let rejected: Vec<_> = self.desired.rejected().chain(self.unrealised.iter().cloned()).collect();
-        let revision = if rejected.is_empty() { self.desired.revision } else { self.desired.realised };
+        let revision = if rejected.is_empty() { self.desired.revision } else { self.realised };
         let through = self.desired.identities_through;
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         info!(revision, through, apply_micros, rejected = rejected.len(), "realised");
         v1::Ack { nonce, revision, apply_micros, rejected }
+    }
+
+    /// What does not fit was understood, and is not realised all the same.
+    fn note_realised(&mut self) {
+        let understood = self.desired.realised;
+        self.realised = if self.unrealised.is_empty() { understood } else { self.realised.min(understood) };
     }
 
     fn write_progress(&mut self) -> Result<(), KernelError> {
@@ -102,7 +108,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
-        self.realised = self.desired.realised;
+        self.note_realised();
         Ok(())
     }
 

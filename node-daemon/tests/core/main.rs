@@ -5,6 +5,7 @@ mod fake;
 mod known;
 mod local;
 mod node;
+mod overflow;
 
 use fake::{Fake, SOON, Stream};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
