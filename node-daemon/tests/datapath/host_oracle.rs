@@ -12,7 +12,7 @@ use weft_proto::v1::{self, ResourceType};
 use weft_shared::policy::{
     arbitrary::{self, Fleet},
     case::{self, Wrong},
-    model::{Class, Direction, FlowPort, LISTENER_DISCOVERY, Labels, Party, PortRange, needs_of_the_link},
+    model::{Class, Direction, FlowPort, Labels, Party},
     oracle,
 };
 
@@ -53,22 +53,10 @@ fn flow() -> impl Strategy<Value = Flow> {
         2 => Just(Other::OwnEndpoint),
         2 => nodes.prop_map(Other::Node),
         3 => world.prop_map(|text| Other::World(text.parse().unwrap())),
-        1 => select(vec!["fe80::7", "ff02::16", "ff05::2"])
+        1 => select(arbitrary::LINK_ADDRESSES.to_vec())
             .prop_map(|text| Other::Link(text.parse().unwrap())),
     ];
-    let listeners = LISTENER_DISCOVERY.iter().map(|entry| PortRange {
-        protocol: entry.protocol,
-        first: entry.first,
-        last: entry.last,
-    });
-    let needed = Direction::ALL.into_iter().flat_map(needs_of_the_link).chain(listeners);
-    let needed: Vec<FlowPort> = needed
-        .flat_map(|range| {
-            [range.first - 1, range.first, range.last, range.last + 1]
-                .map(|port| FlowPort { protocol: range.protocol, port })
-        })
-        .collect();
-    let port = prop_oneof![3 => arbitrary::flow_port(), 1 => select(needed)];
+    let port = prop_oneof![3 => arbitrary::flow_port(), 1 => arbitrary::needed_port()];
     (other, any::<(bool, bool)>(), port)
         .prop_map(|(other, (ingress, v6), port)| {
             let v6 = match &other {

@@ -8,8 +8,8 @@ use crate::policy::{
     arbitrary::{self, Fleet},
     case::{self, Wrong},
     model::{
-        Entity, FlowPort, LISTENER_DISCOVERY, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange,
-        RuleAction, Subject, Tier, is_listener_discovery, needed_by_the_link, needs_of_the_link,
+        Entity, FleetConfig, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction,
+        Subject, Tier, is_listener_discovery, needed_by_the_link,
     },
     oracle, prefix, wire,
 };
@@ -76,11 +76,11 @@ fn found(row: PolicyRow) -> Judged {
 
 /// Those of the world, and of its links.
 fn addresses() -> Vec<&'static str> {
-    [&arbitrary::ADDRESSES[..], &["fe80::7", "ff02::16", "ff05::2"]].concat()
+    [&arbitrary::ADDRESSES[..], &arbitrary::LINK_ADDRESSES].concat()
 }
 
 fn peer() -> impl Strategy<Value = Party> {
-    let on_a_link = select(vec!["fe80::7", "ff02::16", "ff05::2"]).prop_map(|text| Party {
+    let on_a_link = select(arbitrary::LINK_ADDRESSES.to_vec()).prop_map(|text| Party {
         class: Class::World,
         labels: Labels::new(),
         address: text.parse().ok(),
@@ -91,23 +91,11 @@ fn peer() -> impl Strategy<Value = Party> {
 
 /// Ports that rules name, and those that the link needs.
 fn flow_port() -> impl Strategy<Value = FlowPort> {
-    let listeners = LISTENER_DISCOVERY.iter().map(|entry| PortRange {
-        protocol: entry.protocol,
-        first: entry.first,
-        last: entry.last,
-    });
-    let listeners: Vec<PortRange> = listeners.collect();
-    let needed = move || {
-        let of_all = Direction::ALL.into_iter().flat_map(needs_of_the_link);
-        of_all.chain(listeners.clone())
-    };
-    let ports = needed().flat_map(|range| [range.first - 1, range.first, range.last, range.last + 1]);
-    let protocols: Vec<u8> = needed().map(|range| range.protocol).collect();
-    let needed = (select(protocols), select(ports.collect::<Vec<u16>>()));
-    prop_oneof![
-        3 => arbitrary::flow_port(),
-        1 => needed.prop_map(|(protocol, port)| FlowPort { protocol, port }),
-    ]
+    prop_oneof![3 => arbitrary::flow_port(), 1 => arbitrary::needed_port()]
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    select(Direction::ALL.to_vec())
 }
 
 /// What the kernel does before it asks a node's table: the longest prefix that the address is in says everything.
@@ -173,18 +161,17 @@ fn check(
 
 #[test]
 fn the_compiled_table_gives_the_oracles_verdict_and_rule() {
-    let flow = (peer(), select(addresses()), flow_port(), any::<bool>());
+    let flow = (peer(), select(addresses()), flow_port(), direction());
     let own = select(arbitrary::node_label_sets());
     let values = (arbitrary::fleet(), arbitrary::judged(), own, vec(flow, 20));
     case::hold(2_000, &values, |(fleet, subject, own, flows)| {
         let own = if subject.class == Class::Host { subject.labels.clone() } else { own };
         let compiled = compile(&fleet, &subject, &own);
-        for (mut peer, address, port, ingress) in flows {
+        for (mut peer, address, port, direction) in flows {
             if peer.class == Class::Host {
                 peer.labels.clone_from(&own);
             }
             peer.address.get_or_insert(address.parse().expect("an address"));
-            let direction = if ingress { Direction::Ingress } else { Direction::Egress };
             if check(&fleet, &compiled, (&subject, &peer), direction, port).is_ok() {
                 continue;
             }
@@ -197,38 +184,52 @@ fn the_compiled_table_gives_the_oracles_verdict_and_rule() {
     });
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-    /// I10: what an entry holds is open, whatever else is said.
-    #[test]
-    fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more(
-        entries in vec(arbitrary::failsafe(), 0..6),
-        (peer, address) in (arbitrary::peer(), select(addresses())),
-        port in flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+/// Asks whether an empty fleet with these failsafe entries opens a node's flow, and should.
+fn hold_of_nodes(opens: impl Fn(&Fleet, &Party, Direction, FlowPort) -> [Action; 2]) {
+    let address = select(addresses());
+    let values = (vec(arbitrary::failsafe(), 0..6), peer(), address, flow_port(), direction());
+    case::hold(2_000, &values, |(failsafe, peer, address, port, direction)| {
         let peer = Party { address: Some(address.parse().expect("an address")), ..peer };
+        let node = Party { class: Class::Host, labels: Labels::new(), address: None, local: true };
+        let config = FleetConfig { failsafe, ..FleetConfig::of_pools(Vec::new()) };
+        let fleet = Fleet { policies: Vec::new(), cidr_sets: Vec::new(), config };
+        let flow = case::Flow::of(Labels::new(), (&node, &peer), direction, port);
+        case::check(&fleet, &flow, |fleet| {
+            let [expected, seen] = opens(fleet, &peer, direction, port);
+            let text = |action: Action| format!("{action:?}");
+            if seen == expected { Ok(()) } else { Err(Wrong { expected: text(expected), seen: text(seen) }) }
+        })
+    });
+}
+
+fn action(allows: bool) -> Action {
+    if allows { Action::Allow } else { Action::Deny }
+}
+
+/// I10: what an entry holds is open, whatever else is said.
+#[test]
+fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more() {
+    hold_of_nodes(|fleet, peer, direction, port| {
+        let entries = &fleet.config.failsafe;
         let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port))
             || is_listener_discovery(direction, peer.address, port);
-        prop_assert_eq!(is_failsafe(&failsafe_books(&entries), direction, &peer, port), holds);
-    }
+        [holds, is_failsafe(&failsafe_books(entries), direction, peer, port)].map(action)
+    });
+}
 
-    /// Also where its policies don't fit, a node keeps what its link needs, and nothing else.
-    #[test]
-    fn a_closed_node_lets_through_what_its_link_needs(
-        peer in arbitrary::peer(),
-        port in flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+/// Also where its policies don't fit, a node keeps what its link needs, and nothing else.
+#[test]
+fn a_closed_node_lets_through_what_its_link_needs() {
+    hold_of_nodes(|_, peer, direction, port| {
         let on_a_link = matches!(peer.class, Class::RemoteNode | Class::World);
         let open = peer.class == Class::Host || (on_a_link && needed_by_the_link(direction, port));
         let table = closed_table(Kind::Node);
-        let row = look_up(table.rulebook(direction, 300, peer.class), port);
-        prop_assert_eq!(found(row).0.0 == Action::Allow, open);
-    }
+        [action(open), found(look_up(table.rulebook(direction, 300, peer.class), port)).0.0]
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn prefixes_keep_their_numbers_when_others_come_and_go(
