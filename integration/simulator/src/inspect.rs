@@ -72,8 +72,10 @@ impl Inspector {
             let slot_before =
                 slot_of(before, now.subjects.get(&flow.slot).map_or(0, |subject| subject.identity));
             let allowed = verdict::allows(now, flow.slot, flow.question);
-            let was = slot_before.is_some_and(|slot| verdict::allows(before, slot, flow.question));
-            if allowed && !was && !rules_allow(rules.as_ref(), &flow) {
+            let was = slot_before
+                .is_some_and(|slot| is_used(before, slot) && verdict::allows(before, slot, flow.question));
+            // A table by which nobody is judged opens nothing, and having been open counts for nothing.
+            if is_used(now, flow.slot) && allowed && !was && !rules_allow(rules.as_ref(), &flow) {
                 self.open(&flow, &format!("after the step {step:?}"));
             }
         }
