@@ -1,21 +1,7 @@
 //! Promise: `weft explain --datapath` says what this node's kernel programs do with a flow, and leaves nothing behind.
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use weft_integration::fleet::{Fleet, scenario};
-
-const POLICY: &str = "
-kind: Policy
-name: api
-subject: {endpoints: {matchLabels: {app: api}}}
-ingress:
-  - name: web
-    action: allow
-    peers: [{endpoints: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 8080}]
-  - name: not-ssh
-    action: deny
-    ports: [{protocol: TCP, port: 22}]
-";
+use weft_integration::fleet::{API_POLICY, Fleet, scenario};
 
 fn explain(fleet: &Fleet, (from, to): (&str, &str), port: &str, family: u8) -> Result<Value> {
     let family = family.to_string();
@@ -29,7 +15,7 @@ fn the_programs_say_what_the_rules_say_and_keep_nothing_of_it() -> Result<()> {
         fleet.attach(1, "web", &[("app", "web")])?;
         fleet.attach(1, "api", &[("app", "api")])?;
         fleet.attach(2, "far", &[("app", "far")])?;
-        fleet.apply(POLICY)?;
+        fleet.apply(API_POLICY)?;
         // Others may be of what endpoints send by themselves.
         let denied = || -> Result<u64> {
             let drops = fleet.node(1).status()?.drops;

@@ -2,9 +2,9 @@
 //! controller and the overlay go on, and so does what the node itself begins.
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use weft_integration::{
-    fleet::{Fleet, Place, UPLINK, scenario},
+    fleet::{Fleet, Monitor, Place, UPLINK, scenario},
     limits::READY,
     traffic::{
         Conversation, Flow, Namespace,
@@ -40,12 +40,10 @@ ingress: []
 ";
 /// The one port.
 const OPEN: u16 = 8080;
-/// Written by each side after the door was shut; none may arrive.
-const MESSAGES: u64 = 200;
 
 /// From, to, what; then the verdict with the front door closed, and with the node sealed. `n1` and `n2` are nodes
 /// themselves.
-const FLOWS: [(&str, &str, Protocol, Outcome, Outcome); 16] = [
+const FLOWS: [(&str, &str, Protocol, Outcome, Outcome); 22] = [
     ("world", "n1", Tcp(22), Allow, Allow),
     ("world", "n1", Tcp(8080), Allow, Allow),
     ("world", "n1", Tcp(8081), Deny, Deny),
@@ -62,6 +60,13 @@ const FLOWS: [(&str, &str, Protocol, Outcome, Outcome); 16] = [
     ("n1", "world", Udp(2000), Allow, Deny),
     ("far", "near", Tcp(1000), Allow, Allow),
     ("near", "far", Echo, Allow, Allow),
+    // The node's own DHCP, which no policy can stop; as a server it would be judged.
+    ("n1", "world", Udp(67), Allow, Allow),
+    ("n1", "world", Udp(547), Allow, Allow),
+    ("world", "n1", Udp(68), Allow, Allow),
+    ("world", "n1", Udp(546), Allow, Allow),
+    ("world", "n1", Udp(67), Deny, Deny),
+    ("n1", "world", Udp(68), Allow, Deny),
 ];
 
 fn node(name: &str) -> Option<usize> {
@@ -122,7 +127,12 @@ fn a_closed_node_is_reached_by_one_port_and_by_what_nobody_may_be_locked_out_of(
         for (namespace, port) in [(&near, 1000), (&far, 1000), (&world, 3000)] {
             servers.push(TcpServer::start(namespace, port, "server")?);
         }
-        let _udp = [UdpServer::start(&host, 2000)?, UdpServer::start(&world, 2000)?];
+        let mut udp = Vec::new();
+        for (namespace, ports) in [(&host, [2000, 67, 68, 546]), (&world, [2000, 67, 68, 547])] {
+            for port in ports {
+                udp.push(UdpServer::start(namespace, port)?);
+            }
+        }
 
         expect(fleet, "without policies", |_, _| Allow)?;
         fleet.apply(FRONT_DOOR)?;
@@ -153,23 +163,15 @@ fn connections_to_a_node_end_when_the_door_is_shut_and_the_drop_is_shown_with_th
         for talk in &talks {
             talk.passes_after(talk.mark())?;
         }
-        let monitor = fleet.node(1).start_weft("monitor", &["monitor", "--drops", "--output", "json"])?;
-        wait::until_true("the monitor is told of events", READY, || {
-            Ok(monitor.output().contains("monitoring\n"))
-        })?;
+        let monitor = Monitor::start(fleet.node(1), &["--drops"])?;
         fleet.apply(SHUT)?;
         for talk in &talks {
-            let mark = talk.mark();
-            talk.speaks_after(mark, MESSAGES)?;
-            ensure!(talk.passed_since(mark) == (false, false), "it goes on: {:?}", talk.passed_since(mark));
+            talk.is_silent()?;
         }
-        let shown = wait::until("the drop is shown", READY, || {
-            let output = monitor.output();
-            let lines = output.lines().filter(|line| line.contains("\"point\":\"tc_from_uplink\""));
-            Ok(lines.filter(|line| line.contains("front-door")).map(ToOwned::to_owned).next())
-        })
-        .with_context(|| monitor.output())?;
-        assert!(shown.contains("policy_denied"), "{shown}");
+        let shown = monitor.wait_for("the drop is shown", |line| {
+            line["point"] == "tc_from_uplink" && line["rules"][0]["policy"] == "front-door"
+        })?;
+        assert_eq!(shown["reason"], "policy_denied", "{shown}");
         Ok(())
     })
 }
@@ -201,6 +203,37 @@ fn a_frame_with_a_priority_tag_finds_the_same_door() -> Result<()> {
             wait::until_true(&what, READY, || Ok(fleet.node(1).dropped(reason)? >= before + 2))?;
         }
         assert_eq!(server.received(), 6);
+        Ok(())
+    })
+}
+
+/// As a client asks that has no address yet, and is answered that has none to be reached by.
+#[test]
+fn a_sealed_node_gets_its_address_by_dhcp_and_no_other_broadcast_passes() -> Result<()> {
+    scenario("hostdhcp", 1, |fleet| {
+        let world = fleet.party("world")?.clone();
+        let host = namespace(fleet, "n1")?;
+        fleet.apply(SEALED)?;
+        let everybody = IpAddr::from([255; 4]);
+        let ask = (IpAddr::from([0; 4]), everybody);
+        let offer = (world.address(4)?, everybody);
+        let (to_world, to_node) = ((&host, &world.namespace), (&world.namespace, &host));
+        let others = [UdpServer::start(&world.namespace, 68)?, UdpServer::start(&host, 67)?];
+        for (ends, addresses, port) in [(to_world, ask, 68), (to_node, offer, 67)] {
+            let before = fleet.node(1).dropped("policy_denied")?;
+            send_tagged(ends, UPLINK, addresses, port, 0)?;
+            wait::until_true(
+                "it is dropped",
+                READY,
+                || Ok(fleet.node(1).dropped("policy_denied")? > before),
+            )?;
+        }
+        let (server, client) = (UdpServer::start(&world.namespace, 67)?, UdpServer::start(&host, 68)?);
+        send_tagged(to_world, UPLINK, ask, 67, 0)?;
+        wait::until_true("the question arrives", READY, || Ok(server.received() == 1))?;
+        send_tagged(to_node, UPLINK, offer, 68, 0)?;
+        wait::until_true("the offer arrives", READY, || Ok(client.received() == 1))?;
+        assert_eq!(others.map(|other| other.received()), [0, 0]);
         Ok(())
     })
 }

@@ -2,55 +2,15 @@
 //! counted.
 use std::net::{IpAddr, UdpSocket};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use weft_integration::{
-    fleet::{Fleet, Process, scenario},
-    limits::READY,
+    fleet::{API_POLICY, Fleet, Monitor, scenario},
     traffic::{Flow, Outcome, Protocol, TcpServer},
-    wait,
 };
-
-const POLICY: &str = "
-kind: Policy
-name: api
-subject: {endpoints: {matchLabels: {app: api}}}
-ingress:
-  - name: web
-    action: allow
-    peers: [{endpoints: {matchLabels: {app: web}}}]
-    ports: [{protocol: TCP, port: 8080}]
-  - name: not-ssh
-    action: deny
-    ports: [{protocol: TCP, port: 22}]
-";
 
 /// More than the kernel's buffer has room for.
 const FLOOD: u16 = 20_000;
-
-/// A monitor on the first node that is being told by the time this returns.
-fn monitor(fleet: &Fleet, arguments: &[&str]) -> Result<Process> {
-    let log = arguments.join("").replace(['-', '/', '='], "");
-    let arguments = [&["monitor", "--output", "json"], arguments].concat();
-    let process = fleet.node(1).start_weft(&format!("monitor{log}"), &arguments)?;
-    wait::until_true("the monitor is told of events", READY, || {
-        Ok(process.output().contains("monitoring\n"))
-    })?;
-    Ok(process)
-}
-
-fn lines(monitor: &Process) -> Result<Vec<Value>> {
-    let output = monitor.output();
-    // The last line may be half written.
-    let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    let lines = whole.lines().filter(|line| *line != "monitoring");
-    lines.map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))).collect()
-}
-
-fn wait_for(monitor: &Process, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
-    wait::until(what, READY, || Ok(lines(monitor)?.into_iter().find(|line| is(line))))
-        .with_context(|| format!("the monitor said:\n{}", monitor.output()))
-}
 
 fn attempt(fleet: &Fleet, from: &str, to: &str, family: u8, port: u16) -> Result<Outcome> {
     let from = fleet.party(from)?.namespace.clone();
@@ -63,10 +23,10 @@ fn a_denied_connection_and_an_allowed_one_are_shown_with_names_labels_and_rules(
         fleet.attach(1, "web", &[("app", "web")])?;
         let api = fleet.attach(1, "api", &[("app", "api")])?.namespace;
         fleet.attach(2, "far", &[("app", "far")])?;
-        fleet.apply(POLICY)?;
+        fleet.apply(API_POLICY)?;
         let _server = TcpServer::start(&api, 8080, "api")?;
-        let everything = monitor(fleet, &["--drops", "--verdicts"])?;
-        let drops = monitor(fleet, &["--from", "app=far"])?;
+        let everything = Monitor::start(fleet.node(1), &["--drops", "--verdicts"])?;
+        let drops = Monitor::start(fleet.node(1), &["--from", "app=far"])?;
         for family in [4, 6] {
             let address: IpAddr = fleet.party("api")?.address(family)?;
             let to_api = |line: &Value, port: u16| {
@@ -74,7 +34,7 @@ fn a_denied_connection_and_an_allowed_one_are_shown_with_names_labels_and_rules(
             };
 
             assert_eq!(attempt(fleet, "web", "api", family, 8080)?, Outcome::Allow);
-            let allowed = wait_for(&everything, "the new flow is shown", |line| to_api(line, 8080))?;
+            let allowed = everything.wait_for("the new flow is shown", |line| to_api(line, 8080))?;
             assert_eq!((&allowed["verdict"], &allowed["endpoint"]), (&"allowed".into(), &"web".into()));
             assert_eq!(allowed["source"]["endpoint"], "web");
             assert_eq!(allowed["source"]["labels"]["app"], "web");
@@ -90,19 +50,19 @@ fn a_denied_connection_and_an_allowed_one_are_shown_with_names_labels_and_rules(
             );
 
             assert_eq!(attempt(fleet, "web", "api", family, 22)?, Outcome::Deny);
-            let denied = wait_for(&everything, "the rule's drop is shown", |line| to_api(line, 22))?;
+            let denied = everything.wait_for("the rule's drop is shown", |line| to_api(line, 22))?;
             assert_eq!((&denied["verdict"], &denied["reason"]), (&"dropped".into(), &"policy_denied".into()));
             assert_eq!(denied["rules"][0]["rule"], "not-ssh");
 
             // By default deny, from another node, whose endpoints' labels the controller knows.
             assert_eq!(attempt(fleet, "far", "api", family, 8080)?, Outcome::Deny);
-            let far = wait_for(&drops, "the other node's packet is shown", |line| to_api(line, 8080))?;
+            let far = drops.wait_for("the other node's packet is shown", |line| to_api(line, 8080))?;
             assert_eq!(far["source"]["labels"]["app"], "far");
             assert_eq!((&far["rules"][0]["policy"], &far["rules"][0]["rule"]), (&"api".into(), &"".into()));
             assert_eq!(far["point"], "tc_from_overlay");
         }
         assert!(
-            lines(&drops)?.iter().all(|line| line["source"]["labels"]["app"] == "far"),
+            drops.lines()?.iter().all(|line| line["source"]["labels"]["app"] == "far"),
             "{}",
             drops.output()
         );
@@ -115,8 +75,8 @@ fn what_finds_the_kernels_buffer_full_is_said_to_be_lost() -> Result<()> {
     scenario("monlost", 1, |fleet| {
         let web = fleet.attach(1, "web", &[("app", "web")])?.namespace;
         fleet.attach(1, "api", &[("app", "api")])?;
-        fleet.apply(POLICY)?;
-        let monitor = monitor(fleet, &["--endpoint", "api"])?;
+        fleet.apply(API_POLICY)?;
+        let monitor = Monitor::start(fleet.node(1), &["--endpoint", "api"])?;
         let api = fleet.party("api")?.address(4)?;
         // While the daemon reads nothing.
         fleet.node(1).process()?.freeze()?;
@@ -130,7 +90,7 @@ fn what_finds_the_kernels_buffer_full_is_said_to_be_lost() -> Result<()> {
         fleet.node(1).process()?.thaw()?;
         flood?;
         let lost =
-            wait_for(&monitor, "the loss is said", |line| line["lost"]["inKernel"].as_u64() > Some(0))?;
+            monitor.wait_for("the loss is said", |line| line["lost"]["inKernel"].as_u64() > Some(0))?;
         let lost = lost["lost"]["inKernel"].as_u64().unwrap_or_default();
         assert!(lost < u64::from(FLOOD), "{lost}");
         assert_eq!(fleet.node(1).status()?.events_lost, lost);

@@ -6,7 +6,9 @@ use std::{
     net::IpAddr,
 };
 
-use weft_shared::policy::model::{Class, Direction, FlowPort, Party, PortRange, needed_by_the_link};
+use weft_shared::policy::model::{
+    Class, Direction, FlowPort, LISTENER_DISCOVERY, Party, PortRange, needed_by_the_link,
+};
 
 use super::State;
 
@@ -74,6 +76,9 @@ pub(super) fn classes(states: [&State; 2], subject: &Party, direction: Direction
         }
     }
     if subject.class == Class::Host {
+        for entry in LISTENER_DISCOVERY.iter().filter(|entry| entry.direction == direction) {
+            cut(entry.protocol, entry.first, entry.last);
+        }
         for (protocol, first, last) in needed_ranges(direction) {
             cut(protocol, first, last);
         }

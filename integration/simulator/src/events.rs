@@ -18,7 +18,7 @@ const OPERATOR_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20
 pub(crate) async fn something_happens(world: &mut World) -> io::Result<()> {
     match world.chance.within(0..100) {
         0..16 => apply(world),
-        16..22 => delete_policy(world),
+        16..22 => delete(world),
         22..44 => attach(world),
         44..56 => detach(world),
         56..64 => relabel(world),
@@ -30,7 +30,7 @@ pub(crate) async fn something_happens(world: &mut World) -> io::Result<()> {
         86..89 => fall_behind(world),
         89..92 => slow(world),
         92..94 => world.compact().await,
-        94..95 => change_default(world),
+        94..95 => change_config(world),
         95..97 => world.add_node().await?,
         97..98 => reboot(world).await,
         _ => kernel_error(world),
@@ -46,8 +46,7 @@ fn some_operator(world: &World) -> Option<weft_controller::api::Operator> {
 }
 
 fn apply(world: &mut World) {
-    let objects: Vec<_> = (0..=world.chance.below(3)).map(|_| operator::policy(&world.chance)).collect();
-    submit(world, objects);
+    submit(world, operator::objects(&world.chance));
 }
 
 fn submit(world: &World, objects: Vec<v1::Object>) {
@@ -74,11 +73,17 @@ fn text(object: &v1::Object) -> String {
     }
 }
 
-fn delete_policy(world: &mut World) {
+/// A CIDR set that a policy means by its name is not deleted.
+fn delete(world: &mut World) {
     let Some(operator) = some_operator(world) else { return };
-    let (name, history) = (operator::policy_name(&world.chance), world.history.clone());
+    let (kind, name) = if world.chance.percent(30) {
+        (Kind::CidrSet, operator::cidr_set_name(&world.chance))
+    } else {
+        (Kind::Policy, operator::policy_name(&world.chance))
+    };
+    let history = world.history.clone();
     tokio::spawn(async move {
-        let request = v1::DeleteRequest { kind: Kind::Policy.into(), name: name.clone(), if_revision: None };
+        let request = v1::DeleteRequest { kind: kind.into(), name: name.clone(), if_revision: None };
         let deleted = tokio::time::timeout(OPERATOR_PATIENCE, operator.delete(Request::new(request))).await;
         let outcome = deleted.map(|deleted| deleted.map(|response| response.into_inner().revision));
         history.note("operator", format!("deletes {name}: {}", short(&outcome)));
@@ -93,13 +98,12 @@ fn short(outcome: &Result<Result<u64, tonic::Status>, tokio::time::error::Elapse
     }
 }
 
-fn change_default(world: &mut World) {
+fn change_config(world: &mut World) {
     let mut config = weft_controller::fleet_config::default();
     if let Some(metadata) = &mut config.metadata {
         metadata.uid.clear();
     }
-    let action = if world.chance.percent(50) { v1::DefaultAction::Deny } else { v1::DefaultAction::Allow };
-    config.default_action = action.into();
+    operator::change_config(&world.chance, &mut config);
     submit(world, vec![v1::Object { kind: Some(v1::object::Kind::FleetConfig(config)) }]);
 }
 

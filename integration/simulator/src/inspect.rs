@@ -11,7 +11,7 @@ use weft_noded::{
 };
 use weft_shared::{
     layout::{Address, Class, Direction, endpoint_flags},
-    policy::model::{FlowPort, Labels, Party},
+    policy::model::{FlowPort, Party},
 };
 
 use crate::{
@@ -27,7 +27,8 @@ const WRITES_LOOKED_AT_PERCENT: u64 = 25;
 const PEERS_AT_REST: usize = 6;
 
 /// Ports that rules name, and one that none does.
-pub(crate) const PORTS: [FlowPort; 4] = [
+pub(crate) const PORTS: [FlowPort; 5] = [
+    FlowPort { protocol: 6, port: 22 },
     FlowPort { protocol: 6, port: 80 },
     FlowPort { protocol: 6, port: 8080 },
     FlowPort { protocol: 17, port: 53 },
@@ -43,10 +44,10 @@ pub(crate) struct Inspector {
     pub(crate) history: History,
 }
 
-/// A flow between a subject of this node and somebody.
-struct Flow<'a> {
+/// A flow between a subject of this node, an endpoint or the node itself, and somebody.
+struct Flow {
     slot: u32,
-    subject: &'a Labels,
+    subject: Party,
     peer: Party,
     question: Question,
 }
@@ -71,8 +72,10 @@ impl Inspector {
             let slot_before =
                 slot_of(before, now.subjects.get(&flow.slot).map_or(0, |subject| subject.identity));
             let allowed = verdict::allows(now, flow.slot, flow.question);
-            let was = slot_before.is_some_and(|slot| verdict::allows(before, slot, flow.question));
-            if allowed && !was && !rules_allow(rules.as_ref(), &flow) {
+            let was = slot_before
+                .is_some_and(|slot| is_used(before, slot) && verdict::allows(before, slot, flow.question));
+            // A table by which nobody is judged opens nothing, and having been open counts for nothing.
+            if is_used(now, flow.slot) && allowed && !was && !rules_allow(rules.as_ref(), &flow) {
                 self.open(&flow, &format!("after the step {step:?}"));
             }
         }
@@ -131,7 +134,7 @@ impl Inspector {
     }
 
     /// A packet with the identity of an endpoint, however far it is known here.
-    fn some_identity<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<Flow<'a>> {
+    fn some_identity(&self, tables: &Tables, ledger: &Ledger) -> Option<Flow> {
         let (slot, subject) = self.some_subject(tables, ledger)?;
         // Nobody sends as who is gone; an endpoint is in the store before it has its identity, and after it was detached.
         let borne: BTreeSet<u32> = ledger
@@ -151,7 +154,7 @@ impl Inspector {
 
     /// A packet to or from an endpoint's address of which this node was not told. Of its own it knows before all others
     /// when they are gone.
-    fn some_unknown_address<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<Flow<'a>> {
+    fn some_unknown_address(&self, tables: &Tables, ledger: &Ledger) -> Option<Flow> {
         let (slot, subject) = self.some_subject(tables, ledger)?;
         let addresses: Vec<(IpAddr, u32)> = ledger.addresses(|node| node != self.node).collect();
         let (address, identity) = *self.chance.pick(&addresses)?;
@@ -165,11 +168,11 @@ impl Inspector {
         Some(Flow { slot, subject, peer, question: self.question(found.identity, class)? })
     }
 
-    fn some_subject<'a>(&self, tables: &Tables, ledger: &'a Ledger) -> Option<(u32, &'a Labels)> {
+    fn some_subject(&self, tables: &Tables, ledger: &Ledger) -> Option<(u32, Party)> {
         let subjects: Vec<(u32, u32)> =
             tables.subjects.iter().map(|(slot, subject)| (*slot, subject.identity)).collect();
         let (slot, identity) = *self.chance.pick(&subjects)?;
-        Some((slot, ledger.identities.get(&identity)?))
+        Some((slot, verdict::subject(ledger.identities.get(&identity)?)))
     }
 
     fn question(&self, identity: u32, class: Class) -> Option<Question> {
@@ -177,7 +180,7 @@ impl Inspector {
         Some(Question { direction, identity, class, port: *self.chance.pick(&PORTS)? })
     }
 
-    fn open(&self, flow: &Flow<'_>, when: &str) {
+    fn open(&self, flow: &Flow, when: &str) {
         self.history.violated(format!(
             "node {} allows what the rules deny {when}: subject {:?}, peer {:?}, {:?}",
             self.node, flow.subject, flow.peer, flow.question
@@ -186,25 +189,25 @@ impl Inspector {
 }
 
 /// Without a configuration they allow nothing.
-fn rules_allow(rules: Option<&Rules>, flow: &Flow<'_>) -> bool {
-    let subject = Party { class: Class::Fleet, labels: flow.subject.clone(), address: None, local: true };
+fn rules_allow(rules: Option<&Rules>, flow: &Flow) -> bool {
     let Question { direction, port, .. } = flow.question;
-    rules.is_some_and(|rules| rules.allow(&subject, &flow.peer, direction, port))
+    rules.is_some_and(|rules| rules.allow(&flow.subject, &flow.peer, direction, port))
 }
 
 fn slot_of(tables: &Tables, identity: u32) -> Option<u32> {
     tables.subjects.iter().find(|(_, known)| known.identity == identity).map(|(slot, _)| *slot)
 }
 
-/// Whether an endpoint is judged by this subject's table.
+/// Whether an endpoint, or the node, is judged by this subject's table.
 fn is_used(tables: &Tables, slot: u32) -> bool {
-    tables.endpoints.values().any(|row| row.subject == slot)
+    tables.host.is_some_and(|host| host.subject == slot)
+        || tables.endpoints.values().any(|row| row.subject == slot)
 }
 
 /// Who names the class of what nothing is known of has taken the chance.
-fn names_unmanaged(rules: Option<&Rules>, flow: &Flow<'_>) -> bool {
+fn names_unmanaged(rules: Option<&Rules>, flow: &Flow) -> bool {
     let policies = rules.into_iter().flat_map(|rules| &rules.policies);
-    let selecting = policies.filter(|policy| policy.subject.named().matches(flow.subject));
+    let selecting = policies.filter(|policy| policy.selects(&flow.subject));
     let mut rules = selecting.flat_map(|policy| policy.rules(flow.question.direction));
     rules.any(|rule| rule.names_class(Class::Unmanaged))
 }

@@ -1,6 +1,5 @@
 //! A simulated machine: kernel, interfaces and disk, and the real daemon on it, which can die and come again.
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -23,6 +22,7 @@ use crate::{
     inspect::Inspector,
     kernel::{Kernel, Power},
     network::Uplink,
+    operator::ZONES,
 };
 
 /// What the twin of the interfaces says of every machine.
@@ -31,6 +31,7 @@ pub(crate) const HOST_ADDRESSES: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(192, 0,
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: IpAddr,
+    pub(crate) labels: Labels,
     pub(crate) twin: Twin,
     links: TwinLinks,
     boot: u32,
@@ -49,9 +50,11 @@ pub(crate) struct Daemon {
 impl Node {
     /// Machines have numbers from 0 on.
     pub(crate) fn new(number: u8, controllers: Vec<String>) -> io::Result<Self> {
+        let zone = ZONES[usize::from(number) % ZONES.len()];
         Ok(Self {
             name: format!("node-{number}"),
             address: IpAddr::V4(Ipv4Addr::new(198, 18, 0, number)),
+            labels: Labels::from([("zone".to_owned(), zone.to_owned())]),
             twin: Twin::default(),
             links: TwinLinks::default(),
             boot: 1,
@@ -90,7 +93,7 @@ impl Node {
     fn settings(&self) -> Settings {
         Settings {
             node: self.name.clone(),
-            labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+            labels: self.labels.clone(),
             addresses: vec![self.address],
             uplinks: Vec::new(),
             vxlan_device: VXLAN_DEVICE.to_owned(),

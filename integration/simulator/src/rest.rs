@@ -19,6 +19,7 @@ use weft_shared::{
 
 use crate::{
     inspect::PORTS,
+    node::Node,
     scratch,
     store::Ledger,
     verdict::{self, Question, Rules},
@@ -78,12 +79,12 @@ pub(crate) async fn right_verdicts(world: &World) -> Result<(), String> {
         config: config(world).await?,
     };
     let ledger = world.shared.ledger();
-    let peers = everybody(&ledger);
     for node in &world.nodes {
+        let peers = everybody(world, &ledger, node);
         let tables = node.twin.with(|state| state.tables.clone());
         for (slot, subject) in &tables.subjects {
             if let Some(labels) = ledger.identities.get(&subject.identity) {
-                let judged = right_for(world, &tables, *slot, labels, &peers, &rules);
+                let judged = right_for(world, &tables, *slot, &verdict::subject(labels), &peers, &rules);
                 judged.map_err(|what| format!("{}: {what}", node.name))?;
             }
         }
@@ -91,11 +92,21 @@ pub(crate) async fn right_verdicts(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// All endpoints, and addresses of which nobody knows anything.
-fn everybody(ledger: &Ledger) -> Vec<(IpAddr, Party)> {
-    let endpoints = ledger.addresses(|_| true).filter_map(|(address, identity)| {
-        let labels = ledger.identities.get(&identity)?.clone();
-        Some((address, Party { class: Class::Fleet, labels, address: Some(address), local: false }))
+/// All endpoints and nodes as one node sees them, and addresses of which nobody knows anything.
+fn everybody(world: &World, ledger: &Ledger, own: &Node) -> Vec<(IpAddr, Party)> {
+    let endpoints = ledger.endpoints.values().flat_map(|endpoint| {
+        let identity = endpoint.status.as_ref().map_or(0, |status| status.identity);
+        let labels = ledger.identities.get(&identity);
+        let local = endpoint.node == own.name;
+        endpoint.addresses.iter().filter_map(move |text| {
+            let (address, labels): (IpAddr, _) = (text.parse().ok()?, labels?.clone());
+            Some((address, Party { class: Class::Fleet, labels, address: Some(address), local }))
+        })
+    });
+    let nodes = world.nodes.iter().map(|node| {
+        let class = if node.name == own.name { Class::Host } else { Class::RemoteNode };
+        let (labels, address) = (node.labels.clone(), Some(node.address));
+        (node.address, Party { class, labels, address, local: false })
     });
     let unknown = [
         ("203.0.113.1", Class::World),
@@ -108,18 +119,17 @@ fn everybody(ledger: &Ledger) -> Vec<(IpAddr, Party)> {
         let address: IpAddr = text.parse().ok()?;
         Some((address, Party { class, labels: Labels::new(), address: Some(address), local: false }))
     });
-    endpoints.chain(unknown).collect()
+    endpoints.chain(nodes).chain(unknown).collect()
 }
 
 fn right_for(
     world: &World,
     tables: &Tables,
     slot: u32,
-    labels: &Labels,
+    subject: &Party,
     peers: &[(IpAddr, Party)],
     rules: &Rules,
 ) -> Result<(), String> {
-    let subject = Party { class: Class::Fleet, labels: labels.clone(), address: None, local: true };
     let lengths = Lengths::of([tables]);
     for (address, peer) in peers {
         let found = Who::new(tables, &lengths).is(Address::from(*address));
@@ -128,11 +138,15 @@ fn right_for(
         for direction in [Direction::Ingress, Direction::Egress] {
             let Some(port) = world.chance.pick(&PORTS).copied() else { continue };
             let question = Question { direction, identity: found.identity, class, port };
-            let allowed = verdict::allows(tables, slot, question);
-            let by_rules = rules.allow(&subject, peer, direction, port);
+            let allowed = if subject.class == Class::Host {
+                verdict::node_allows(tables, slot, question, *address, found.ifindex != 0)
+            } else {
+                verdict::allows(tables, slot, question)
+            };
+            let by_rules = rules.allow(subject, peer, direction, port);
             if allowed != by_rules {
                 return Err(format!(
-                    "the tables say {allowed} and the rules {by_rules}: subject {labels:?}, peer {peer:?}, {question:?}"
+                    "the tables say {allowed} and the rules {by_rules}: subject {subject:?}, peer {peer:?}, {question:?}"
                 ));
             }
         }

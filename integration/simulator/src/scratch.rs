@@ -134,6 +134,10 @@ pub(crate) fn difference(found: &Tables, expected: &Tables) -> Option<String> {
     lines.extend(rows("subject", &found.subjects, &expected.subjects));
     lines.extend(rows("peer", &found.peer_rules, &expected.peer_rules));
     lines.extend(rows("rulebook", &found.rulebooks, &expected.rulebooks));
+    lines.extend(rows("failsafe", &found.failsafe, &expected.failsafe));
+    if found.host != expected.host {
+        lines.push(format!("the node itself: found {:?}, expected {:?}", found.host, expected.host));
+    }
     if found.identities_through != expected.identities_through {
         lines.push(format!(
             "identities through {}, expected {}",

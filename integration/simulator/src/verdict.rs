@@ -1,10 +1,17 @@
 //! The verdict that a set of tables gives, as the kernel programs reach it; and the one that the rules give.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use weft_noded::{desired::Desired, plan::tables::Tables};
+use weft_controller::identity::{is_of_node, without_mark};
+use weft_noded::{
+    desired::Desired,
+    plan::{tables::Tables, who::masked},
+};
 use weft_shared::{
-    layout::{Action, Class, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY},
+    layout::{
+        Action, Address, Class, Direction, FIRST_GLOBAL_IDENTITY, FIRST_LOCAL_IDENTITY, FailsafeKey, PortKey,
+        PrefixKey,
+    },
     policy::{
         model::{
             CidrSet, CidrSetSelector, FleetConfig, FlowPort, Labels, NodePeer, NodePolicy, NodeRule, Party,
@@ -32,6 +39,39 @@ pub(crate) fn allows(tables: &Tables, slot: u32, question: Question) -> bool {
     }
     let row = tables.row(slot, direction, (identity, class), (port.protocol, port.port));
     row.is_some_and(|row| row.action == Action::Allow as u32)
+}
+
+/// Whether the tables allow a flow of the node itself, which is in this slot: as at a hook of its uplinks or endpoints, where
+/// the other end's address is known. `own_endpoint`: it is one of this node's endpoints.
+pub(crate) fn node_allows(
+    tables: &Tables,
+    slot: u32,
+    question: Question,
+    address: IpAddr,
+    own_endpoint: bool,
+) -> bool {
+    let free = tables.host.is_some_and(|host| host.own_endpoints_free);
+    let reaches_own = own_endpoint && free && question.direction == Direction::Egress;
+    reaches_own || is_failsafe(tables, question, address) || allows(tables, slot, question)
+}
+
+/// What the longest prefix that the address is in says.
+fn is_failsafe(tables: &Tables, question: Question, address: IpAddr) -> bool {
+    let address = Address::from(address);
+    let mut keys = (0..=128).rev().map(|bits| {
+        let prefix = PrefixKey { bits, address: masked(address, bits) };
+        FailsafeKey::new(question.direction, prefix)
+    });
+    let book = keys.find_map(|key| tables.failsafe.get(&key)).and_then(|number| tables.rulebooks.get(number));
+    let flow = PortKey::exact(question.port.protocol, question.port.port);
+    let row = book.and_then(|book| (0..=PortKey::FULL_BITS).rev().find_map(|bits| book.get(&flow.cut(bits))));
+    row.is_some_and(|row| row.action == Action::Allow as u32)
+}
+
+/// Who is judged by an identity's labels: an endpoint, or the node itself.
+pub(crate) fn subject(labels: &Labels) -> Party {
+    let class = if is_of_node(labels) { Class::Host } else { Class::Fleet };
+    Party { class, labels: without_mark(labels), address: None, local: true }
 }
 
 /// What the rules are, as operators wrote them.

@@ -5,6 +5,7 @@ mod controller;
 mod etcd;
 mod home;
 mod host;
+mod monitor;
 mod node;
 mod process;
 mod system;
@@ -18,8 +19,24 @@ pub use controller::{Controller, Store};
 pub use etcd::Etcd;
 pub use home::{Home, namespaces, sweep};
 pub use host::Host;
+pub use monitor::Monitor;
 pub use node::Node;
 pub use process::Process;
 pub use topology::{Fabric, Place, UPLINK};
 pub use whole::{Fleet, scenario, scenario_on};
 pub use workload::Party;
+
+/// What tests of seeing why look at: one kind of endpoint is open at a port to another, and denies one port to everybody.
+pub const API_POLICY: &str = "
+kind: Policy
+name: api
+subject: {endpoints: {matchLabels: {app: api}}}
+ingress:
+  - name: web
+    action: allow
+    peers: [{endpoints: {matchLabels: {app: web}}}]
+    ports: [{protocol: TCP, port: 8080}]
+  - name: not-ssh
+    action: deny
+    ports: [{protocol: TCP, port: 22}]
+";

@@ -86,7 +86,12 @@ pub fn try_all(flows: &[Flow]) -> Result<Vec<Outcome>> {
 }
 
 fn outcome(error: &anyhow::Error) -> Outcome {
-    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+    let error_of_io = error.downcast_ref::<io::Error>();
+    // So says the kernel to some senders, raw ones of IPv6 among them, of what a program dropped on its way out.
+    if error_of_io.and_then(io::Error::raw_os_error) == Some(nix::libc::ENOBUFS) {
+        return Outcome::Deny;
+    }
+    match error_of_io.map(io::Error::kind) {
         Some(ErrorKind::TimedOut | ErrorKind::WouldBlock) => Outcome::Deny,
         _ => Outcome::Broken(format!("{error:#}")),
     }

@@ -22,6 +22,8 @@ use crate::{
 
 /// Between two messages of one side.
 const INTERVAL: Duration = Duration::from_millis(2);
+/// Written by each side of a connection that should be silent; none may arrive.
+const SILENT_MESSAGES: u64 = 200;
 
 /// An established connection with a writer and a reader on both sides.
 #[derive(Debug)]
@@ -85,6 +87,23 @@ impl Conversation {
     /// Whether any message written after the mark has arrived: from the client, from the server.
     pub fn passed_since(&self, mark: Mark) -> (bool, bool) {
         (self.forward.arrived() > mark.forward_written, self.backward.arrived() > mark.backward_written)
+    }
+
+    /// An error if anything arrives that either side writes from now on, for a good many messages.
+    pub fn is_silent(&self) -> Result<()> {
+        let mark = self.mark();
+        self.speaks_after(mark, SILENT_MESSAGES)?;
+        match self.passed_since(mark) {
+            (false, false) => Ok(()),
+            passed => bail!("the connection goes on (from the client, from the server: {passed:?})"),
+        }
+    }
+
+    /// Waits until one of the sides was told that the connection is no more.
+    pub fn ends(&self) -> Result<()> {
+        wait::until_true("the connection ends", READY, || {
+            Ok(self.forward.check().is_err() || self.backward.check().is_err())
+        })
     }
 
     /// Waits until each side has written this many messages after the mark, whether they arrive or not.

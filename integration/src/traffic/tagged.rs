@@ -4,6 +4,7 @@ use std::{net::IpAddr, os::fd::AsRawFd as _};
 use anyhow::{Context, Result, bail};
 use etherparse::{PacketBuilder, VlanId};
 use nix::{
+    errno::Errno,
     ifaddrs::getifaddrs,
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, send, socket},
 };
@@ -24,8 +25,11 @@ pub fn send_tagged(
         let frame = frame(mac(own)?, receiver, (source, destination), port, tags)?;
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
         bind(socket.as_raw_fd(), &own).context("bind to the device")?;
-        send(socket.as_raw_fd(), &frame, MsgFlags::empty()).context("send a frame")?;
-        Ok(())
+        match send(socket.as_raw_fd(), &frame, MsgFlags::empty()) {
+            // So says the kernel of a frame that a program dropped on its way out.
+            Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
+            Err(error) => Err(error).context("send a frame"),
+        }
     })
 }
 

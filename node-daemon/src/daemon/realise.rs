@@ -91,7 +91,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         standing.note(&self.desired, &self.actual, touched, &plan);
         self.write_steps(&plan.steps)?;
         touched.copy_members(self.desired.sets(), &mut self.former_sets);
-        self.realised = self.desired.realised;
+        self.note_realised();
         self.standing = Some(standing);
         Ok(true)
     }
@@ -123,6 +123,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         let apply_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         info!(revision, through, apply_micros, rejected = rejected.len(), "realised");
         v1::Ack { nonce, revision, apply_micros, rejected }
+    }
+
+    /// What does not fit was understood, and is not realised all the same.
+    fn note_realised(&mut self) {
+        let understood = self.desired.realised;
+        self.realised = if self.unrealised.is_empty() { understood } else { self.realised.min(understood) };
     }
 
     fn write_progress(&mut self) -> Result<(), KernelError> {
@@ -193,13 +199,6 @@ impl<D: Datapath, L: Links> State<D, L> {
                 self.actual = self.datapath.read_tables()?;
                 Err(error)
             }
-        }
-    }
-
-    /// A policy whose subject is closed is not realised, and nothing that came with it.
-    fn note_realised(&mut self) {
-        if self.unrealised.is_empty() {
-            self.realised = self.desired.realised;
         }
     }
 

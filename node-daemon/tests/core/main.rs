@@ -1,11 +1,11 @@
 //! The daemon's core against a controller that says what the test wants, with the kernel's twin.
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
-mod closed;
 mod fake;
 mod known;
 mod local;
 mod node;
+mod overflow;
 
 use fake::{Fake, SOON, Stream};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

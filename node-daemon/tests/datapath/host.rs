@@ -10,7 +10,7 @@ use weft_shared::{
 
 use crate::{
     harness::{Datapath, FROM_UPLINK, Place, TO_UPLINK, Verdict, from_endpoint, to_endpoint},
-    packets::{ACK, SYN, TCP, UDP, Way, arriving, out_of},
+    packets::{ACK, ICMPV6, SYN, TCP, UDP, Way, arriving, out_of},
     policies::PolicyTable,
     world::{
         API, API_PARTY, DB_NODE_PARTY, DB_PARTY, FAMILIES, Family, HOST_IDENTITY, HOST_PARTY, HOST_SLOT,
@@ -333,6 +333,75 @@ fn failsafe_entries_hold_whatever_else_is_there() {
         datapath.forget_flows();
         datapath.write(&gone);
     }
+}
+
+/// A message of multicast listener discovery behind the router alert that goes with it (RFC 3810 §5).
+fn listener_message(way: &Way, kind: u8) -> Vec<u8> {
+    const HOP_BY_HOP: u8 = 0;
+    // ICMPv6 comes next; 8 bytes; router alert for MLD (RFC 2711); padding.
+    const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+    let way = Way { hops: 1, ..*way };
+    let message = way.icmp(kind, 0);
+    way.protocol(HOP_BY_HOP, &[&ROUTER_ALERT, &message[54..]].concat())
+}
+
+#[test]
+fn a_closed_node_reports_the_groups_of_its_link_and_hears_who_asks_for_them_but_no_more() {
+    let mut datapath = judged_by(deny_all(), false);
+    let neighbour: IpAddr = "fe80::7".parse().unwrap();
+    let own: IpAddr = "fe80::1".parse().unwrap();
+    let nowhere: IpAddr = "::".parse().unwrap();
+    let world = arriving(WORLD_PARTY, HOST_PARTY, Family::V6);
+    let gone = [Step::Subject { slot: HOST_SLOT, subject: None }];
+    for broken in [false, true] {
+        let mut is_let_through = |place, from, to: &str, kind| {
+            let way = Way { from, to: to.parse().unwrap(), ..world };
+            let fate = datapath.fate(place, &listener_message(&way, kind));
+            let closed = if broken { Reason::PolicyMissing } else { Reason::PolicyDenied };
+            assert!(!fate.is_drop() || fate == closed, "{fate:?}");
+            !fate.is_drop()
+        };
+        for kind in [130, 131, 132, 143] {
+            assert!(is_let_through(FROM_UPLINK, neighbour, "ff02::1", kind), "{kind} in");
+            for from in [own, nowhere] {
+                assert!(is_let_through(TO_UPLINK, from, "ff02::16", kind), "{kind} out");
+            }
+            // A group that routers pass on, and addresses beyond the link.
+            assert!(!is_let_through(TO_UPLINK, own, "ff05::2", kind), "{kind} far");
+            assert!(!is_let_through(TO_UPLINK, own, "2001:db8:ffff::1", kind), "{kind} out to the world");
+            assert!(
+                !is_let_through(FROM_UPLINK, WORLD_PARTY.v6.into(), "ff02::1", kind),
+                "{kind} of the world"
+            );
+        }
+        for kind in [129, 138, 142, 144] {
+            assert!(!is_let_through(FROM_UPLINK, neighbour, "ff02::1", kind), "{kind} in");
+            assert!(!is_let_through(TO_UPLINK, own, "ff02::16", kind), "{kind} out");
+        }
+        datapath.write(&gone);
+    }
+}
+
+#[test]
+fn endpoints_report_no_groups_to_anybody() {
+    let mut datapath = judged_by(allow_all(), false);
+    let link_local: IpAddr = "fe80::7".parse().unwrap();
+    for from in [link_local, WEB_PARTY.v6.into(), "::".parse().unwrap()] {
+        for (to, reason) in [
+            ("ff02::16", Reason::Multicast),
+            ("ff05::2", Reason::Multicast),
+            ("fe80::1", Reason::ForbiddenAddress),
+        ] {
+            let way = Way { from, to: to.parse().unwrap(), ..out_of(WEB, WEB_PARTY, DB_PARTY, Family::V6) };
+            for kind in [130, 131, 132, 143] {
+                let packet = listener_message(&way, kind);
+                assert_eq!(datapath.fate(from_endpoint(WEB), &packet), reason, "{from} {to} {kind}");
+            }
+        }
+    }
+    // Over the overlay they would have to be for an endpoint; then they are ICMP as any, and what has no own address is refused.
+    let way = Way { from: link_local, ..out_of(WEB, WEB_PARTY, DB_PARTY, Family::V6) };
+    assert_eq!(datapath.fate(from_endpoint(WEB), &listener_message(&way, 143)), Reason::Spoofed);
 }
 
 #[test]

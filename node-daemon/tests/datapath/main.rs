@@ -25,6 +25,7 @@ mod overlay;
 mod packets;
 mod policies;
 mod policy;
+mod random;
 mod refusals;
 mod revisions;
 mod runs;

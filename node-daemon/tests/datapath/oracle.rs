@@ -2,44 +2,31 @@
 //! in, the desired state, the planner, the kernel's maps), and the real programs judge real packets by them.
 
 use std::{
+    cell::{Cell, RefCell},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Command,
 };
 
-use proptest::{
-    prelude::*,
-    sample::Index,
-    test_runner::{Config, TestCaseError, TestRunner},
-};
-use prost::Message as _;
-use weft_noded::{
-    desired::{
-        Batch, Desired, Key,
-        attachments::{Attachment, Attachments},
-    },
-    plan::{
-        compile::{Input, Stale, compile},
-        diff::{Sweep, diff},
-        tables::{Step, Tables},
-    },
-};
+use proptest::{prelude::*, sample::Index};
+use weft_noded::desired::attachments::Attachments;
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::{
     layout::{Event, Reason},
     policy::{
         arbitrary::{self, Fleet},
-        compile::{IdentitySets, rule_number},
+        case::{self, Wrong},
         model::{
-            Action, Class, Direction, FleetConfig, FlowPort, HostToEndpoint, Labels, Mode, Party, Peer,
-            Policy, Rule, RuleAction, Selector, Subject, Tier,
+            Class, Direction, FleetConfig, FlowPort, Labels, Mode, Party, Peer, Policy, Rule, RuleAction,
+            Selector, Subject, Tier,
         },
-        oracle, wire,
+        oracle,
     },
 };
 
 use crate::{
-    harness::{Datapath, Place, Verdict, from_endpoint, to_endpoint},
+    harness::{Place, Verdict, from_endpoint, to_endpoint},
     packets::{SYN, Way},
+    random::{self, Said, Sent, attachment, endpoint_identity, node_identity},
     world::{self, gateway_mac, mac},
 };
 
@@ -47,7 +34,6 @@ const OWN: (&str, &str) = ("192.0.2.1", "2001:db8:77::1");
 /// Of the node as well, but not of its underlay.
 const BRIDGE: (&str, &str) = ("172.17.0.1", "2001:db8:17::1");
 const OTHER: (&str, &str) = ("192.0.2.2", "2001:db8:77::2");
-const FIRST_IDENTITY: u32 = 256;
 /// Random fleets, and flows through each: 100,000 flows. `WEFT_ORACLE_FLEETS` says how many fleets where there is more time.
 const FLEETS: u32 = 500;
 const FLOWS: usize = 200;
@@ -134,6 +120,19 @@ impl Other {
     }
 }
 
+impl Flow {
+    /// Source and destination.
+    fn ends(&self) -> [Other; 2] {
+        let (subject, other) = (Other::Local(self.subject), self.other.clone());
+        if self.ingress { [other, subject] } else { [subject, other] }
+    }
+
+    fn case(&self, nodes: &Nodes) -> case::Flow {
+        let [source, destination] = self.ends().map(|end| end.party(self.v6, nodes));
+        case::Flow { node: nodes.own.clone(), source, destination, port: self.port }
+    }
+}
+
 fn flow() -> impl Strategy<Value = Flow> {
     let place = || any::<Index>().prop_map(|index| index.index(arbitrary::label_sets().len()));
     let world = proptest::sample::select(arbitrary::ADDRESSES.to_vec())
@@ -174,29 +173,8 @@ fn flow() -> impl Strategy<Value = Flow> {
 }
 
 /// The whole state of a node that hosts an endpoint of each label set, beside a node that does, too.
-fn batch(random: &Fleet, nodes: &Nodes) -> Batch {
-    let upsert = |kind: ResourceType, name: &str, bytes: Vec<u8>| v1::Upsert {
-        r#type: kind.into(),
-        name: name.to_owned(),
-        requires: Vec::new(),
-        bytes: bytes.into(),
-    };
-    let fleet = v1::NodeFleet {
-        pools: arbitrary::POOLS.map(str::to_owned).to_vec(),
-        default_action: match random.config.default_action {
-            Action::Allow => v1::DefaultAction::Allow,
-            Action::Deny => v1::DefaultAction::Deny,
-        }
-        .into(),
-        host_to_endpoint: match random.config.host_to_endpoint {
-            HostToEndpoint::Allow => v1::HostToEndpoint::Allow,
-            HostToEndpoint::Policy => v1::HostToEndpoint::Policy,
-        }
-        .into(),
-        unknown_pool_address: v1::Entity::Unmanaged.into(),
-        ..Default::default()
-    };
-    let mut upserts = vec![upsert(ResourceType::Fleet, "fleet", fleet.encode_to_vec())];
+fn sent(random: &Fleet, nodes: &Nodes) -> Sent {
+    let mut sent = Sent::of(random);
     for (name, number, addresses, labels) in [("own", 1, OWN, &nodes.own), ("other", 2, OTHER, &nodes.other)]
     {
         let route = v1::NodeRoute {
@@ -204,72 +182,16 @@ fn batch(random: &Fleet, nodes: &Nodes) -> Batch {
             endpoint_cidrs: vec![format!("10.200.{number}.0/24"), format!("fd00:77:0:{number}::/64")],
             identity: node_identity(labels),
         };
-        upserts.push(upsert(ResourceType::Node, name, route.encode_to_vec()));
-    }
-    for (set, members) in sets(random) {
-        for member in members {
-            upserts.push(upsert(ResourceType::IdentitySetMember, &format!("{set}/{member}"), Vec::new()));
-        }
-    }
-    for set in &random.cidr_sets {
-        let message = v1::NodeCidrSet { cidrs: set.cidrs.iter().map(ToString::to_string).collect() };
-        upserts.push(upsert(ResourceType::CidrSet, &set.name, message.encode_to_vec()));
-    }
-    for policy in &random.policies {
-        let message = wire::to_node(policy, |meant| random.cidr_set_names(meant));
-        upserts.push(upsert(ResourceType::Policy, &policy.name, message.encode_to_vec()));
+        sent.add(ResourceType::Node, name, &route);
     }
     for place in 0..arbitrary::label_sets().len() {
         for v6 in [false, true] {
-            let message = v1::NodeAddress { identity: identity(place), node: "other".to_owned() };
-            let name = Other::Remote(place).address(v6).to_string();
-            upserts.push(upsert(ResourceType::Address, &name, message.encode_to_vec()));
+            let address = v1::NodeAddress { identity: endpoint_identity(place), node: "other".to_owned() };
+            sent.add(ResourceType::Address, &Other::Remote(place).address(v6).to_string(), &address);
         }
-        let message =
-            v1::NodeEndpoint { identity: identity(place), open: true, ..v1::NodeEndpoint::default() };
-        upserts.push(upsert(ResourceType::Endpoint, &format!("e{place}"), message.encode_to_vec()));
+        sent.add_endpoint(&format!("e{place}"), place);
     }
-    let listed =
-        upserts.iter().map(|upsert| Key { kind: upsert.r#type(), name: upsert.name.clone() }).collect();
-    Batch {
-        expected: Vec::new(),
-        nonce: 1,
-        revision: 1,
-        identities_through: 10_000,
-        upserts,
-        removes: Vec::new(),
-        in_sync: true,
-        listed: Some(listed),
-    }
-}
-
-/// Members of the sets that policies name.
-fn sets(random: &Fleet) -> IdentitySets {
-    let endpoints = arbitrary::label_sets();
-    let of_endpoints = |selector: &Selector| {
-        let members = endpoints.iter().enumerate().filter(|(_, labels)| selector.matches(labels));
-        (wire::endpoint_set(selector), members.map(|(place, _)| identity(place)).collect())
-    };
-    let all_nodes = arbitrary::node_label_sets();
-    let of_nodes = |selector: &Selector| {
-        let members = all_nodes.iter().filter(|labels| selector.matches(labels));
-        (wire::node_set(selector), members.map(node_identity).collect())
-    };
-    let peers = random.policies.iter().flat_map(Policy::peers).filter_map(|peer| match peer {
-        Peer::Endpoints(selector) => Some(of_endpoints(selector)),
-        Peer::Nodes(selector) => Some(of_nodes(selector)),
-        Peer::Cidr { .. } | Peer::CidrSet(_) | Peer::Entity(_) => None,
-    });
-    peers.chain(random.policies.iter().map(|policy| of_endpoints(policy.subject.named()))).collect()
-}
-
-fn node_identity(labels: &Labels) -> u32 {
-    let place = arbitrary::node_label_sets().iter().position(|set| set == labels).expect("one of them");
-    1000 + u32::try_from(place).expect("few label sets")
-}
-
-fn identity(place: usize) -> u32 {
-    FIRST_IDENTITY + u32::try_from(place).expect("few label sets")
+    sent
 }
 
 fn interface(place: usize) -> u32 {
@@ -277,120 +199,66 @@ fn interface(place: usize) -> u32 {
 }
 
 fn attachments() -> Attachments {
-    let attachment = |place: usize| {
-        let (IpAddr::V4(address4), IpAddr::V6(address6)) =
-            (Other::Local(place).address(false), Other::Local(place).address(true))
-        else {
+    let attached = |place: usize| {
+        let local = Other::Local(place);
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (local.address(false), local.address(true)) else {
             panic!("an address of each family");
         };
-        Attachment {
-            name: format!("e{place}"),
-            instance: String::new(),
-            labels: arbitrary::label_sets()[place].clone(),
-            interface: format!("t{place}"),
-            ifindex: interface(place),
-            netns: String::new(),
-            ours: false,
-            peer: true,
-            container_id: String::new(),
-            address4: Some(address4),
-            address6: Some(address6),
-            mac: mac(interface(place)),
-            gateway_mac: gateway_mac(interface(place)),
-            ingress_bits_per_second: None,
-            egress_bits_per_second: None,
-            accepted: Some(0),
-            lent_identity: None,
-        }
+        let name = format!("e{place}");
+        (name.clone(), attachment(&name, place, interface(place), (v4, v6)))
     };
-    let endpoints = (0..arbitrary::label_sets().len()).map(|place| (format!("e{place}"), attachment(place)));
+    let endpoints = (0..arbitrary::label_sets().len()).map(attached);
     Attachments { endpoints: endpoints.collect(), ..Attachments::default() }
 }
 
-/// A node whose kernel enforces one random fleet's policies after the other's.
-struct Node {
-    datapath: Datapath,
-    tables: Tables,
-    attachments: Attachments,
-    former_sets: IdentitySets,
-    /// Source port or echo identifier: each flow is new.
-    fresh: u16,
+/// The node, with an endpoint of each label set.
+fn node() -> random::Node {
+    let node = random::Node::new();
+    for place in 0..arbitrary::label_sets().len() {
+        let index = interface(place).to_string();
+        let status = Command::new("ip")
+            .args(["link", "add", &format!("e{place}"), "index", &index, "type", "veth"])
+            .args(["peer", "name", &format!("w{place}")])
+            .status()
+            .expect("ip (iproute2)");
+        assert!(status.success(), "ip link add e{place}");
+    }
+    node
 }
 
-impl Node {
-    fn new() -> Self {
-        let datapath = Datapath::new();
-        for place in 0..arbitrary::label_sets().len() {
-            let index = interface(place).to_string();
-            let status = Command::new("ip")
-                .args(["link", "add", &format!("e{place}"), "index", &index, "type", "veth"])
-                .args(["peer", "name", &format!("w{place}")])
-                .status()
-                .expect("ip (iproute2)");
-            assert!(status.success(), "ip link add e{place}");
-        }
-        Self {
-            datapath,
-            tables: world::tables(),
-            attachments: attachments(),
-            former_sets: IdentitySets::new(),
-            fresh: 0,
-        }
-    }
+fn enforce(node: &mut random::Node, fleet: &Fleet, nodes: &Nodes) {
+    let own = [of_family(OWN, false), of_family(OWN, true)];
+    let bridge = [of_family(BRIDGE, false), of_family(BRIDGE, true)];
+    node.enforce(sent(fleet, nodes), &own, &bridge, &attachments());
+}
 
-    fn enforce(&mut self, fleet: &Fleet, nodes: &Nodes) {
-        let mut desired = Desired::default();
-        desired.apply(batch(fleet, nodes));
-        assert_eq!(desired.rejected().next(), None);
-        let own = [of_family(OWN, false), of_family(OWN, true)];
-        let bridge = [of_family(BRIDGE, false), of_family(BRIDGE, true)];
-        for stale in [Stale::Keep, Stale::Drop] {
-            let input = Input {
-                node: "own",
-                own_addresses: &own,
-                host_addresses: &bridge,
-                desired: &desired,
-                attachments: &self.attachments,
-                former_sets: &self.former_sets,
-            };
-            let compiled = compile(input, &self.tables, stale);
-            assert_eq!((compiled.unfit, compiled.problems), (Vec::new(), Vec::new()));
-            let steps: Vec<Step> = diff(&self.tables, &compiled.tables, Sweep::Remove);
-            self.datapath.write(&steps);
-            self.tables.apply_all(&steps);
-        }
-        self.former_sets.clone_from(desired.sets());
-        self.datapath.forget_flows();
+fn try_flow(node: &mut random::Node, flow: &Flow) -> Result<Verdict, Event> {
+    if !matches!(flow.port.protocol, 1 | 6 | 17 | 58 | 132) {
+        // Without ports, all packets between two parties are one flow.
+        node.datapath.forget_flows();
     }
-
-    fn try_flow(&mut self, flow: &Flow) -> Result<Verdict, Event> {
-        self.fresh = self.fresh.wrapping_add(1);
-        if !matches!(flow.port.protocol, 1 | 6 | 17 | 58 | 132) {
-            // Without ports, all packets between two parties are one flow.
-            self.datapath.forget_flows();
-        }
-        let subject = Other::Local(flow.subject);
-        let own = interface(flow.subject);
-        let (place, from, to): (Place, _, _) = if flow.ingress {
-            let came_by = match flow.other {
-                Other::Local(place) => interface(place),
-                Other::Remote(_) | Other::Unmanaged => world::OVERLAY,
-                Other::RemoteNode | Other::World(_) => world::UPLINK,
-                Other::Host => 0,
-            };
-            (to_endpoint(own, came_by), &flow.other, &subject)
-        } else {
-            (from_endpoint(own), &subject, &flow.other)
+    let own = interface(flow.subject);
+    let place: Place = if flow.ingress {
+        let came_by = match flow.other {
+            Other::Local(place) => interface(place),
+            Other::Remote(_) | Other::Unmanaged => world::OVERLAY,
+            Other::RemoteNode | Other::World(_) => world::UPLINK,
+            Other::Host => 0,
         };
-        let way = Way {
-            from: from.address(flow.v6),
-            to: to.address(flow.v6),
-            source_mac: mac(own),
-            destination_mac: gateway_mac(own),
-            hops: 64,
-        };
-        self.datapath.judge(place, &packet(&way, flow.port, self.fresh)).map(|outcome| outcome.verdict)
-    }
+        to_endpoint(own, came_by)
+    } else {
+        from_endpoint(own)
+    };
+    let [from, to] = flow.ends();
+    let way = Way {
+        from: from.address(flow.v6),
+        to: to.address(flow.v6),
+        source_mac: mac(own),
+        destination_mac: gateway_mac(own),
+        hops: 64,
+    };
+    let packet = packet(&way, flow.port, node.fresh());
+    node.datapath.judge(place, &packet).map(|outcome| outcome.verdict)
 }
 
 /// The first packet of a flow.
@@ -410,105 +278,58 @@ pub(crate) fn packet(way: &Way, to: FlowPort, fresh: u16) -> Vec<u8> {
     }
 }
 
-/// What the rules say of a flow.
-#[derive(Clone, Copy, Debug)]
-struct Expected {
-    /// Allowed, or denied in a direction, with the number of the rule that decides.
-    verdict: Result<(), (Direction, u32)>,
-    /// Where audited policies would decide otherwise: what, in which direction, and by which rule.
-    audit: Option<(Action, Direction, u32)>,
-}
-
-fn number(step: &oracle::Step, direction: Direction) -> u32 {
-    if step.policy.is_empty() { 0 } else { rule_number(&step.policy, direction, &step.rule) }
-}
-
-fn expected(fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Expected {
-    let subject = Other::Local(flow.subject);
-    let (from, to) = if flow.ingress { (&flow.other, &subject) } else { (&subject, &flow.other) };
-    let mut expected = Expected { verdict: Ok(()), audit: None };
-    if from.address(flow.v6) == to.address(flow.v6) {
-        return expected;
-    }
+fn expected(fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Said {
+    let [from, to] = flow.ends();
     let (source, destination) = (from.party(flow.v6, nodes), to.party(flow.v6, nodes));
-    for (judged, judge, peer, direction) in
-        [(from, &source, &destination, Direction::Egress), (to, &destination, &source, Direction::Ingress)]
-    {
-        if !matches!(judged, Other::Local(_)) || expected.verdict.is_err() {
-            continue;
-        }
-        let verdict = oracle::judge(fleet.context(), judge, peer, direction, flow.port);
-        let audit = verdict.audit.as_ref();
-        let audit = audit.map(|audit| (audit.action, direction, number(&audit.step, direction)));
-        expected.audit = expected.audit.or(audit);
-        if verdict.action == Action::Deny {
-            let decision = verdict.decision().expect("something decided");
-            expected.verdict = Err((direction, number(decision, direction)));
-        }
-    }
-    // What would be dropped at the one end and is dropped at the other makes no difference.
-    let is = if expected.verdict.is_ok() { Action::Allow } else { Action::Deny };
-    expected.audit = expected.audit.filter(|(action, ..)| *action != is);
-    expected
+    let to_itself = source.address == destination.address;
+    let ends =
+        [(&from, &source, &destination, Direction::Egress), (&to, &destination, &source, Direction::Ingress)];
+    let judged = ends.into_iter().filter(|(judged, ..)| matches!(judged, Other::Local(_)) && !to_itself);
+    Said::by_rules(judged.map(|(_, subject, peer, direction)| {
+        (direction, oracle::judge(fleet.context(), subject, peer, direction, flow.port))
+    }))
 }
 
-fn check_audit(expected: Expected, found: Option<Event>) -> Result<(), String> {
-    let found = found.map(|event| (u32::from(event.audit_action), event.audit_direction, event.audit_rule));
-    let wanted = expected.audit.map(|(action, direction, rule)| (action as u32, direction as u8, rule));
-    if found == wanted { Ok(()) } else { Err(format!("audited as {found:?} and not as {wanted:?}")) }
-}
-
-fn check(flow: &Flow, expected: Expected, found: &Result<Verdict, Event>) -> Result<(), String> {
-    match (expected.verdict, found) {
-        (Ok(()), Ok(verdict)) => {
-            let wanted = match (flow.ingress, &flow.other) {
-                (false, Other::Local(_) | Other::Remote(_) | Other::Unmanaged) => Verdict::Redirect,
-                _ => Verdict::Ok,
-            };
-            if *verdict == wanted { Ok(()) } else { Err(format!("allowed, but sent by {verdict:?}")) }
+/// Sends a flow's first packet, and compares what the programs do with what the rules say.
+fn check(node: &mut random::Node, fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Result<(), Wrong> {
+    let found = try_flow(node, flow);
+    let wanted = match (flow.ingress, &flow.other) {
+        (false, Other::Local(_) | Other::Remote(_) | Other::Unmanaged) => Verdict::Redirect,
+        _ => Verdict::Ok,
+    };
+    let expected = expected(fleet, nodes, flow);
+    Said::same(fleet, expected, Said::by_programs(&found, node.datapath.audited))?;
+    match found {
+        Ok(sent) if sent != wanted => {
+            Err(Wrong { expected: format!("allow, by {wanted:?}"), seen: format!("allow, by {sent:?}") })
         }
-        (Err((direction, rule)), Err(event)) => {
-            let denied = event.reason == Reason::PolicyDenied as u32
-                && event.direction == direction as u8
-                && event.rule == rule;
-            if denied {
-                Ok(())
-            } else {
-                Err(format!("denied for another reason: {:?} {event:?}", Reason::from_number(event.reason)))
-            }
-        }
-        (Ok(()), Err(event)) => {
-            Err(format!("the rules allow, dropped: {:?} {event:?}", Reason::from_number(event.reason)))
-        }
-        (Err(_), Ok(_)) => Err("THE RULES DENY, IT PASSED".to_owned()),
+        _ => Ok(()),
     }
 }
 
 #[test]
 fn the_programs_give_the_oracles_verdict_on_random_flows_through_random_policies() {
-    let node = std::cell::RefCell::new(Node::new());
+    let node = RefCell::new(node());
     let fleets =
         std::env::var("WEFT_ORACLE_FLEETS").ok().and_then(|text| text.parse().ok()).unwrap_or(FLEETS);
-    let config = Config { failure_persistence: None, ..Config::with_cases(fleets) };
     let random = (fleet(), nodes(), proptest::collection::vec(flow(), FLOWS));
-    let tried = std::cell::Cell::new((0, 0));
-    let result = TestRunner::new(config).run(&random, |(fleet, nodes, flows)| {
+    let tried = Cell::new((0, 0));
+    case::hold(fleets, &random, |(fleet, nodes, flows)| {
         let mut node = node.borrow_mut();
-        node.enforce(&fleet, &nodes);
+        enforce(&mut node, &fleet, &nodes);
         for flow in &flows {
-            let expected = expected(&fleet, &nodes, flow);
-            let found = node.try_flow(flow);
             let (allowed, denied) = tried.get();
-            tried.set(if expected.verdict.is_ok() { (allowed + 1, denied) } else { (allowed, denied + 1) });
-            check(flow, expected, &found)
-                .and_then(|()| check_audit(expected, node.datapath.audited))
-                .map_err(|what| TestCaseError::fail(format!("{what}\n{expected:?}\n{flow:?}")))?;
+            let allows = expected(&fleet, &nodes, flow).verdict.is_ok();
+            tried.set(if allows { (allowed + 1, denied) } else { (allowed, denied + 1) });
+            let Err(wrong) = check(&mut node, &fleet, &nodes, flow) else { continue };
+            let again = |fleet: &Fleet| {
+                enforce(&mut node, fleet, &nodes);
+                check(&mut node, fleet, &nodes, flow)
+            };
+            return case::fail(&fleet, &flow.case(&nodes), wrong, again);
         }
         Ok(())
     });
-    if let Err(error) = result {
-        panic!("{error}");
-    }
     let (allowed, denied) = tried.get();
     println!("{allowed} flows allowed, {denied} denied, as the rules say");
     assert!(allowed > FLEETS * 20 && denied > FLEETS * 20, "a lopsided sample: {allowed}, {denied}");
@@ -530,10 +351,10 @@ fn a_prefix_of_all_ipv6_says_nothing_of_ipv4() {
         ingress: None,
         egress: Some(vec![everything]),
     };
-    let mut node = Node::new();
+    let mut node = node();
     let config = FleetConfig::of_pools(Vec::new());
     let fleet = Fleet { policies: vec![policy], cidr_sets: Vec::new(), config };
-    node.enforce(&fleet, &Nodes { own: Labels::new(), other: Labels::new() });
+    enforce(&mut node, &fleet, &Nodes { own: Labels::new(), other: Labels::new() });
     let world = |v6| Flow {
         subject: 0,
         other: Other::World(if v6 { "2001:db9::1" } else { "198.51.100.7" }.parse().expect("a constant")),
@@ -541,6 +362,7 @@ fn a_prefix_of_all_ipv6_says_nothing_of_ipv4() {
         v6,
         port: FlowPort { protocol: 6, port: 443 },
     };
-    assert_eq!(node.try_flow(&world(true)).map_err(|event| event.reason), Ok(Verdict::Ok));
-    assert_eq!(node.try_flow(&world(false)).map_err(|event| event.reason), Err(Reason::PolicyDenied as u32));
+    let mut reason = |v6| try_flow(&mut node, &world(v6)).map_err(|event| event.reason);
+    assert_eq!(reason(true), Ok(Verdict::Ok));
+    assert_eq!(reason(false), Err(Reason::PolicyDenied as u32));
 }

@@ -9,8 +9,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::{
     model::{
         Action, CidrSet, CidrSetSelector, Class, Direction, Entity, Failsafe, FleetConfig, FlowPort,
-        HostToEndpoint, Labels, Mode, Party, Peer, Policy, Pool, PortRange, Requirement, Rule, RuleAction,
-        Selector, Subject, Tier,
+        HostToEndpoint, LISTENER_DISCOVERY, Labels, Mode, Party, Peer, Policy, Pool, PortRange, Requirement,
+        Rule, RuleAction, Selector, Subject, Tier, needs_of_the_link,
     },
     oracle::Context,
 };
@@ -70,10 +70,13 @@ pub fn config() -> impl Strategy<Value = FleetConfig> {
 /// An entry, of some prefixes or of everybody.
 pub fn failsafe() -> impl Strategy<Value = Failsafe> {
     (ports(), any::<bool>(), vec(select(CIDRS.to_vec()), 0..2)).prop_map(|(range, ingress, prefixes)| {
+        // Entries say no types.
+        let (first, last) =
+            if matches!(range.protocol, 1 | 58) { (0, u16::MAX) } else { (range.first, range.last) };
         Failsafe {
             protocol: range.protocol,
-            first: range.first,
-            last: range.last,
+            first,
+            last,
             direction: if ingress { Direction::Ingress } else { Direction::Egress },
             prefixes: prefixes.into_iter().map(net).collect(),
         }
@@ -105,7 +108,9 @@ pub fn policies() -> impl Strategy<Value = Vec<Policy>> {
     let draft = (tier(), mode(), subject(), any::<(bool, bool)>(), any::<(bool, bool)>());
     let policy = draft.prop_flat_map(|(tier, mode, subject, present, default_deny)| {
         let rules = move || rules(matches!(tier, TierDraft::Admin(_)));
-        (option_if(present.0, rules()), option_if(present.1, rules())).prop_map(move |(ingress, egress)| {
+        // Where there is no default deny to speak of, a policy without a direction would be refused.
+        let ingress = present.0 || !(present.1 || matches!(tier, TierDraft::Application));
+        (option_if(ingress, rules()), option_if(present.1, rules())).prop_map(move |(ingress, egress)| {
             let tier = match tier {
                 TierDraft::Admin(order) => Tier::Admin { order },
                 TierDraft::Baseline(order) => Tier::Baseline { order },
@@ -233,6 +238,17 @@ pub fn flow_port() -> impl Strategy<Value = FlowPort> {
         .prop_map(|(protocol, port)| FlowPort { protocol, port: if has_ports(protocol) { port } else { 0 } })
 }
 
+/// What a node's links need, and its neighbours.
+pub fn needed_port() -> impl Strategy<Value = FlowPort> {
+    let of = |entry: &Failsafe| PortRange { protocol: entry.protocol, first: entry.first, last: entry.last };
+    let ranges =
+        Direction::ALL.into_iter().flat_map(needs_of_the_link).chain(LISTENER_DISCOVERY.iter().map(of));
+    let ports = ranges.flat_map(|PortRange { protocol, first, last }| {
+        [first - 1, first, last, last + 1].map(|port| FlowPort { protocol, port })
+    });
+    select(ports.collect::<Vec<_>>())
+}
+
 fn protocol() -> impl Strategy<Value = u8> {
     prop_oneof![8 => select(vec![6_u8, 17, 1, 58, 132]), 2 => select(vec![47_u8, 50, 0, 255])]
 }
@@ -252,6 +268,9 @@ pub const ADDRESSES: [&str; 8] = [
     "2001:db8:1:2::1",
     "2001:db9::1",
 ];
+
+/// Addresses that mean something on a link alone, and a group that routers pass on: of the world, to whom looks at the rules.
+pub const LINK_ADDRESSES: [&str; 3] = ["fe80::7", "ff02::16", "ff05::2"];
 
 /// Names of the CIDR sets that every random fleet has, and the label `kind` of each.
 pub const CIDR_SETS: [(&str, &str); 3] = [("partners", "good"), ("offices", "good"), ("scanners", "bad")];

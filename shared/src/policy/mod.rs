@@ -5,6 +5,8 @@
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod case;
 pub mod compile;
 pub mod model;
 pub mod oracle;

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use super::model::{
     Action, CidrSet, CidrSetSelector, Class, Direction, FleetConfig, FlowPort, HostToEndpoint, Party, Peer,
-    Policy, Rule, Subject, Tier, needed_by_the_link, unmanaged_is_closed,
+    Policy, Rule, Subject, Tier, is_listener_discovery, needed_by_the_link, unmanaged_is_closed,
 };
 
 /// Everything of the fleet that verdicts depend on, in any order.
@@ -166,6 +166,8 @@ impl<'a> Walk<'a> {
             Some("no host policy selects the node in this direction: it is not judged")
         } else if failsafe() {
             Some("a failsafe entry, which no host policy can close")
+        } else if is_listener_discovery(self.direction, self.peer.address, self.port) {
+            Some("multicast listener discovery of a node's links always passes")
         } else if on_a_link && needed_by_the_link(self.direction, self.port) {
             Some("neighbour discovery, router messages and DHCP of a node always pass")
         } else {

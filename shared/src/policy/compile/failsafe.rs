@@ -1,4 +1,5 @@
-//! What no host policy can stop, as rulebooks of prefixes: of those that an address is in, the longest says everything.
+//! What no host policy can stop, as rulebooks of prefixes: of those that an address is in, the longest says everything. The
+//! fleet's entries are among it, and what a link needs and is confined by address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,21 +11,22 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     super::{
-        model::{Action, Direction, Failsafe},
+        model::{Action, Direction, Failsafe, LISTENER_DISCOVERY},
         ports,
     },
     Rulebook,
 };
 use crate::layout::{PolicyRow, PortKey};
 
-/// By the node's direction and a prefix of the other party. Where there is any entry, both families' whole is among them.
+/// By the node's direction and a prefix of the other party. Both families' whole is among them.
 pub type FailsafeBooks = BTreeMap<(Direction, IpNet), Arc<Rulebook>>;
 
-/// The rulebooks of these entries. A row that allows is about what an entry holds open.
+/// The rulebooks of these entries, and of [`LISTENER_DISCOVERY`]. A row that allows is about what an entry holds open.
 pub fn failsafe_books(entries: &[Failsafe]) -> FailsafeBooks {
     let mut books = FailsafeBooks::new();
     for direction in Direction::ALL {
-        let entries: Vec<&Failsafe> = entries.iter().filter(|entry| entry.direction == direction).collect();
+        let entries = entries.iter().chain(&*LISTENER_DISCOVERY);
+        let entries: Vec<&Failsafe> = entries.filter(|entry| entry.direction == direction).collect();
         let prefixes = by_prefix(&entries);
         let mut known: BTreeMap<BTreeSet<usize>, Arc<Rulebook>> = BTreeMap::new();
         for prefix in prefixes.keys() {

@@ -6,9 +6,10 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::policy::{
     arbitrary::{self, Fleet},
+    case::{self, Wrong},
     model::{
-        Entity, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction, Subject, Tier,
-        needed_by_the_link, needs_of_the_link,
+        Entity, FleetConfig, FlowPort, Labels, Mode, NodeRule, Party, Peer, Policy, PortRange, RuleAction,
+        Subject, Tier, is_listener_discovery, needed_by_the_link,
     },
     oracle, prefix, wire,
 };
@@ -73,16 +74,28 @@ fn found(row: PolicyRow) -> Judged {
     ((action(row.action), row.rule), (action(row.audit_action), row.audit_rule))
 }
 
+/// Those of the world, and of its links.
+fn addresses() -> Vec<&'static str> {
+    [&arbitrary::ADDRESSES[..], &arbitrary::LINK_ADDRESSES].concat()
+}
+
+fn peer() -> impl Strategy<Value = Party> {
+    let on_a_link = select(arbitrary::LINK_ADDRESSES.to_vec()).prop_map(|text| Party {
+        class: Class::World,
+        labels: Labels::new(),
+        address: text.parse().ok(),
+        local: false,
+    });
+    prop_oneof![6 => arbitrary::peer(), 1 => on_a_link]
+}
+
 /// Ports that rules name, and those that the link needs.
 fn flow_port() -> impl Strategy<Value = FlowPort> {
-    let needed = || Direction::ALL.into_iter().flat_map(needs_of_the_link);
-    let ports = needed().flat_map(|range| [range.first - 1, range.first, range.last, range.last + 1]);
-    let protocols: Vec<u8> = needed().map(|range| range.protocol).collect();
-    let needed = (select(protocols), select(ports.collect::<Vec<u16>>()));
-    prop_oneof![
-        3 => arbitrary::flow_port(),
-        1 => needed.prop_map(|(protocol, port)| FlowPort { protocol, port }),
-    ]
+    prop_oneof![3 => arbitrary::flow_port(), 1 => arbitrary::needed_port()]
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    select(Direction::ALL.to_vec())
 }
 
 /// What the kernel does before it asks a node's table: the longest prefix that the address is in says everything.
@@ -148,73 +161,109 @@ fn compile_one(
     })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+/// What the kernel would say of a flow by the table, and what is wrong with that.
+fn check(
+    fleet: &Fleet,
+    (table, prefixes): &(Table, PrefixIdentities),
+    (subject, peer): (&Party, &Party),
+    direction: Direction,
+    port: FlowPort,
+) -> Result<(), Wrong> {
+    let failsafe = failsafe_books(&fleet.config.failsafe);
+    let free = subject.class == Class::Host
+        && (is_failsafe(&failsafe, direction, peer, port) || is_free(fleet, direction, peer));
+    let book = table.rulebook(direction, peer_identity(peer, prefixes), peer.class);
+    let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
+    let (seen, expected) = (found(row), expected(fleet, subject, peer, direction, port));
+    let text = |((action, rule), (audit, audit_rule)): Judged| {
+        let verdict = case::verdict(fleet, action, rule);
+        let audit = case::verdict(fleet, audit, audit_rule);
+        format!("{verdict}; with audited policies {audit}")
+    };
+    if seen == expected { Ok(()) } else { Err(Wrong { expected: text(expected), seen: text(seen) }) }
+}
 
-    #[test]
-    fn the_compiled_table_gives_the_oracles_verdict_and_rule(
-        fleet in arbitrary::fleet(),
-        subject in arbitrary::judged(),
-        own in select(arbitrary::node_label_sets()),
-        flows in vec(
-            (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec()), flow_port(), any::<bool>()),
-            20,
-        ),
-    ) {
+#[test]
+fn the_compiled_table_gives_the_oracles_verdict_and_rule() {
+    let flow = (peer(), select(addresses()), flow_port(), direction());
+    let own = select(arbitrary::node_label_sets());
+    let values = (arbitrary::fleet(), arbitrary::judged(), own, vec(flow, 20));
+    case::hold(2_000, &values, |(fleet, subject, own, flows)| {
         let own = if subject.class == Class::Host { subject.labels.clone() } else { own };
-        let (table, prefixes) = compile(&fleet, &subject, &own);
-        let failsafe = failsafe_books(&fleet.config.failsafe);
-        for (mut peer, address, port, ingress) in flows {
+        let compiled = compile(&fleet, &subject, &own);
+        for (mut peer, address, port, direction) in flows {
             if peer.class == Class::Host {
                 peer.labels.clone_from(&own);
             }
             peer.address.get_or_insert(address.parse().expect("an address"));
-            let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-            let free = subject.class == Class::Host
-                && (is_failsafe(&failsafe, direction, &peer, port) || is_free(&fleet, direction, &peer));
-            let identity = peer_identity(&peer, &prefixes);
-            let book = table.rulebook(direction, identity, peer.class);
-            let row = if free { PolicyRow::of(Action::Allow, 0) } else { look_up(book, port) };
             if matches!(peer.class, Class::Fleet | Class::RemoteNode) {
+                let identity = peer_identity(&peer, &compiled.1);
                 let one = compile_one(&fleet, &subject, &own, direction, identity);
-                prop_assert_eq!(one.as_deref(), table.peers.get(&(direction, identity)).map(|book| &**book));
+                let whole = compiled.0.peers.get(&(direction, identity));
+                assert_eq!(
+                    one.as_deref(),
+                    whole.map(|book| &**book),
+                    "compiled for the one peer, and for all"
+                );
             }
-            prop_assert_eq!(
-                found(row),
-                expected(&fleet, &subject, &peer, direction, port),
-                "{:?} {:?} {:?}", peer, direction, port
-            );
+            if check(&fleet, &compiled, (&subject, &peer), direction, port).is_ok() {
+                continue;
+            }
+            let (node, subject, peer) = (own.clone(), subject.clone(), peer.clone());
+            let ends = (&subject, &peer);
+            let judge = |fleet: &Fleet| check(fleet, &compile(fleet, &subject, &own), ends, direction, port);
+            case::check(&fleet, &case::Flow::of(node, ends, direction, port), judge)?;
         }
-    }
+        Ok(())
+    });
+}
 
-    /// I10: what an entry holds is open, whatever else is said.
-    #[test]
-    fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more(
-        entries in vec(arbitrary::failsafe(), 0..6),
-        (peer, address) in (arbitrary::peer(), select(arbitrary::ADDRESSES.to_vec())),
-        port in flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+/// Asks whether an empty fleet with these failsafe entries opens a node's flow, and should.
+fn hold_of_nodes(opens: impl Fn(&Fleet, &Party, Direction, FlowPort) -> [Action; 2]) {
+    let address = select(addresses());
+    let values = (vec(arbitrary::failsafe(), 0..6), peer(), address, flow_port(), direction());
+    case::hold(2_000, &values, |(failsafe, peer, address, port, direction)| {
         let peer = Party { address: Some(address.parse().expect("an address")), ..peer };
-        let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port));
-        prop_assert_eq!(is_failsafe(&failsafe_books(&entries), direction, &peer, port), holds);
-    }
+        let node = Party { class: Class::Host, labels: Labels::new(), address: None, local: true };
+        let config = FleetConfig { failsafe, ..FleetConfig::of_pools(Vec::new()) };
+        let fleet = Fleet { policies: Vec::new(), cidr_sets: Vec::new(), config };
+        let flow = case::Flow::of(Labels::new(), (&node, &peer), direction, port);
+        case::check(&fleet, &flow, |fleet| {
+            let [expected, seen] = opens(fleet, &peer, direction, port);
+            let text = |action: Action| format!("{action:?}");
+            if seen == expected { Ok(()) } else { Err(Wrong { expected: text(expected), seen: text(seen) }) }
+        })
+    });
+}
 
-    /// Also where its policies don't fit, a node keeps what its link needs, and nothing else.
-    #[test]
-    fn a_closed_node_lets_through_what_its_link_needs(
-        peer in arbitrary::peer(),
-        port in flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+fn action(allows: bool) -> Action {
+    if allows { Action::Allow } else { Action::Deny }
+}
+
+/// I10: what an entry holds is open, whatever else is said.
+#[test]
+fn failsafe_entries_hold_against_every_compiled_host_policy_and_open_no_more() {
+    hold_of_nodes(|fleet, peer, direction, port| {
+        let entries = &fleet.config.failsafe;
+        let holds = entries.iter().any(|entry| entry.holds(direction, peer.address, port))
+            || is_listener_discovery(direction, peer.address, port);
+        [holds, is_failsafe(&failsafe_books(entries), direction, peer, port)].map(action)
+    });
+}
+
+/// Also where its policies don't fit, a node keeps what its link needs, and nothing else.
+#[test]
+fn a_closed_node_lets_through_what_its_link_needs() {
+    hold_of_nodes(|_, peer, direction, port| {
         let on_a_link = matches!(peer.class, Class::RemoteNode | Class::World);
         let open = peer.class == Class::Host || (on_a_link && needed_by_the_link(direction, port));
         let table = closed_table(Kind::Node);
-        let row = look_up(table.rulebook(direction, 300, peer.class), port);
-        prop_assert_eq!(found(row).0.0 == Action::Allow, open);
-    }
+        [action(open), found(look_up(table.rulebook(direction, 300, peer.class), port)).0.0]
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn prefixes_keep_their_numbers_when_others_come_and_go(

@@ -1,8 +1,11 @@
 //! What holds for nodes as subjects whatever the policies say.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::LazyLock,
+};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{Direction, FlowPort, PortRange};
 
@@ -86,4 +89,31 @@ pub const fn needs_of_the_link(direction: Direction) -> [PortRange; 3] {
         Direction::Egress => [discovery, udp(67), udp(547)],
         Direction::Ingress => [discovery, udp(68), udp(546)],
     }
+}
+
+/// Multicast listener discovery (RFC 2710, RFC 3810: ICMPv6 types 130 to 132, and 143) of the groups of a link. A switch that
+/// snoops forwards to a node only the groups that it has reported, and neighbours ask for a node by one of them: without
+/// these messages it is no longer found. As entries, because they are confined by address: what a node sends of them goes to
+/// a group of the link, and what it hears comes from a neighbour's link-local address; so they open nothing beyond the link.
+/// Groups of wider scope, and IGMP, are nothing that a link needs (ARP is broadcast): policies judge them.
+pub static LISTENER_DISCOVERY: LazyLock<[Failsafe; 4]> = LazyLock::new(|| {
+    const GROUPS_OF_THE_LINK: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0), 16);
+    const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+    let entry = |first: u16, last: u16, direction| Failsafe {
+        protocol: 58,
+        first: first << 8,
+        last: last << 8 | 0xff,
+        direction,
+        prefixes: match direction {
+            Direction::Ingress => vec![LINK_LOCAL.into()],
+            Direction::Egress => vec![GROUPS_OF_THE_LINK.into()],
+        },
+    };
+    let [ingress, egress] = [Direction::Ingress, Direction::Egress];
+    [entry(130, 132, ingress), entry(143, 143, ingress), entry(130, 132, egress), entry(143, 143, egress)]
+});
+
+/// Whether a node's flow with this address is [`LISTENER_DISCOVERY`]. A peer without an address is none.
+pub fn is_listener_discovery(direction: Direction, address: Option<IpAddr>, port: FlowPort) -> bool {
+    LISTENER_DISCOVERY.iter().any(|entry| entry.holds(direction, address, port))
 }

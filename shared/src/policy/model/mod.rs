@@ -6,7 +6,10 @@ mod rule;
 
 pub use self::{
     fleet::{FleetConfig, IdentityLabels, LabelPattern, Pool},
-    host::{Failsafe, HostToEndpoint, needed_by_the_link, needs_of_the_link},
+    host::{
+        Failsafe, HostToEndpoint, LISTENER_DISCOVERY, is_listener_discovery, needed_by_the_link,
+        needs_of_the_link,
+    },
     rule::{
         CidrSet, CidrSetSelector, Entity, FlowPort, Party, Peer, PortRange, Rule, RuleAction,
         unmanaged_is_closed,

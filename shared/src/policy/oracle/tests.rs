@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::{
-    arbitrary,
+    arbitrary::{self, Fleet},
+    case,
     model::{Entity, Failsafe, Labels, Mode, PortRange, Requirement, RuleAction, Selector},
 };
 
@@ -287,84 +288,101 @@ fn failsafe_of(port: FlowPort, direction: Direction) -> Failsafe {
     Failsafe { protocol: port.protocol, first: port.port, last: port.port, direction, prefixes: Vec::new() }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-    #[test]
-    fn failsafe_entries_hold_against_every_host_policy(
-        mut fleet in arbitrary::fleet(),
-        peer in arbitrary::peer(),
-        labels in proptest::sample::select(arbitrary::node_label_sets()),
-        port in arbitrary::flow_port(),
-        ingress: bool,
-    ) {
+/// Asks of random flows through random fleets. What is said in the place of the other: expected, seen.
+fn hold_of_flows(
+    subjects: impl Strategy<Value = Party>,
+    property: impl Fn(&Fleet, &Asked) -> Result<(), (String, String)>,
+) {
+    let values =
+        (arbitrary::fleet(), subjects, arbitrary::peer(), arbitrary::flow_port(), proptest::bool::ANY);
+    case::hold(2_000, &values, |(fleet, subject, peer, port, ingress)| {
         let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-        fleet.config.failsafe.push(failsafe_of(port, direction));
-        let node = Party { class: Class::Host, labels, address: None, local: true };
-        let verdict = judge(fleet.context(), &node, &peer, direction, port);
-        prop_assert_eq!(verdict.action, Action::Allow, "{:?}", verdict);
+        let asked = Asked { subject, peer, direction, port };
+        let flow = case::Flow::of(Labels::new(), (&asked.subject, &asked.peer), direction, port);
+        let wrong = |(expected, seen)| case::Wrong { expected, seen };
+        case::check(&fleet, &flow, |fleet| property(fleet, &asked).map_err(wrong))
+    });
+}
+
+/// Of whom a property is asked.
+struct Asked {
+    subject: Party,
+    peer: Party,
+    direction: Direction,
+    port: FlowPort,
+}
+
+impl Asked {
+    fn judge(&self, fleet: &Fleet) -> Verdict {
+        judge(fleet.context(), &self.subject, &self.peer, self.direction, self.port)
     }
+}
 
-    #[test]
-    fn the_last_step_alone_decides_and_audit_policies_change_nothing(
-        fleet in arbitrary::fleet(),
-        subject in arbitrary::judged(),
-        peer in arbitrary::peer(),
-        port in arbitrary::flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-        let verdict = judge(fleet.context(), &subject, &peer, direction, port);
+fn same<T: PartialEq + fmt::Debug>(seen: &T, expected: &T) -> Result<(), (String, String)> {
+    if seen == expected { Ok(()) } else { Err((format!("{expected:?}"), format!("{seen:?}"))) }
+}
+
+fn nodes() -> impl Strategy<Value = Party> {
+    let node = |labels| Party { class: Class::Host, labels, address: None, local: true };
+    proptest::sample::select(arbitrary::node_label_sets()).prop_map(node)
+}
+
+#[test]
+fn failsafe_entries_hold_against_every_host_policy() {
+    hold_of_flows(nodes(), |fleet, asked| {
+        let mut fleet = fleet.clone();
+        fleet.config.failsafe.push(failsafe_of(asked.port, asked.direction));
+        same(&asked.judge(&fleet).action, &Action::Allow)
+    });
+}
+
+#[test]
+fn the_last_step_alone_decides_and_audit_policies_change_nothing() {
+    hold_of_flows(arbitrary::judged(), |fleet, asked| {
+        let verdict = asked.judge(fleet);
         let (last, before) = verdict.steps.split_last().expect("there is a step");
-        prop_assert!(last.decided && before.iter().all(|step| !step.decided));
+        same(&(last.decided, before.iter().any(|step| step.decided)), &(true, false))?;
 
         let mut enforced = fleet.clone();
         enforced.policies.retain(Policy::is_enforced);
-        let alone = judge(enforced.context(), &subject, &peer, direction, port);
-        prop_assert_eq!(&alone.steps, &verdict.steps);
-        prop_assert_eq!(alone.audit, None);
+        let alone = asked.judge(&enforced);
+        same(&(&alone.steps, &alone.audit), &(&verdict.steps, &None))?;
 
         let mut switched_on = fleet.clone();
         for policy in &mut switched_on.policies {
             policy.mode = Mode::Enforce;
         }
-        let would_be = judge(switched_on.context(), &subject, &peer, direction, port).action;
-        let told = verdict.audit.as_ref().map_or(verdict.action, |audit| audit.action);
-        prop_assert_eq!(told, would_be);
-    }
+        let would_be = asked.judge(&switched_on).action;
+        same(&verdict.audit.as_ref().map_or(verdict.action, |audit| audit.action), &would_be)
+    });
+}
 
-    #[test]
-    fn an_unknown_address_is_never_more_open_than_every_endpoint_it_might_be(
-        fleet in arbitrary::fleet(),
-        subject in arbitrary::judged(),
-        port in arbitrary::flow_port(),
-        ingress: bool,
-    ) {
-        let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-        let of = |class, labels| Party { class, labels, address: None, local: false };
-        let verdict = |peer: &Party| judge(fleet.context(), &subject, peer, direction, port).action;
+#[test]
+fn an_unknown_address_is_never_more_open_than_every_endpoint_it_might_be() {
+    hold_of_flows(arbitrary::judged(), |fleet, asked| {
+        let verdict = |class, labels| {
+            let peer = Party { class, labels, address: None, local: false };
+            judge(fleet.context(), &asked.subject, &peer, asked.direction, asked.port).action
+        };
         let names_unmanaged = fleet.policies.iter().any(|policy| {
-            policy.rules(direction).iter().any(|rule| rule.names_class(Class::Unmanaged))
+            policy.rules(asked.direction).iter().any(|rule| rule.names_class(Class::Unmanaged))
         });
-        if !names_unmanaged && verdict(&of(Class::Unmanaged, Labels::new())) == Action::Allow {
+        if !names_unmanaged && verdict(Class::Unmanaged, Labels::new()) == Action::Allow {
             for labels in arbitrary::label_sets() {
-                prop_assert_eq!(verdict(&of(Class::Fleet, labels)), Action::Allow);
+                same(&verdict(Class::Fleet, labels), &Action::Allow)?;
             }
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn the_order_in_which_policies_are_held_changes_nothing(
-        fleet in arbitrary::fleet(),
-        subject in arbitrary::judged(),
-        peer in arbitrary::peer(),
-        port in arbitrary::flow_port(),
-    ) {
+#[test]
+fn the_order_in_which_policies_are_held_changes_nothing() {
+    hold_of_flows(arbitrary::judged(), |fleet, asked| {
         let mut reversed = fleet.clone();
         reversed.policies.reverse();
-        let verdict = |fleet: &arbitrary::Fleet| judge(fleet.context(), &subject, &peer, Direction::Egress, port);
-        prop_assert_eq!(verdict(&fleet), verdict(&reversed));
-    }
+        same(&asked.judge(&reversed), &asked.judge(fleet))
+    });
 }
 
 #[test]

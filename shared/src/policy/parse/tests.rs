@@ -229,6 +229,13 @@ fn bad_policies_are_refused_at_their_place() {
         let selector = v1::Selector { match_expressions: vec![expression], ..Default::default() };
         v1::Policy { subject: Some(v1::Subject { endpoints: Some(selector), nodes: None }), ..right() }
     };
+    let with_labels = |count: usize| {
+        let labels = (0..count).map(|number| (format!("key-{number}"), String::new())).collect();
+        v1::Policy {
+            metadata: Some(v1::Metadata { name: "p".into(), labels, ..Default::default() }),
+            ..right()
+        }
+    };
     let cases = [
         (named(""), "name", "expected a name"),
         (named("Web_1"), "name", "lower-case"),
@@ -236,6 +243,17 @@ fn bad_policies_are_refused_at_their_place() {
         (labelled("-app", "web"), "subject.endpoints.matchLabels.-app", "label key"),
         (labelled("app", "we b"), "subject.endpoints.matchLabels.app", "label value"),
         (labelled("app", &"v".repeat(64)), "subject.endpoints.matchLabels.app", "63"),
+        (
+            labelled(&"k".repeat(64), "web"),
+            &format!("subject.endpoints.matchLabels.{}", "k".repeat(64)),
+            "at most 63 bytes",
+        ),
+        (
+            labelled(&format!("{}/app", "d".repeat(254)), "web"),
+            &format!("subject.endpoints.matchLabels.{}/app", "d".repeat(254)),
+            "DNS prefix",
+        ),
+        (with_labels(65), "labels", "at most 64"),
         (
             expression(v1::LabelOperator::In, &[]),
             "subject.endpoints.matchExpressions[0].values",
@@ -261,6 +279,12 @@ fn bad_policies_are_refused_at_their_place() {
             "defaultDeny",
             "application",
         ),
+        (
+            v1::Policy { default_deny: Some(v1::DefaultDeny::default()), ..of_tier(v1::Tier::Admin) },
+            "defaultDeny",
+            "application",
+        ),
+        (v1::Policy { order: Some(65_536), ..of_tier(v1::Tier::Baseline) }, "order", "0 to 65535"),
         (v1::Policy { ingress: None, ..of_tier(v1::Tier::Baseline) }, "ingress", "says nothing"),
         (v1::Policy { mode: 9, ..right() }, "mode", "audit"),
         (
@@ -295,6 +319,26 @@ fn bad_policies_are_refused_at_their_place() {
         (with_port(tcp(Some(90), Some(80))), "ingress[0].ports[0].endPort", "below port 90"),
         (with_port(tcp(None, Some(80))), "ingress[0].ports[0].endPort", "goes with port"),
         (with_port(v1::Port::default()), "ingress[0].ports[0].protocol", "TCP, UDP"),
+        (
+            with_port(v1::Port { protocol_number: Some(6), ..tcp(None, None) }),
+            "ingress[0].ports[0].protocol",
+            "not both",
+        ),
+        (
+            with_port(v1::Port { protocol_number: Some(1), r#type: Some(256), ..Default::default() }),
+            "ingress[0].ports[0].type",
+            "0 to 255",
+        ),
+        (
+            with_port(v1::Port {
+                protocol_number: Some(58),
+                r#type: Some(1),
+                code: Some(256),
+                ..Default::default()
+            }),
+            "ingress[0].ports[0].code",
+            "0 to 255",
+        ),
         (
             with_port(v1::Port { protocol_number: Some(256), ..Default::default() }),
             "ingress[0].ports[0].protocolNumber",
@@ -346,6 +390,7 @@ fn bad_policies_are_refused_at_their_place() {
         (with_peer(&cidr_set(None, &[])), "ingress[0].peers[0].cidrSet", "matchLabels"),
         (with_peer(&cidr_set(Some("a"), &[("kind", "bad")])), "ingress[0].peers[0].cidrSet", "not both"),
         (with_peer(&cidr_set(Some("A"), &[])), "ingress[0].peers[0].cidrSet.name", "lower-case"),
+        (with_peer(&cidr_set(Some(&"s".repeat(254)), &[])), "ingress[0].peers[0].cidrSet.name", "253"),
         (
             with_peer(&cidr_set(None, &[("-kind", "bad")])),
             "ingress[0].peers[0].cidrSet.matchLabels.-kind",
