@@ -44,7 +44,7 @@ impl Fleet {
                 }
             }
             for node in self.watchers.of_addresses(&used.sets) {
-                if let Some(view) = self.views.get_mut(node.as_ref()) {
+                if let Some(view) = self.views.by_number_mut(node) {
                     view.want(id, self.revision);
                 }
             }

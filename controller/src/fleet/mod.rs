@@ -11,16 +11,13 @@ mod scope;
 mod selected;
 mod sets;
 mod view;
+mod views;
 mod watchers;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use roaring::RoaringBitmap;
@@ -40,6 +37,7 @@ pub use view::{Delta, Rejected};
 use gate::Gates;
 use index::Index;
 use view::View;
+use views::Views;
 use watchers::Watchers;
 
 /// Versions of one resource that can be effective at once.
@@ -54,7 +52,7 @@ pub struct Fleet {
     changed: u64,
     index: Index,
     /// Of each node that was ever connected and still exists.
-    views: BTreeMap<String, View>,
+    views: Views,
     watchers: Watchers,
     gates: Gates,
 }
@@ -96,11 +94,13 @@ impl Fleet {
     pub fn connect(&mut self, node: &str, have: Option<&Have>) -> Vec<v1::WantBuckets> {
         let revision = self.revision;
         let known = self.realised(node).min(have.map_or(0, |have| have.revision));
-        let view = self.views.entry(node.to_owned()).or_default();
-        view.connect(&mut self.index.resources, known.min(revision) + 1);
-        self.watchers.set_connected(node, true);
+        let number = self.views.enter(node);
+        if let Some(view) = self.views.by_number_mut(number) {
+            view.connect(&mut self.index.resources, known.min(revision) + 1);
+        }
+        self.watchers.set_connected(number, true);
         self.rescope(node);
-        let view = self.views.get_mut(node);
+        let view = self.views.by_number_mut(number);
         let asked = view.zip(have).map(|(view, have)| view.resume(&mut self.index.resources, have));
         asked.unwrap_or_default()
     }
@@ -108,10 +108,10 @@ impl Fleet {
     /// A node that is not connected and was not since this fleet began: what it had realised, as far as is known. If nothing
     /// has changed since then, nothing is pending for it.
     pub fn remember(&mut self, node: &str, realised: u64) {
-        if self.views.contains_key(node) || !self.index.nodes.contains_key(node) {
+        if self.views.contains(node) || !self.index.nodes.contains_key(node) {
             return;
         }
-        self.views.insert(node.to_owned(), View::default());
+        self.views.enter(node);
         self.rescope(node);
         let since = (realised < self.changed).then_some(realised + 1);
         if let Some(view) = self.views.get_mut(node) {
@@ -139,9 +139,9 @@ impl Fleet {
     }
 
     pub fn disconnect(&mut self, node: &str) {
-        if let Some(view) = self.views.get_mut(node) {
-            view.disconnect();
-            self.watchers.set_connected(node, false);
+        if let Some(number) = self.views.number(node) {
+            self.views.by_number_mut(number).into_iter().for_each(View::disconnect);
+            self.watchers.set_connected(number, false);
         }
         self.open_what_may(None);
     }
@@ -184,7 +184,7 @@ impl Fleet {
 
     /// Nodes with news since this was last asked: something pending, or room for more.
     pub fn take_news(&mut self) -> Vec<String> {
-        let news = self.views.iter_mut().filter_map(|(node, view)| view.take_news().then(|| node.clone()));
+        let news = self.views.iter_mut().filter_map(|(node, view)| view.take_news().then(|| node.to_owned()));
         news.collect()
     }
 
@@ -210,7 +210,7 @@ impl Fleet {
 
     /// Whether it was connected, or [`Fleet::remember`]ed.
     pub fn is_remembered(&self, node: &str) -> bool {
-        self.views.contains_key(node)
+        self.views.contains(node)
     }
 
     pub fn is_connected(&self, node: &str) -> bool {
@@ -311,13 +311,10 @@ impl Fleet {
         if self.gates.is_empty() {
             return;
         }
-        let (views, watchers, revision) = (&self.views, &self.watchers, self.revision);
+        let (views, revision) = (&self.views, self.revision);
         // A node that rejects something else has acknowledged all the same.
         let answered = |node: u32| {
-            views
-                .get(watchers.name(node)?)
-                .filter(|view| view.is_connected())
-                .map(|view| view.answered(revision))
+            views.by_number(node).filter(|view| view.is_connected()).map(|view| view.answered(revision))
         };
         for endpoint in self.gates.take_open(now, answered) {
             self.encode_endpoint(&endpoint);
@@ -331,6 +328,10 @@ impl Fleet {
             return RoaringBitmap::new();
         };
         let sets = self.index.used.get(&facts.identity).into_iter().flat_map(|used| &used.sets);
-        self.watchers.connected_of_addresses(sets, &facts.node)
+        let mut nodes = self.watchers.connected_of_addresses(sets);
+        if let Some(own) = self.views.number(&facts.node) {
+            nodes.remove(own);
+        }
+        nodes
     }
 }

@@ -30,7 +30,8 @@ impl Fleet {
 
     /// Computes from scratch what a node wants.
     pub(super) fn rescope(&mut self, node: &str) {
-        let Some(view) = self.views.get_mut(node) else { return };
+        let Some(number) = self.views.number(node) else { return };
+        let Some(view) = self.views.by_number_mut(number) else { return };
         let index = &self.index;
         let mut wanted = index.node_ids.clone();
         let local = index.local.get(node);
@@ -68,13 +69,14 @@ impl Fleet {
         }
         wanted.extend(index.fleet_id(view.all_addresses));
         view.replace_wanted(wanted, self.revision);
-        self.watchers.replace(node, &former_sets, &view.peer_sets, view.all_addresses);
+        self.watchers.replace(number, &former_sets, &view.peer_sets, view.all_addresses);
     }
 
     /// The node has its first endpoint of an identity: it wants what the policies that select it name, beside what it
     /// wants.
     pub(super) fn widen(&mut self, node: &str, identity: u32, aftermath: &mut Aftermath) {
-        let Some(view) = self.views.get_mut(node) else { return };
+        let Some(number) = self.views.number(node) else { return };
+        let Some(view) = self.views.by_number_mut(number) else { return };
         let (index, revision) = (&self.index, self.revision);
         let sets = index.used.get(&identity).into_iter().flat_map(|used| &used.sets);
         for set in sets.filter_map(|name| index.sets.get(name)).filter(|set| !set.subjects.is_empty()) {
@@ -94,7 +96,7 @@ impl Fleet {
                     if !view.peer_sets.insert(Arc::clone(name)) {
                         continue;
                     }
-                    self.watchers.add(node, name);
+                    self.watchers.add(number, name);
                     if let Some(set) = index.sets.get(name) {
                         view.want_all(&set.member_ids, revision);
                         view.want_all(&set.addresses, revision);
@@ -109,7 +111,7 @@ impl Fleet {
     pub(super) fn put(&mut self, key: Key, bytes: impl Into<Bytes>) -> Id {
         let (id, changed) = self.index.resources.put(key, bytes.into(), self.contents_revision);
         if changed {
-            for view in self.views.values_mut() {
+            for (_, view) in self.views.iter_mut() {
                 view.content_changed(id, self.revision);
             }
         }
@@ -117,7 +119,7 @@ impl Fleet {
     }
 
     pub(super) fn delete(&mut self, id: Id) {
-        for view in self.views.values_mut() {
+        for (_, view) in self.views.iter_mut() {
             view.unwant(id, self.revision);
         }
         self.index.resources.delete(id);
@@ -133,7 +135,7 @@ impl Fleet {
         };
         let id = self.put(Key::new(ResourceType::Node, name.as_str()), route.encode_to_vec());
         self.index.node_ids.insert(id);
-        for view in self.views.values_mut() {
+        for (_, view) in self.views.iter_mut() {
             view.want(id, self.revision);
         }
         let (identity, old) = (facts.identity, self.index.nodes.insert(name.clone(), facts));
@@ -159,8 +161,8 @@ impl Fleet {
             self.index.node_ids.remove(id);
             self.delete(id);
         }
-        if let Some(view) = self.views.remove(name) {
-            self.watchers.forget(name, &view.peer_sets);
+        if let Some((number, view)) = self.views.remove(name) {
+            self.watchers.forget(number, &view.peer_sets);
             view.release(&mut self.index.resources);
         }
     }
@@ -174,7 +176,7 @@ impl Fleet {
                 (None, None) => {}
             }
         }
-        aftermath.stale.extend(self.views.keys().cloned());
+        aftermath.stale.extend(self.views.names().map(ToString::to_string));
     }
 }
 

@@ -44,7 +44,7 @@ impl Fleet {
             set.addresses |= &used.addresses;
         }
         for node in self.watchers.of_set(set_name) {
-            let Some(view) = self.views.get_mut(node.as_ref()) else { continue };
+            let Some(view) = self.views.by_number_mut(node) else { continue };
             view.want(id, self.revision);
             for address in &used.addresses {
                 view.want(address, self.revision);
@@ -61,7 +61,7 @@ impl Fleet {
         aftermath.stale.extend(used.nodes.keys().cloned());
         if !used.addresses.is_empty() {
             // Rare: an identity goes before its endpoints. Who wants their addresses is not kept count of.
-            aftermath.stale.extend(self.views.keys().cloned());
+            aftermath.stale.extend(self.views.names().map(ToString::to_string));
         }
         let addresses = used.addresses.clone();
         for name in sets {
