@@ -8,8 +8,8 @@ use weft_proto::v1;
 
 use super::{
     model::{
-        Algorithm, BackendState, Family, Forwarding, Frontend, FrontendKind, HealthCheck, Prefilter, Service,
-        SourceRanges, TrafficPolicy,
+        Algorithm, BackendState, Family, Forwarding, Frontend, FrontendKind, HealthCheck, Prefilter,
+        Protocol, Service, SourceRanges, TrafficPolicy,
     },
     shares::{self, BACKENDS_MAX},
 };
@@ -68,6 +68,21 @@ fn frontend(frontend: &Frontend) -> v1::NodeFrontend {
         address: frontend.at.address.map(|address| address.to_string()).unwrap_or_default(),
         port: frontend.at.port.get().into(),
         protocol: frontend.at.protocol.number(),
+        r#type: kind(frontend.kind).into(),
+    }
+}
+
+/// As in manifests, the default written out.
+pub fn frontend_as_written(frontend: &Frontend) -> v1::Frontend {
+    let protocol = match frontend.at.protocol {
+        Protocol::Tcp => v1::Protocol::Tcp,
+        Protocol::Udp => v1::Protocol::Udp,
+        Protocol::Sctp => v1::Protocol::Sctp,
+    };
+    v1::Frontend {
+        address: frontend.at.address.map(|address| address.to_string()).unwrap_or_default(),
+        port: frontend.at.port.get().into(),
+        protocol: protocol.into(),
         r#type: kind(frontend.kind).into(),
     }
 }

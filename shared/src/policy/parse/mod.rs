@@ -14,6 +14,8 @@ use std::fmt;
 
 use weft_proto::v1::{self, object};
 
+use crate::service;
+
 pub use self::{
     cidr_set::cidr_set,
     fleet::{failsafe, failsafe_to_proto, fleet_config},
@@ -62,8 +64,12 @@ pub fn object(object: &v1::Object) -> Result<Vec<FieldWarning>, Vec<FieldError>>
         Some(object::Kind::Node(_)) => refuse("a node is written by its own daemon when it connects"),
         Some(object::Kind::Endpoint(_)) => refuse("an endpoint is written by the node that attaches it"),
         Some(object::Kind::Identity(_)) => refuse("identities are allocated by the controller"),
-        Some(object::Kind::Service(_)) => refuse("this version does not support Service yet"),
-        Some(object::Kind::Prefilter(_)) => refuse("this version does not support Prefilter yet"),
+        Some(object::Kind::Service(message)) => {
+            service::parse::with_warnings(message).map(|(_, warned)| warned)
+        }
+        Some(object::Kind::Prefilter(message)) => {
+            service::parse::prefilter(message).map(|(_, warned)| warned)
+        }
         Some(object::Kind::EgressGateway(_)) => refuse("this version does not support EgressGateway yet"),
         Some(object::Kind::Bundle(_)) => refuse("this version does not support Bundle yet"),
         Some(object::Kind::Rollout(_)) => refuse("this version does not support Rollout yet"),

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::{super::model::*, *};
 
-fn metadata_of(name: &str) -> Option<v1::Metadata> {
-    Some(v1::Metadata { name: name.to_owned(), ..Default::default() })
+fn metadata_of(name: &str) -> v1::Metadata {
+    v1::Metadata { name: name.to_owned(), ..Default::default() }
 }
 
 fn frontend(address: &str, port: u32, protocol: v1::Protocol) -> v1::Frontend {
@@ -16,9 +16,9 @@ fn node_port(port: u32) -> v1::Frontend {
     v1::Frontend { r#type: v1::FrontendType::NodePort.into(), ..frontend("", port, v1::Protocol::Tcp) }
 }
 
-fn selector() -> Option<v1::Selector> {
+fn selector() -> v1::Selector {
     let match_labels = [("app".to_owned(), "api".to_owned())].into();
-    Some(v1::Selector { match_labels, match_expressions: Vec::new() })
+    v1::Selector { match_labels, match_expressions: Vec::new() }
 }
 
 fn backend(address: &str, port: u32) -> v1::Backend {
@@ -28,9 +28,9 @@ fn backend(address: &str, port: u32) -> v1::Backend {
 /// A service that is right.
 fn right() -> v1::Service {
     v1::Service {
-        metadata: metadata_of("api"),
+        metadata: Some(metadata_of("api")),
         frontends: vec![frontend("10.96.0.1", 80, v1::Protocol::Tcp)],
-        selector: selector(),
+        selector: Some(selector()),
         ..Default::default()
     }
 }
@@ -177,7 +177,7 @@ fn bad_frontends_are_refused_at_their_place() {
 fn bad_backends_are_refused_at_their_place() {
     let none = v1::Service { selector: None, ..right() };
     refused_at(&none, "selector", "expected either selector or backends");
-    let both = v1::Service { selector: selector(), ..of_backends(vec![]) };
+    let both = v1::Service { selector: Some(selector()), ..of_backends(vec![]) };
     refused_at(&both, "backends", "not both");
     refused_at(
         &v1::Service { target_port: Some(80), ..of_backends(vec![]) },
@@ -332,7 +332,7 @@ fn what_can_hardly_be_meant_is_warned_of() {
 #[test]
 fn prefilters_are_refused_at_their_place() {
     let of = |cidrs: &[&str], senders: &[&str]| v1::Prefilter {
-        metadata: metadata_of("scanners"),
+        metadata: Some(metadata_of("scanners")),
         cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
         arp_senders: senders.iter().map(|sender| (*sender).to_owned()).collect(),
         ..Default::default()
