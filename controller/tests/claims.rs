@@ -3,13 +3,19 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail this way")]
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    any::Any,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
-use support::{Fleet, config, fleet_beside, hello, selector, within};
+use support::{DEADLINE, Fleet, config, fleet_beside, hello, selector, within};
 use tokio::sync::oneshot;
-use weft_controller::store::{KeyValue, Memory, Outcome, Page, Range, Store, StoreError, Transaction, Watch};
+use weft_controller::store::{
+    Embedded, Etcd, EtcdConfig, KeyValue, Memory, Outcome, Page, Range, Store, StoreError, Transaction, Watch,
+};
 use weft_proto::v1::{self, object::Kind as Of};
+use weft_test_etcd::{Cluster, Options};
 
 /// A store whose next transaction that writes a certain key waits.
 struct Slow {
@@ -141,8 +147,7 @@ impl Deed {
 }
 
 /// `caught` is at it first, with one controller, and `other` done with it first, with another. Returns what `caught` is told.
-async fn race(caught: Deed, other: Deed) -> String {
-    let store: Arc<dyn Store> = Arc::new(Memory::default());
+async fn race(caught: Deed, other: Deed, store: Arc<dyn Store>) -> String {
     let slow = Arc::new(Slow { store: Arc::clone(&store), catching: Mutex::default() });
     let mut first = fleet_beside("first", Arc::clone(&slow) as Arc<dyn Store>).await;
     let mut second = fleet_beside("second", store).await;
@@ -160,24 +165,64 @@ async fn race(caught: Deed, other: Deed) -> String {
     refused.unwrap_err()
 }
 
-#[tokio::test]
-async fn whoever_is_second_is_refused() {
-    let service = Deed::Service("a");
-    let cases = [
-        (Deed::Service("b"), service, "services \"a\" and \"b\" both claim 192.0.2.77:80/TCP"),
-        (Deed::Node, service, "192.0.2.77:80/TCP is a frontend of service a"),
-        (service, Deed::Node, "192.0.2.77 is an address of node node-1"),
-        (Deed::Node, Deed::Prefilter, "prefilter scanners drops 192.0.2.77"),
-        (Deed::Prefilter, Deed::Node, "192.0.2.77/32, which is an address of node node-1"),
-        (Deed::Pool, service, "192.0.2.0/24 covers 192.0.2.77:80/TCP, a frontend of service \"a\""),
-        (service, Deed::Pool, "192.0.2.77 is inside the pool 192.0.2.0/24"),
-        (Deed::Ports, service, "leaves out node port 30080/TCP of service \"a\""),
-        (service, Deed::Ports, "30080 is no node port of this fleet"),
-        (Deed::Protect, Deed::Prefilter, "prefilter \"scanners\" drops 192.0.2.64/26"),
-        (Deed::Prefilter, Deed::Protect, "meets 192.0.2.77/32, which is protected"),
-    ];
+const SERVICE: Deed = Deed::Service("a");
+
+/// Between any two kinds of claims.
+const CLAIMS: [(Deed, Deed, &str); 3] = [
+    (Deed::Service("b"), SERVICE, "services \"a\" and \"b\" both claim 192.0.2.77:80/TCP"),
+    (Deed::Node, SERVICE, "192.0.2.77:80/TCP is a frontend of service a"),
+    (SERVICE, Deed::Node, "192.0.2.77 is an address of node node-1"),
+];
+
+/// What goes on from these: with a prefilter, and with the configuration.
+const OTHERS: [(Deed, Deed, &str); 8] = [
+    (Deed::Node, Deed::Prefilter, "prefilter scanners drops 192.0.2.77"),
+    (Deed::Prefilter, Deed::Node, "192.0.2.77/32, which is an address of node node-1"),
+    (Deed::Pool, SERVICE, "192.0.2.0/24 covers 192.0.2.77:80/TCP, a frontend of service \"a\""),
+    (SERVICE, Deed::Pool, "192.0.2.77 is inside the pool 192.0.2.0/24"),
+    (Deed::Ports, SERVICE, "leaves out node port 30080/TCP of service \"a\""),
+    (SERVICE, Deed::Ports, "30080 is no node port of this fleet"),
+    (Deed::Protect, Deed::Prefilter, "prefilter \"scanners\" drops 192.0.2.64/26"),
+    (Deed::Prefilter, Deed::Protect, "meets 192.0.2.77/32, which is protected"),
+];
+
+/// Each case on a store of its own, with what must outlive it.
+async fn second_is_refused<F: Future<Output = (Arc<dyn Store>, Box<dyn Any>)>>(
+    cases: &[(Deed, Deed, &str)],
+    make: impl Fn() -> F,
+) {
     for (caught, other, expected) in cases {
-        let refused = Box::pin(race(caught, other)).await;
+        let (store, _beneath) = make().await;
+        let refused = Box::pin(race(*caught, *other, store)).await;
         assert!(refused.contains(expected), "{caught:?} after {other:?}: {refused}");
     }
+}
+
+#[tokio::test]
+async fn whoever_is_second_is_refused() {
+    let memory =
+        || std::future::ready((Arc::new(Memory::default()) as Arc<dyn Store>, Box::new(()) as Box<dyn Any>));
+    second_is_refused(&CLAIMS, memory).await;
+    second_is_refused(&OTHERS, memory).await;
+}
+
+#[tokio::test]
+async fn also_on_the_embedded_store() {
+    let embedded = || async {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open(directory.path().join("store")).await.unwrap();
+        (Arc::new(store) as Arc<dyn Store>, Box::new(directory) as Box<dyn Any>)
+    };
+    second_is_refused(&CLAIMS, embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_on_etcd() {
+    let etcd = || async {
+        let cluster = Cluster::start(1, &Options::default()).unwrap();
+        let config = EtcdConfig { members: cluster.urls(), tls: None, user: None };
+        let store = Etcd::connect(&config, DEADLINE).await.unwrap();
+        (Arc::new(store) as Arc<dyn Store>, Box::new(cluster) as Box<dyn Any>)
+    };
+    second_is_refused(&CLAIMS, etcd).await;
 }

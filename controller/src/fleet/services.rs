@@ -153,10 +153,14 @@ impl Fleet {
 
     /// Whether services see no difference in what is said of an endpoint.
     pub(super) fn is_same_backend(&self, name: &str, new: Option<&EndpointFacts>) -> bool {
-        let seen = |facts: &EndpointFacts| {
-            (facts.ready, facts.identity, facts.node.clone(), facts.addresses.clone())
-        };
-        self.index.endpoints.get(name).map(seen) == new.map(seen)
+        match (self.index.endpoints.get(name), new) {
+            (Some(old), Some(new)) => {
+                (old.ready, old.identity, &old.node, &old.addresses)
+                    == (new.ready, new.identity, &new.node, &new.addresses)
+            }
+            (None, None) => true,
+            _ => false,
+        }
     }
 
     /// Services that the endpoint is a backend of, if it is there and ready.
