@@ -163,18 +163,15 @@ impl Fleet {
         }
     }
 
-    /// Services that the endpoint is a backend of, if it is there and ready.
+    /// Services that the endpoint is a backend of, or is not yet: a listed address is nobody else's while an endpoint has it.
     pub(super) fn note_endpoint(&self, name: &str, aftermath: &mut Aftermath) {
-        if let Some(facts) = self.index.endpoints.get(name).filter(|facts| facts.ready) {
-            self.note_facts(facts, aftermath);
-        }
-    }
-
-    fn note_facts(&self, facts: &EndpointFacts, aftermath: &mut Aftermath) {
+        let Some(facts) = self.index.endpoints.get(name) else { return };
         let services = &self.index.services;
         let listing = facts.addresses.iter().filter_map(|address| services.listing.get(address)).flatten();
         aftermath.services.extend(listing.cloned());
-        self.note_identity(facts.identity, aftermath);
+        if facts.ready {
+            self.note_identity(facts.identity, aftermath);
+        }
     }
 
     /// Services that select the identity, as its labels are now.

@@ -159,6 +159,18 @@ fn a_listed_address_is_where_its_endpoint_is_or_outside_of_the_fleet() {
 }
 
 #[test]
+fn a_listed_address_is_nobodys_while_an_endpoint_has_it_that_is_not_ready() {
+    let mut fleet = web_and_api();
+    let outside = "10.201.0.5";
+    apply_each(&mut fleet, [put_service(listing("one", vec![listed(outside, 1)]))]);
+    let mut node = connected(&mut fleet, "n3");
+    assert_eq!(addresses(&node, "one"), [outside]);
+    apply_each(&mut fleet, [put_endpoint("late", 1, 256, outside)]);
+    settle(&mut fleet, "n3", &mut node);
+    assert_eq!(addresses(&node, "one"), Vec::<String>::new());
+}
+
+#[test]
 fn backends_say_their_nodes_value_of_the_topology_label() {
     let mut fleet = web_and_api();
     let zoned =
