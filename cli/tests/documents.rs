@@ -5,6 +5,7 @@ use weft_cli::manifest::{Source, load, parse};
 use weft_shared::{
     layout::{Reason, maps},
     policy,
+    service::shares,
 };
 
 #[test]
@@ -14,6 +15,7 @@ fn every_manifest_in_the_documents_is_valid() {
     for name in [
         "README.md",
         "docs/policy.md",
+        "docs/services.md",
         "docs/import.md",
         "docs/architecture.md",
         "docs/operations.md",
@@ -37,8 +39,13 @@ fn every_manifest_in_the_documents_is_valid() {
 #[test]
 fn every_example_is_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
-    let manifests = load(&[examples]).unwrap();
-    assert!(!manifests.objects.is_empty());
+    for directory in [examples.clone(), examples.join("later"), examples.join("services")] {
+        let manifests = load(&[directory]).unwrap();
+        assert!(!manifests.objects.is_empty());
+        for object in &manifests.objects {
+            assert_eq!(policy::parse::object(object), Ok(Vec::new()), "{object:#?}");
+        }
+    }
 }
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -65,6 +72,22 @@ fn limits_are_told_as_they_are() {
         let line = format!("| {what} | {},{:03}", limit / 1000, limit % 1000);
         assert!(OPERATIONS.contains(&line), "{line}");
     }
+}
+
+#[test]
+fn tables_of_services_are_told_as_they_are() {
+    let text = include_str!("../../docs/services.md");
+    let number = |number: u32| match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1000, number % 1000),
+    };
+    for (slots, ratio) in [(shares::SLOTS, shares::RATIO), (shares::SLOTS_LARGE, shares::RATIO_LARGE)] {
+        let rows = text.lines().filter(|line| line.starts_with(&format!("| {} slots", number(slots))));
+        let rows: Vec<_> = rows.collect();
+        assert!(matches!(rows[..], [row] if row.contains(&format!("| {} |", number(ratio)))), "{rows:?}");
+    }
+    assert_eq!(shares::BACKENDS_MAX, shares::RATIO_LARGE as usize);
+    assert!(text.contains(&format!("at most {} of each family", number(shares::RATIO_LARGE))));
 }
 
 fn yaml_blocks(text: &str) -> Vec<String> {

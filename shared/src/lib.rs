@@ -12,4 +12,6 @@ pub mod names;
 #[cfg(feature = "std")]
 pub mod policy;
 #[cfg(feature = "std")]
+pub mod service;
+#[cfg(feature = "std")]
 pub mod version;

@@ -458,11 +458,28 @@ fn fleet_configurations_are_checked() {
         let errors = fleet_config(&message).expect_err(path);
         assert_eq!(errors[0].path, path, "{errors:?}");
     }
+
+    let right = config(&[("10.200.0.0/16", 24)]);
+    assert_eq!(fleet_config(&right).map(|config| config.node_ports), Ok(30_000..=32_767));
+    let ports =
+        |first, last| v1::FleetConfig { node_ports: Some(v1::NodePorts { first, last }), ..right.clone() };
+    assert_eq!(fleet_config(&ports(1024, 65_535)).map(|config| config.node_ports), Ok(1024..=65_535));
+    for (first, last, path) in [
+        (1023, 2000, "nodePorts.first"),
+        (0, 2000, "nodePorts.first"),
+        (2000, 65_536, "nodePorts.last"),
+        (2000, 1999, "nodePorts.last"),
+    ] {
+        assert_eq!(fleet_config(&ports(first, last)).expect_err(path)[0].path, path);
+    }
+    let protecting =
+        v1::FleetConfig { protected_prefixes: vec!["192.0.2.0/24".into(), "192.0.2.1/24".into()], ..right };
+    assert_eq!(fleet_config(&protecting).expect_err("host bits")[0].path, "protectedPrefixes[1]");
 }
 
 #[test]
 fn kinds_that_are_not_the_operators_or_not_supported_are_refused() {
     let refused = |kind| object(&v1::Object { kind: Some(kind) }).expect_err("refused")[0].path.clone();
     assert_eq!(refused(object::Kind::Endpoint(v1::Endpoint::default())), "kind");
-    assert_eq!(refused(object::Kind::Service(v1::Service::default())), "kind");
+    assert_eq!(refused(object::Kind::Bundle(v1::Bundle::default())), "kind");
 }
