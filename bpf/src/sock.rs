@@ -126,7 +126,8 @@ pub fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
     let v4 = balance::frontend(&FrontendKey::node_port(true, port, protocol));
     // A socket of IPv6 may take the port of IPv4 along.
     let taken = v4.is_some()
-        || family == Family::V6 && balance::frontend(&FrontendKey::node_port(false, port, protocol)).is_some();
+        || family == Family::V6
+            && balance::frontend(&FrontendKey::node_port(false, port, protocol)).is_some();
     if taken { fail(EADDRINUSE) } else { GO_ON }
 }
 

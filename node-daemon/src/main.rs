@@ -24,6 +24,7 @@ use weft_noded::{
     kernel::{
         features,
         netlink::{self, Netlink, Watched},
+        netns,
         object::{self, Object, Options},
         probe::Probe,
     },
@@ -181,6 +182,7 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let config = Config {
         overlay_ifindex: ground.overlay_ifindex,
         vxlan_port: arguments.vxlan_port.into(),
+        namespace_cookie: netns::cookie()?,
         ..Config::DEFAULT
     };
     let probe = Probe { directory: arguments.bpffs.clone(), config };

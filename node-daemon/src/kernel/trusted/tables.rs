@@ -1,0 +1,133 @@
+//! Services' tables: arrays of elements in an array of arrays.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    ptr,
+};
+
+use bytemuck::{Pod, Zeroable as _};
+use weft_shared::layout::service::Element;
+
+use super::{Batch, bpf, bpf_descriptor, number};
+
+const CREATE: libc::c_int = 0;
+const LOOKUP: libc::c_int = 1;
+const BY_ID: libc::c_int = 14;
+const FREEZE: libc::c_int = 22;
+/// Of arrays since kernel 5.6 (aa2e93b8e58e), of arrays of maps since 5.13 (f008d732ab18).
+const UPDATE_BATCH: libc::c_int = 26;
+
+const ARRAY: u32 = 2;
+/// `BPF_F_INNER_MAP` (kernel 5.10) and `BPF_F_RDONLY_PROG`, as the object's definition has them.
+const FLAGS: u32 = 1 << 12 | 1 << 7;
+
+/// `union bpf_attr`, as the making of a map has it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct New {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries: u32,
+    flags: u32,
+    inner: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// … and a call on one element.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Element1 {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// … and one that has a number alone.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Number {
+    number: u32,
+    padding: [u32; 2],
+}
+
+/// A table with these elements, which nobody can write any more.
+pub(in crate::kernel) fn create(elements: &[Element]) -> io::Result<OwnedFd> {
+    let entries = u32::try_from(elements.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut new = New {
+        kind: ARRAY,
+        key_bytes: 4,
+        value_bytes: u32::try_from(size_of::<Element>()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        entries,
+        flags: FLAGS,
+        name: *b"service\0\0\0\0\0\0\0\0\0",
+        ..New::zeroed()
+    };
+    // SAFETY: there is no address in it.
+    let map = unsafe { bpf_descriptor(CREATE, &mut new)? };
+    let keys: Vec<u32> = (0..entries).collect();
+    update(map.as_fd(), &keys, elements)?;
+    let mut attribute = Number { number: number(map.as_fd())?, padding: [0; 2] };
+    // SAFETY: as above.
+    unsafe { bpf(FREEZE, &mut attribute)? };
+    Ok(map)
+}
+
+/// Puts tables into the slots of an array of arrays, one each. When it returns, no program has a former one in hand any more.
+pub(in crate::kernel) fn put(
+    array: BorrowedFd<'_>,
+    slots: &[u32],
+    tables: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let numbers = tables.iter().map(|table| number(*table)).collect::<io::Result<Vec<u32>>>()?;
+    if numbers.len() != slots.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    update(array, slots, &numbers)
+}
+
+/// The first element of a slot's table; `None`: there is no table.
+pub(in crate::kernel) fn first_element(array: BorrowedFd<'_>, slot: u32) -> io::Result<Option<Element>> {
+    let Some(id) = lookup::<u32>(array, slot)? else { return Ok(None) };
+    let mut by_id = Number { number: id, padding: [0; 2] };
+    // SAFETY: there is no address in it.
+    let table = unsafe { bpf_descriptor(BY_ID, &mut by_id)? };
+    lookup::<Element>(table.as_fd(), 0)
+}
+
+fn lookup<V: Pod>(map: BorrowedFd<'_>, key: u32) -> io::Result<Option<V>> {
+    let mut value = V::zeroed();
+    let mut attribute = Element1 {
+        map: number(map)?,
+        padding: 0,
+        key: ptr::from_ref(&key) as u64,
+        value: ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are of the sizes of the map, which is an array of ours, and live until the call is over.
+    match unsafe { bpf(LOOKUP, &mut attribute) } {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn update<V: Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[V]) -> io::Result<()> {
+    let mut attribute = Batch {
+        from: 0,
+        to: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        map: number(map)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: as many keys and values as the kernel is told of, of the sizes of the map, which is an array of ours; both live
+    // until the call is over.
+    unsafe { bpf(UPDATE_BATCH, &mut attribute) }
+}
