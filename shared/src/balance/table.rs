@@ -39,6 +39,7 @@ pub struct Table {
     affinity_seconds: u32,
     slots: u16,
     backends: Vec<Backend>,
+    digest: [u64; 2],
 }
 
 /// Of what a table says, but for its backends.
@@ -65,7 +66,9 @@ impl Table {
             1 => 1,
             _ => slots,
         };
-        Self { random, dsr, sources, affinity_seconds, slots, backends }
+        let mut table = Self { random, dsr, sources, affinity_seconds, slots, backends, digest: [0; 2] };
+        table.digest = table.hash();
+        table
     }
 
     pub fn backends(&self) -> &[Backend] {
@@ -92,6 +95,10 @@ impl Table {
 
     /// Equal for tables that say the same, whoever made them; not so by any other two.
     pub fn digest(&self) -> [u64; 2] {
+        self.digest
+    }
+
+    fn hash(&self) -> [u64; 2] {
         let mut hasher = SipHasher24::new_with_key(&KEY);
         hasher.write(bytemuck::bytes_of(&self.header([0; 2])));
         for backend in &self.backends {
