@@ -2,15 +2,19 @@
 //! not send it.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
-use weft_shared::layout::service::{
-    Affinity, AffinityKey, Element, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
-    ServiceHeader, SlotsElement, backend_flags, service_flags, slot_element, slot_of,
+use weft_shared::layout::{
+    maps::BACKENDS_MAX,
+    service::{
+        Affinity, AffinityKey, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
+        ServiceHeader, SlotsElement, backend_flags, service_flags, slot_element, slot_of,
+    },
 };
 
 use crate::maps::{AFFINITY, FRONTENDS, SERVICES, ServiceTable};
 
 /// Halvings that find one of `BACKENDS_MAX` backends.
-const HALVINGS: u32 = 13;
+const HALVINGS: u32 = 11;
+const _: () = assert!(BACKENDS_MAX < 1 << HALVINGS);
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// One revision of a service's table.
@@ -32,7 +36,7 @@ impl Table {
     #[inline(always)]
     pub fn of(slot: u32) -> Option<Self> {
         let elements = SERVICES.get(slot)?;
-        let header = bytemuck::cast_ref::<Element, ServiceHeader>(elements.get(0)?);
+        let header = bytemuck::cast_ref::<[u64; 4], ServiceHeader>(elements.get(0)?);
         Some(Self { elements, header })
     }
 
@@ -62,7 +66,7 @@ impl Table {
         }
         let slot = slot_of(hash, self.header.slots);
         let element = self.elements.get(slot_element(self.header.backends, slot))?;
-        let slots = bytemuck::cast_ref::<Element, SlotsElement>(element);
+        let slots = bytemuck::cast_ref::<[u64; 4], SlotsElement>(element);
         self.backend(slots[(slot % SLOTS_PER_ELEMENT) as usize].into())
     }
 
@@ -71,31 +75,25 @@ impl Table {
         if number >= self.header.backends.into() {
             return None;
         }
-        Some(bytemuck::cast_ref::<Element, ServiceBackend>(self.elements.get(1 + number)?))
+        Some(bytemuck::cast_ref::<[u64; 4], ServiceBackend>(self.elements.get(1 + number)?))
     }
 
     /// The backend that a client or a socket had, if it still is one.
     #[inline(always)]
     pub fn find(&self, party: &Party) -> Option<&'static ServiceBackend> {
         let wanted = ServiceBackend::order(&party.address, party.port);
-        let (mut from, mut to) = (0_u32, u32::from(self.header.backends));
+        let (mut from, mut length) = (0_u32, u32::from(self.header.backends));
         for _ in 0..HALVINGS {
-            if from >= to {
-                return None;
-            }
-            let middle = from + (to - from) / 2;
-            let backend = self.backend(middle)?;
-            let found = ServiceBackend::order(&backend.address, backend.port);
-            if found == wanted {
-                return Some(backend);
-            }
-            if found < wanted {
-                from = middle + 1;
-            } else {
-                to = middle;
-            }
+            let half = length / 2;
+            // Beyond the last element: all were before, and the rest has no length.
+            let Some(element) = self.elements.get(1 + from + half) else { break };
+            let backend = bytemuck::cast_ref::<[u64; 4], ServiceBackend>(element);
+            let after = backend.is_before(wanted) & u32::from(length != 0);
+            from += after * (half + 1);
+            length = half + after * length.wrapping_sub(2 * half + 1);
         }
-        None
+        let backend = self.backend(from)?;
+        (Party { address: backend.address, port: backend.port, zero: 0 }).is(party).then_some(backend)
     }
 }
 

@@ -16,7 +16,7 @@ use weft_shared::layout::{
         FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
         PREFIXES_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
-    service::{Affinity, AffinityKey, Element, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer},
+    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer},
 };
 
 use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
@@ -79,8 +79,10 @@ pub static EVENT: PerCpuArray<Event, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// A service's table: of any length (kernel 5.10, commit 4a8f87e60f6d), and programs don't write it.
-pub type ServiceTable = Array<Element, 1, { BPF_F_INNER_MAP as usize | BPF_F_RDONLY_PROG as usize }>;
+/// A service's table of `Element`s: of any length (kernel 5.10, commit 4a8f87e60f6d), and programs don't write it. Without the
+/// element's type: until kernel 6.2 an array of structs that are described is another kind of map than one of bytes, and
+/// the daemon makes these without a description.
+pub type ServiceTable = Array<[u64; 4], 1, { BPF_F_INNER_MAP as usize | BPF_F_RDONLY_PROG as usize }>;
 
 #[btf_map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, FRONTENDS_MAX, GROWING> = HashMap::new();

@@ -17,9 +17,7 @@ use aya_ebpf::{
 };
 use weft_shared::layout::{
     Address, Class,
-    service::{
-        AffinityKey, ClientKind, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, Way, socket_hash,
-    },
+    service::{AffinityKey, ClientKind, Frontend, FrontendKey, Party, SocketFlowKey, Way, socket_hash},
 };
 
 use crate::{
@@ -63,7 +61,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         }
         Err(error) => return fail(error),
     };
-    if remember_peer(ctx, SocketPeer { frontend: named, backend: choice.to }).is_err() {
+    if remember_peer(ctx, &named, &choice.to).is_err() {
         return fail(ENOBUFS);
     }
     set(ctx, family, &choice.to);
@@ -249,22 +247,23 @@ fn last(cookie: u64, named: &Party) -> Option<Party> {
 #[inline(always)]
 fn remember(key: &SocketFlowKey, party: &Party) -> Result<(), i32> {
     // SAFETY: as above. Looking also keeps the row from being the least recently used.
-    if unsafe { SOCKET_FLOWS.get(key) }.is_some_and(|known| known == party) {
+    if unsafe { SOCKET_FLOWS.get(key) }.is_some_and(|known| known.is(party)) {
         return Ok(());
     }
     SOCKET_FLOWS.insert(key, party, 0)
 }
 
 #[inline(always)]
-fn remember_peer(ctx: &SockAddrContext, mut peer: SocketPeer) -> Result<(), ()> {
+fn remember_peer(ctx: &SockAddrContext, frontend: &Party, backend: &Party) -> Result<(), ()> {
     // SAFETY: the socket is the context's; the memory is the socket's as long as the program runs, and the call that connects
     // holds the socket's lock.
     unsafe {
-        let kept = SOCKET_PEERS.get_or_insert_ptr_mut(ctx, Some(&mut peer));
+        let kept = SOCKET_PEERS.get_or_insert_ptr_mut(ctx, None);
         if kept.is_null() {
             return Err(());
         }
-        *kept = peer;
+        write(&raw mut (*kept).frontend, frontend);
+        write(&raw mut (*kept).backend, backend);
     }
     Ok(())
 }
@@ -276,8 +275,28 @@ fn forget_peer(ctx: &SockAddrContext) {
     unsafe {
         let kept = SOCKET_PEERS.get_ptr_mut(ctx);
         if !kept.is_null() {
-            *kept = SocketPeer { frontend: NOBODY, backend: NOBODY };
+            write(&raw mut (*kept).frontend, &NOBODY);
+            write(&raw mut (*kept).backend, &NOBODY);
         }
+    }
+}
+
+/// Word by word: a copy of memory is a call, and a program with functions is looked at for longer until kernel 6.3.
+///
+/// # Safety
+///
+/// There is a party at the pointer.
+#[inline(always)]
+unsafe fn write(to: *mut Party, party: &Party) {
+    let [a, b, c, d] = party.address.words;
+    // SAFETY: the caller's.
+    unsafe {
+        ptr::write_volatile(&raw mut (*to).address.words[0], a);
+        ptr::write_volatile(&raw mut (*to).address.words[1], b);
+        ptr::write_volatile(&raw mut (*to).address.words[2], c);
+        ptr::write_volatile(&raw mut (*to).address.words[3], d);
+        ptr::write_volatile(&raw mut (*to).port, party.port);
+        ptr::write_volatile(&raw mut (*to).zero, 0);
     }
 }
 
@@ -288,7 +307,7 @@ const NOBODY: Party = Party { address: Address::UNSPECIFIED, port: 0, zero: 0 };
 fn connected_to(ctx: &SockAddrContext, backend: &Party) -> Option<Party> {
     // SAFETY: the socket is the context's; the memory is the socket's as long as the program runs.
     let kept = unsafe { SOCKET_PEERS.get_ptr_mut(ctx).as_ref() }?;
-    (kept.backend == *backend && kept.frontend.port != 0).then_some(kept.frontend)
+    (kept.backend.is(backend) && kept.frontend.port != 0).then_some(kept.frontend)
 }
 
 #[inline(always)]

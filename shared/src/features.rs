@@ -17,6 +17,8 @@ pub const NATIVE_ROUTING: &str = "native-routing";
 pub const ENCRYPTION: &str = "encryption";
 /// Policy on flows from a node to its own endpoints.
 pub const HOST_TO_ENDPOINT: &str = "host-to-endpoint";
+/// Load balancing.
+pub const SERVICES: &str = "services";
 
 /// What the policy needs, in order.
 pub fn of_policy(policy: &v1::NodePolicy) -> Vec<&'static str> {

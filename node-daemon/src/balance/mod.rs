@@ -59,7 +59,7 @@ impl Balancer {
     pub fn plan(&mut self, desired: &Desired, actual: &Services, sweep: Sweep) -> Plan {
         self.look_at(desired);
         let mut plan = Plan::default();
-        let owners = self.owners(desired, &mut plan.unrealised);
+        let owners = Self::owners(desired, &mut plan.unrealised);
         // A frontend that another service has leads nowhere here.
         let shares: Vec<Share> =
             self.known.iter().flat_map(|(name, known)| own(name, known, &owners)).collect();
@@ -85,6 +85,14 @@ impl Balancer {
         plan
     }
 
+    /// Whether these are the services of the last plan.
+    pub fn knows(&self, desired: &Desired) -> bool {
+        let same = |((name, service), (known_name, known)): ((&String, &Arc<Service>), (&String, &Known))| {
+            Arc::ptr_eq(service, &known.service) && name == known_name
+        };
+        desired.len() == self.known.len() && desired.iter().zip(&self.known).all(same)
+    }
+
     fn look_at(&mut self, desired: &Desired) {
         self.known.retain(|name, known| {
             desired.get(name).is_some_and(|service| Arc::ptr_eq(service, &known.service))
@@ -99,7 +107,6 @@ impl Balancer {
 
     /// Whose each frontend is: of two services that claim one, the first by name's.
     fn owners<'a>(
-        &self,
         desired: &'a Desired,
         unrealised: &mut Vec<(String, String)>,
     ) -> BTreeMap<FrontendKey, Owner<'a>> {

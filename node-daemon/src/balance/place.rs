@@ -23,8 +23,8 @@ pub(super) fn place(shares: &[&Share], actual: &Services) -> Vec<Option<u32>> {
     let to_itself = |share: &Share, slot: u32| {
         finding.get(&slot).is_some_and(|references| references.is_subset(&share.references))
     };
-    let rules: [&dyn Fn(&Share, u32) -> bool; 2] = [&as_it_is, &to_itself];
-    for keeps in rules {
+    for first in [true, false] {
+        let keeps = |share: &Share, slot| if first { as_it_is(share, slot) } else { to_itself(share, slot) };
         for (share, placed) in shares.iter().zip(&mut placed).filter(|(_, placed)| placed.is_none()) {
             let had = share.references.iter().filter_map(|reference| slot(actual, reference));
             let had: BTreeSet<u32> = had.filter(|slot| !taken.contains(slot)).collect();

@@ -15,8 +15,7 @@ use weft_shared::{
 pub struct Service {
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
-    /// Backends are picked by chance, and not by a hash of the flow.
-    pub random: bool,
+    pub algorithm: Algorithm,
     /// 0: none.
     pub affinity_seconds: u32,
     /// Flows that begin on a node go to backends on it alone.
@@ -25,11 +24,28 @@ pub struct Service {
     pub local_outside: bool,
     /// Flows are judged by their source.
     pub sources: bool,
-    pub dsr: bool,
+    pub forwarding: Forwarding,
     /// Backends on nodes with this node's value of the label go first.
     pub topology_label: Option<String>,
     /// Of a Maglev table.
     pub slots: u16,
+}
+
+/// How the backend of a new flow is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// By a hash of the flow.
+    Maglev,
+    /// By chance.
+    Random,
+}
+
+/// How packets from elsewhere get to backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    Snat,
+    /// Backends answer the client themselves.
+    Dsr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,18 +100,18 @@ impl TryFrom<&v1::NodeService> for Service {
         Ok(Self {
             frontends: frontends(&sent.frontends)?,
             backends,
-            random: match sent.algorithm() {
-                v1::Algorithm::Maglev => false,
-                v1::Algorithm::Random => true,
+            algorithm: match sent.algorithm() {
+                v1::Algorithm::Maglev => Algorithm::Maglev,
+                v1::Algorithm::Random => Algorithm::Random,
                 v1::Algorithm::Unspecified => return Err(wrong("algorithm", "expected maglev or random")),
             },
             affinity_seconds: sent.affinity_seconds,
             local_inside: is_local("internalTrafficPolicy", sent.internal_traffic_policy())?,
             local_outside: is_local("externalTrafficPolicy", sent.external_traffic_policy())?,
             sources: sent.source_ranges.is_some(),
-            dsr: match sent.forwarding_mode() {
-                v1::ForwardingMode::Snat => false,
-                v1::ForwardingMode::Dsr => true,
+            forwarding: match sent.forwarding_mode() {
+                v1::ForwardingMode::Snat => Forwarding::Snat,
+                v1::ForwardingMode::Dsr => Forwarding::Dsr,
                 v1::ForwardingMode::Unspecified => {
                     return Err(wrong("forwardingMode", "expected snat or dsr"));
                 }

@@ -22,7 +22,7 @@ use weft_shared::{
     },
 };
 
-use super::service::{Backend, Frontend, Service, State};
+use super::service::{Algorithm, Backend, Forwarding, Frontend, Service, State};
 
 /// The node itself, as far as services tell nodes apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,7 +113,8 @@ fn table(service: &Service, here: &Here, v4: bool, scope: Scope) -> Table {
             local: backend.node == here.node,
         })
     });
-    let Service { random, dsr, sources, affinity_seconds, slots, .. } = *service;
+    let Service { algorithm, forwarding, sources, affinity_seconds, slots, .. } = *service;
+    let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
     Table::new(Manner { random, dsr, sources, affinity_seconds, slots }, backends.collect())
 }
 

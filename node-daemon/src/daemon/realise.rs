@@ -102,6 +102,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
+        self.write_services(sweep)?;
         self.note_realised();
         Ok(())
     }
@@ -182,6 +183,9 @@ impl<D: Datapath, L: Links> State<D, L> {
             warn!("somebody else changed the kernel's tables; they are mended");
             self.repairs.note(Repair::Rows);
             self.actual = found;
+        }
+        if let Err(error) = self.look_at_services() {
+            return drop(self.failed(&error));
         }
         let stored = self.save().and_then(|()| match self.failure {
             Some(_) => self.attachments.store(&self.disk),

@@ -9,6 +9,7 @@ mod resource;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -17,6 +18,8 @@ use weft_shared::{
     features,
     policy::{compile::IdentitySets, model::NodePolicy},
 };
+
+use crate::balance;
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 
@@ -29,6 +32,7 @@ pub const FEATURES: &[&str] = &[
     features::NODE_PEERS,
     features::CIDR_SETS,
     features::HOST_TO_ENDPOINT,
+    features::SERVICES,
 ];
 
 /// Names a resource.
@@ -89,6 +93,7 @@ pub struct Desired {
     cidr_sets: BTreeMap<String, Vec<IpNet>>,
     addresses: BTreeMap<IpAddr, (u32, String)>,
     endpoints: BTreeMap<String, EndpointWord>,
+    services: balance::Desired,
 }
 
 impl Desired {
@@ -171,6 +176,7 @@ impl Desired {
                 self.addresses.insert(address, (identity, node));
             }
             Resource::Endpoint(word) => drop(self.endpoints.insert(name(), word)),
+            Resource::Service(service) => drop(self.services.insert(name(), Arc::new(service))),
         }
     }
 
@@ -195,6 +201,7 @@ impl Desired {
                 }
             }
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.name)),
+            ResourceType::Service => drop(self.services.remove(&key.name)),
             _ => {}
         }
     }
@@ -228,6 +235,10 @@ impl Desired {
 
     pub fn endpoints(&self) -> &BTreeMap<String, EndpointWord> {
         &self.endpoints
+    }
+
+    pub fn services(&self) -> &balance::Desired {
+        &self.services
     }
 
     /// Resources that came in a form that is not understood, with the reason.

@@ -80,7 +80,7 @@ impl ServiceMaps {
 
     /// Tables are made before the first of them is swapped.
     fn put(&mut self, some: &[(u32, Option<Arc<Table>>)]) -> Result<(), KernelError> {
-        let made = make(some).map_err(not_done)?;
+        let made = make(some).map_err(|error| KernelError::new("make a table of a service", error))?;
         let slots: Vec<u32> = some.iter().map(|(slot, _)| *slot).collect();
         let made: Vec<BorrowedFd<'_>> = made.iter().map(|table| table.as_fd()).collect();
         tables::put(self.services.as_fd(), &slots, &made).map_err(not_done)?;

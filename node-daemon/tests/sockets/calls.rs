@@ -8,8 +8,8 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use weft_shared::{
-    balance::table::{Manner, Table},
-    layout::service::FrontendKey,
+    balance::table::{Backend, Manner, Table},
+    layout::{maps::BACKENDS_MAX, service::FrontendKey},
 };
 
 use crate::{
@@ -199,6 +199,25 @@ fn a_client_keeps_its_backend_as_long_as_that_takes_new_flows() {
     members.retain(|member| member.address != next);
     world.set_table(1, &Table::new(manner, members.clone()));
     assert!(ask_tcp(V4).is_ok_and(|now| now != next && now != had), "it is gone");
+}
+
+#[test]
+fn a_backend_is_found_again_among_however_many() {
+    let mut world = World::new();
+    servers::tcp_anywhere(8080);
+    let manner = Manner { affinity_seconds: 3600, random: true, slots: 4093, ..MANNER };
+    for (slot, count) in (1..).zip([1, 2, 3, 4, 7, 64, 255, 256, 1000, BACKENDS_MAX]) {
+        let backend = |number: usize| {
+            let [_, _, high, low] = u32::try_from(number).unwrap().to_be_bytes();
+            let address = IpAddr::from([127, high, low, 1]);
+            Backend { address, port: 8080, weight: 1, new_flows: true, local: false }
+        };
+        world.serve(key("10.96.0.1", 80, TCP), slot, &Table::new(manner, (0..count).map(backend).collect()));
+        let had = ask_tcp(V4).unwrap();
+        for _ in 0..20 {
+            assert_eq!(ask_tcp(V4).unwrap(), had, "of {count}");
+        }
+    }
 }
 
 #[test]

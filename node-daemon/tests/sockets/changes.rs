@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::{Read as _, Write as _},
     net::{IpAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     thread,
 };
 
-use weft_noded::kernel::Attached;
+use weft_noded::kernel::{Attached, Datapath as _};
 use weft_shared::balance::table::Table;
 
 use crate::{
@@ -83,7 +84,6 @@ fn no_connection_meets_half_of_a_change_or_a_backend_that_went() {
     }
     assert!(asked.load(Ordering::Relaxed) > 40);
     // Who was connected stays so.
-    use std::io::{Read as _, Write as _};
     let mut buffer = [0; 4];
     (&kept).write_all(b"ping").unwrap();
     (&kept).read_exact(&mut buffer).unwrap();
@@ -112,7 +112,6 @@ fn a_daemon_that_starts_anew_changes_nothing_for_sockets() {
 
 #[test]
 fn programs_go_to_the_cgroup_that_is_asked_for_and_leave_the_other() {
-    use weft_noded::kernel::Datapath as _;
     let mut world = World::new();
     servers::tcp("10.1.0.1", 8080);
     world.serve(key("10.96.0.1", 80, TCP), 1, &table("10.1.0.", &[1], 8080));

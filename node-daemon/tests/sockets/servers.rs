@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -23,6 +23,18 @@ pub(crate) fn tcp(address: &str, port: u16) {
                     stream.write_all(&buffer[..length]).unwrap_or_default();
                 }
             });
+        }
+    });
+}
+
+/// Answers every connection to any address with that address.
+pub(crate) fn tcp_anywhere(port: u16) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let Ok(own) = stream.local_addr() else { continue };
+            stream.write_all(format!("{}\n", own.ip()).as_bytes()).unwrap_or_default();
         }
     });
 }

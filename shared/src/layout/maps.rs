@@ -117,8 +117,8 @@ pub const EVENTS_BYTES: usize = 1024 * 1024;
 /// Tables of services; a service has one for each family, and two where flows from elsewhere are treated differently.
 pub const SERVICES_MAX: usize = 64 * 1024;
 pub const FRONTENDS_MAX: usize = 128 * 1024;
-/// Backends of one table.
-pub const BACKENDS_MAX: usize = 4096;
+/// Backends of one table: the programs look for one in eleven steps.
+pub const BACKENDS_MAX: usize = 2047;
 pub const SOCKET_FLOWS_MAX: usize = 64 * 1024;
 pub const AFFINITY_MAX: usize = 64 * 1024;
 const POINTS_MAX: usize = 8;
