@@ -215,8 +215,9 @@ impl Party {
     /// Whether both are the same. In words: a comparison of memory is a call in the kernel programs.
     #[inline(always)]
     pub const fn is(&self, other: &Self) -> bool {
-        let [[a, b, c, d], [e, f, g, h]] = [self.address.words, other.address.words];
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | (self.port ^ other.port) as u32 == 0
+        let (own, others) = (&self.address.words, &other.address.words);
+        let words = (own[0] ^ others[0]) | (own[1] ^ others[1]) | (own[2] ^ others[2]) | (own[3] ^ others[3]);
+        words | (self.port ^ other.port) as u32 == 0
     }
 }
 
