@@ -16,7 +16,7 @@ use weft_shared::layout::{
         FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
         PREFIXES_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
-    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer},
+    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
 use crate::{conntrack::Row, events::AllowedBy, fragment::Cut, parse::Packet, related::Quoted};
@@ -88,6 +88,9 @@ pub type ServiceTable = Array<[u64; 4], 1, { BPF_F_INNER_MAP as usize | BPF_F_RD
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, FRONTENDS_MAX, GROWING> = HashMap::new();
 #[btf_map]
 pub static SERVICES: ArrayOfMaps<ServiceTable, SERVICES_MAX> = ArrayOfMaps::new();
+/// For the daemon alone.
+#[btf_map]
+pub static TABLE_NOTES: Array<TableNote, SERVICES_MAX> = Array::new();
 #[btf_map]
 pub static SOCKET_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 #[btf_map]

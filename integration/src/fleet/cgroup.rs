@@ -27,8 +27,9 @@ impl Cgroup {
         Ok(Self { path })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where a host sees it.
+    pub fn path_inside(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(self.path.file_name().unwrap_or_default())
     }
 
     /// This process becomes one of the node's: sockets that it makes from now on, in whatever namespace, are as those of the

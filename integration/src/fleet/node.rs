@@ -35,7 +35,7 @@ impl Node {
         let mut command = self.host.command(self.binaries.noded());
         command.args(["--name", self.host.name(), "--controller", &Controller::server(), "--uplink", UPLINK]);
         command.args(["--address", &self.place.v4().to_string(), "--address", &self.place.v6().to_string()]);
-        command.arg("--cgroup").arg(self.cgroup.path());
+        command.arg("--cgroup").arg(self.cgroup.path_inside());
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
     }

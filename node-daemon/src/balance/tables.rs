@@ -10,6 +10,9 @@ use weft_shared::{
 /// The digest of a slot that has no table.
 pub const NO_TABLE: [u64; 2] = [0; 2];
 
+/// … and of one whose table may be another one than was written last: no table has it.
+pub const UNKNOWN_TABLE: [u64; 2] = [u64::MAX; 2];
+
 /// Frontends, and for each slot the digest of its table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Services {

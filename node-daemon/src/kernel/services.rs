@@ -16,8 +16,8 @@ use bytemuck::Zeroable as _;
 use weft_shared::{
     balance::table::Table,
     layout::{
-        maps as names,
-        service::{Element, Frontend, FrontendKey, SLOTS_PER_ELEMENT, ServiceHeader},
+        maps::{self as names, MapName},
+        service::{Element, Frontend, FrontendKey, TableNote},
     },
 };
 
@@ -27,41 +27,37 @@ use super::{
     trusted::{Plain, tables},
 };
 use crate::{
-    balance::tables::{NO_TABLE, Services, Step},
+    balance::tables::{NO_TABLE, Services, Step, UNKNOWN_TABLE},
     limits::TABLES_IN_ONE_WRITE_MAX,
 };
 
 pub(super) struct ServiceMaps {
     frontends: HashMap<MapData, Plain<FrontendKey>, Plain<Frontend>>,
     services: OwnedFd,
-    /// Elements of the table in each slot that has one.
-    lengths: BTreeMap<u32, u32>,
+    notes: OwnedFd,
+    /// Elements of all tables, by slot.
+    elements: BTreeMap<u32, u64>,
 }
 
 impl ServiceMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let frontends = take(ebpf, names::FRONTENDS)?;
-        let what = || format!("map {}", names::SERVICES.pin);
-        let Some(Map::ArrayOfMaps(services)) = ebpf.take_map(names::SERVICES.object) else {
-            return Err(KernelError::new(what(), "the object has no such map"));
-        };
-        let services = services.fd().as_fd().try_clone_to_owned();
-        let services = services.map_err(|error| KernelError::new(what(), error))?;
-        Ok(Self { frontends, services, lengths: BTreeMap::new() })
+        let services = descriptor(ebpf, names::SERVICES)?;
+        let notes = descriptor(ebpf, names::TABLE_NOTES)?;
+        Ok(Self { frontends, services, notes, elements: BTreeMap::new() })
     }
 
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {
         let frontends = all(self.frontends.iter(), names::FRONTENDS)?;
         let frontends = frontends.map(|(key, frontend)| (key.0, frontend.0)).collect();
+        let slots = u32::try_from(names::SERVICES_MAX).unwrap_or(u32::MAX);
+        let notes = tables::read::<TableNote>(self.notes.as_fd(), slots).map_err(not_known)?;
+        let notes = (0..).zip(notes).filter(|(_, note)| note.digest != NO_TABLE);
+        self.elements.clear();
         let mut found = BTreeMap::new();
-        self.lengths.clear();
-        for slot in 1..u32::try_from(names::SERVICES_MAX).unwrap_or(u32::MAX) {
-            let first = tables::first_element(self.services.as_fd(), slot).map_err(not_done)?;
-            let Some(header) = first.map(bytemuck::cast::<_, ServiceHeader>) else { continue };
-            if header.digest != NO_TABLE {
-                found.insert(slot, header.digest);
-                self.lengths.insert(slot, length(&header));
-            }
+        for (slot, TableNote { digest, elements }) in notes {
+            found.insert(slot, digest);
+            self.elements.insert(slot, elements);
         }
         Ok(Services { frontends, tables: found })
     }
@@ -78,29 +74,54 @@ impl ServiceMaps {
         }
     }
 
-    /// Tables are made before the first of them is swapped.
+    /// Tables are made before the first of them is swapped. What is known of a slot is never more than is so: after a crash in
+    /// between, the table is another one than any that is desired.
     fn put(&mut self, some: &[(u32, Option<Arc<Table>>)]) -> Result<(), KernelError> {
         let made = make(some).map_err(|error| KernelError::new("make a table of a service", error))?;
         let slots: Vec<u32> = some.iter().map(|(slot, _)| *slot).collect();
         let made: Vec<BorrowedFd<'_>> = made.iter().map(|table| table.as_fd()).collect();
-        tables::put(self.services.as_fd(), &slots, &made).map_err(not_done)?;
-        for (slot, table) in some {
-            match table {
-                Some(table) => drop(self.lengths.insert(*slot, table.length())),
-                None => drop(self.lengths.remove(slot)),
-            }
-        }
+        let notes: Vec<TableNote> = some.iter().map(|(_, table)| note(table.as_deref())).collect();
+        let unknown: Vec<_> = notes.iter().map(|note| TableNote { digest: UNKNOWN_TABLE, ..*note }).collect();
+        tables::write(self.notes.as_fd(), &slots, &unknown).map_err(not_known)?;
+        tables::put(self.services.as_fd(), &slots, &made).map_err(not_put)?;
+        tables::write(self.notes.as_fd(), &slots, &notes).map_err(not_known)?;
+        self.elements.extend(slots.iter().zip(&notes).map(|(slot, note)| (*slot, note.elements)));
         Ok(())
     }
 
     /// Memory that the tables take, in whole pages.
     pub(super) fn table_bytes(&self) -> u64 {
-        const PAGE_BYTES: u64 = 4096;
-        /// The kernel's own part of an array.
-        const ARRAY_BYTES: u64 = 384;
-        let bytes = |elements: &u32| ARRAY_BYTES + u64::from(*elements) * size_of::<Element>() as u64;
-        self.lengths.values().map(|elements| bytes(elements).next_multiple_of(PAGE_BYTES)).sum()
+        self.elements.values().map(|elements| array_bytes(*elements)).sum()
     }
+}
+
+fn note(table: Option<&Table>) -> TableNote {
+    table.map_or(TableNote { digest: NO_TABLE, elements: 0 }, |table| TableNote {
+        digest: table.digest(),
+        elements: table.length().into(),
+    })
+}
+
+/// Memory of an array, in whole pages; none of one without elements, which is no table.
+fn array_bytes(elements: u64) -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    /// The kernel's own part.
+    const HEAD_BYTES: u64 = 384;
+    if elements == 0 {
+        return 0;
+    }
+    (HEAD_BYTES + elements * size_of::<Element>() as u64).next_multiple_of(PAGE_BYTES)
+}
+
+/// A descriptor of our own: what is done with these maps aya has no calls for.
+fn descriptor(ebpf: &mut Ebpf, map: MapName) -> Result<OwnedFd, KernelError> {
+    let what = || format!("map {}", map.pin);
+    let taken = ebpf.take_map(map.object);
+    let taken = taken.ok_or_else(|| KernelError::new(what(), "the object has no such map"))?;
+    let (Map::ArrayOfMaps(data) | Map::Array(data)) = &taken else {
+        return Err(KernelError::new(what(), "it is no array"));
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(what(), error))
 }
 
 /// Slots of many backends take their time: on as many threads as there are processors.
@@ -128,10 +149,37 @@ fn make(some: &[(u32, Option<Arc<Table>>)]) -> io::Result<Vec<OwnedFd>> {
     })
 }
 
-fn length(header: &ServiceHeader) -> u32 {
-    1 + u32::from(header.backends) + u32::from(header.slots).div_ceil(SLOTS_PER_ELEMENT)
+fn not_put(error: io::Error) -> KernelError {
+    KernelError::new(format!("map {}", names::SERVICES.pin), error)
 }
 
-fn not_done(error: io::Error) -> KernelError {
-    KernelError::new(format!("map {}", names::SERVICES.pin), error)
+fn not_known(error: io::Error) -> KernelError {
+    KernelError::new(format!("map {}", names::TABLE_NOTES.pin), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use weft_shared::balance::{
+        maglev::SLOTS,
+        table::{Backend, Manner},
+    };
+
+    use super::*;
+
+    #[test]
+    fn ten_thousand_services_of_a_hundred_backends_take_less_than_700_mib() {
+        let backend = |last| Backend {
+            address: IpAddr::from([10, 0, 0, last]),
+            port: 80,
+            weight: 1,
+            new_flows: true,
+            local: false,
+        };
+        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: SLOTS };
+        let table = Table::new(manner, (0..100).map(backend).collect());
+        let bytes = 10_000 * array_bytes(table.length().into());
+        assert_eq!(bytes / (1024 * 1024), 351);
+    }
 }

@@ -115,11 +115,11 @@ fn programs_go_to_the_cgroup_that_is_asked_for_and_leave_the_other() {
     let mut world = World::new();
     servers::tcp("10.1.0.1", 8080);
     world.serve(key("10.96.0.1", 80, TCP), 1, &table("10.1.0.", &[1], 8080));
-    let other = world.cgroup.join("other");
+    let other = world.cgroup.path.join("other");
     std::fs::create_dir(&other).unwrap();
     assert_eq!(world.object.attach_sockets(&other).unwrap(), Attached::Anew);
     assert!(ask_tcp(SERVICE).is_err(), "this process is not in it");
-    let cgroup = world.cgroup.clone();
+    let cgroup = world.cgroup.path.clone();
     assert_eq!(world.object.attach_sockets(&cgroup).unwrap(), Attached::Anew);
     assert!(ask_tcp(SERVICE).is_ok());
     std::fs::remove_dir(&other).unwrap();

@@ -37,9 +37,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) struct World {
     pub(crate) object: Object,
-    pub(crate) cgroup: PathBuf,
+    pub(crate) cgroup: Cgroup,
     pins: tempfile::TempDir,
-    root: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -57,17 +56,18 @@ impl World {
         let cgroup = root.join(format!("weft-sockets-{}", std::process::id()));
         fs::create_dir_all(&cgroup).unwrap();
         enter(&cgroup);
+        let cgroup = Cgroup { path: cgroup, root };
         let pins = tempfile::tempdir().unwrap();
         object::ensure_bpffs(pins.path()).unwrap();
         let mut object = load(pins.path());
-        assert_eq!(object.attach_sockets(&cgroup).unwrap(), Attached::Anew);
-        Self { object, cgroup, pins, root, _turn: turn }
+        assert_eq!(object.attach_sockets(&cgroup.path).unwrap(), Attached::Anew);
+        Self { object, cgroup, pins, _turn: turn }
     }
 
     /// As a daemon that starts anew.
     pub(crate) fn restart(&mut self) -> Attached {
         self.object = load(self.pins.path());
-        self.object.attach_sockets(&self.cgroup).unwrap()
+        self.object.attach_sockets(&self.cgroup.path).unwrap()
     }
 
     pub(crate) fn pins(&self) -> &Path {
@@ -102,10 +102,21 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        enter(&self.root);
         umount2(self.pins.path(), MntFlags::MNT_DETACH).ok();
+    }
+}
+
+/// The cgroup of this process, which goes back to the root when this is dropped.
+pub(crate) struct Cgroup {
+    pub(crate) path: PathBuf,
+    root: PathBuf,
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        enter(&self.root);
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
-        while fs::remove_dir(&self.cgroup).is_err() && tokio::time::Instant::now() < deadline {
+        while fs::remove_dir(&self.path).is_err() && tokio::time::Instant::now() < deadline {
             thread::yield_now();
         }
     }

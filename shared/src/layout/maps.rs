@@ -48,6 +48,9 @@ pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v1");
 pub const FRONTENDS: MapName = map("FRONTENDS", "frontends_v1");
 /// Array of arrays of `Element`: slot → a service's table. Slot 0 is never used.
 pub const SERVICES: MapName = map("SERVICES", "services_v1");
+/// Array: slot in `SERVICES` → `TableNote`. For the daemon alone: until kernel 6.8 a look into an array of maps is a grace
+/// period.
+pub const TABLE_NOTES: MapName = map("TABLE_NOTES", "table_notes_v1");
 /// Kept with each connected socket: `SocketPeer`.
 pub const SOCKET_PEERS: MapName = map("SOCKET_PEERS", "socket_peers_v1");
 /// Least-recently-used hash: `SocketFlowKey` → `Party`.
@@ -66,7 +69,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 20] = [
+pub const ALL: [MapName; 21] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -83,6 +86,7 @@ pub const ALL: [MapName; 20] = [
     EVENTS,
     FRONTENDS,
     SERVICES,
+    TABLE_NOTES,
     SOCKET_PEERS,
     SOCKET_FLOWS,
     AFFINITY,

@@ -29,7 +29,7 @@ pub type SlotsElement = [u16; SLOTS_PER_ELEMENT as usize];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ServiceHeader {
-    /// Of all that the table says, by which the daemon knows it again. Programs don't look at it.
+    /// Of all that the table says. Programs don't look at it.
     pub digest: [u64; 2],
     /// 0: nobody takes new flows, they are to be rejected.
     pub slots: u16,
@@ -49,6 +49,15 @@ pub mod service_flags {
     pub const DSR: u32 = 2;
     /// Sources are judged, which only those who see packets can: a socket has no source yet.
     pub const SOURCES: u32 = 4;
+}
+
+/// What the daemon notes of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TableNote {
+    /// 0: there is no table.
+    pub digest: [u64; 2],
+    pub elements: u64,
 }
 
 /// A backend of a service.

@@ -9,11 +9,9 @@ use std::{
 use bytemuck::{Pod, Zeroable as _};
 use weft_shared::layout::service::Element;
 
-use super::{Batch, bpf, bpf_descriptor, number};
+use super::{Batch, LOOKUP_BATCH, bpf, bpf_descriptor, number};
 
 const CREATE: libc::c_int = 0;
-const LOOKUP: libc::c_int = 1;
-const BY_ID: libc::c_int = 14;
 const FREEZE: libc::c_int = 22;
 /// Of arrays since kernel 5.6 (aa2e93b8e58e), of arrays of maps since 5.13 (f008d732ab18).
 const UPDATE_BATCH: libc::c_int = 26;
@@ -34,17 +32,6 @@ struct New {
     inner: u32,
     numa_node: u32,
     name: [u8; 16],
-}
-
-/// … and a call on one element.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct Element1 {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
 }
 
 /// … and one that has a number alone.
@@ -90,30 +77,38 @@ pub(in crate::kernel) fn put(
     update(array, slots, &numbers)
 }
 
-/// The first element of a slot's table; `None`: there is no table.
-pub(in crate::kernel) fn first_element(array: BorrowedFd<'_>, slot: u32) -> io::Result<Option<Element>> {
-    let Some(id) = lookup::<u32>(array, slot)? else { return Ok(None) };
-    let mut by_id = Number { number: id, padding: [0; 2] };
-    // SAFETY: there is no address in it.
-    let table = unsafe { bpf_descriptor(BY_ID, &mut by_id)? };
-    lookup::<Element>(table.as_fd(), 0)
-}
-
-fn lookup<V: Pod>(map: BorrowedFd<'_>, key: u32) -> io::Result<Option<V>> {
-    let mut value = V::zeroed();
-    let mut attribute = Element1 {
-        map: number(map)?,
-        padding: 0,
-        key: ptr::from_ref(&key) as u64,
-        value: ptr::from_mut(&mut value) as u64,
+/// All elements of an array of plain values.
+pub(in crate::kernel) fn read<V: Pod>(array: BorrowedFd<'_>, entries: u32) -> io::Result<Vec<V>> {
+    let mut keys = vec![0_u32; entries as usize];
+    let mut values = vec![V::zeroed(); entries as usize];
+    let mut to = 0_u32;
+    let mut attribute = Batch {
+        from: 0,
+        to: ptr::from_mut(&mut to) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: entries,
+        map: number(array)?,
+        element_flags: 0,
         flags: 0,
     };
-    // SAFETY: key and value are of the sizes of the map, which is an array of ours, and live until the call is over.
-    match unsafe { bpf(LOOKUP, &mut attribute) } {
-        Ok(()) => Ok(Some(value)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
+    // SAFETY: as many keys and values as the kernel is told of, of the sizes of the map, which is an array of ours; all of it
+    // lives until the call is over.
+    match unsafe { bpf(LOOKUP_BATCH, &mut attribute) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        // The end was reached.
+        _ => {}
     }
+    values.truncate(attribute.count as usize);
+    Ok(values)
+}
+
+/// Writes elements of an array of plain values.
+pub(in crate::kernel) fn write<V: Pod>(array: BorrowedFd<'_>, keys: &[u32], values: &[V]) -> io::Result<()> {
+    if keys.len() != values.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    update(array, keys, values)
 }
 
 fn update<V: Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[V]) -> io::Result<()> {
