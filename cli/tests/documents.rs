@@ -14,6 +14,7 @@ fn every_manifest_in_the_documents_is_valid() {
     for name in [
         "README.md",
         "docs/policy.md",
+        "docs/services.md",
         "docs/import.md",
         "docs/architecture.md",
         "docs/operations.md",
@@ -37,8 +38,13 @@ fn every_manifest_in_the_documents_is_valid() {
 #[test]
 fn every_example_is_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
-    let manifests = load(&[examples]).unwrap();
-    assert!(!manifests.objects.is_empty());
+    for directory in [examples.clone(), examples.join("later"), examples.join("services")] {
+        let manifests = load(&[directory]).unwrap();
+        assert!(!manifests.objects.is_empty());
+        for object in &manifests.objects {
+            assert_eq!(policy::parse::object(object), Ok(Vec::new()), "{object:#?}");
+        }
+    }
 }
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");

@@ -26,6 +26,10 @@ pub const REVISION_BASE: &str = "/weft/v1/meta/revision-base";
 /// Claims of endpoint CIDRs; the value is the node's name.
 pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
 
+/// Written whenever a service or a prefilter is applied: what was seen of their addresses holds if this has not changed.
+pub const ADDRESSES_SPOKEN_FOR: &str = "/weft/v1/meta/addresses-spoken-for";
+/// Written whenever a node gets an address: what was seen of all nodes' addresses holds if this has not changed.
+pub const NODE_ADDRESS_GIVEN: &str = "/weft/v1/meta/node-address-given";
 /// Written whenever an endpoint is taken out.
 pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod limits;
 pub mod nodes;
 pub mod opening;
+pub mod overlaps;
 pub mod plan;
 pub mod prefixes;
 pub mod progress;

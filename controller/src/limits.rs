@@ -7,6 +7,10 @@ pub const REQUEST_MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const APPLY_MAX_OBJECTS: usize = 50;
 /// Encoded size of one Apply; etcd takes requests of up to 1.5 MiB.
 pub const APPLY_MAX_BYTES: usize = 1024 * 1024;
+/// Services of a fleet: nodes number them in 16 bits.
+pub const SERVICES_MAX: usize = 65_536;
+/// Nodes that are named as rejecting a service.
+pub const SERVICE_REJECTIONS_SHOWN: usize = 10;
 /// How often a transaction is tried again when the store changed underneath.
 pub const TRANSACTION_ATTEMPTS: usize = 16;
 

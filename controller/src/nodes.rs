@@ -19,7 +19,7 @@ use crate::{
     plan::{Contended, Plan, Registry},
     prefixes::{self, Taken},
     resource,
-    store::{Store, StoreError},
+    store::{Compare, StoreError},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,8 @@ pub enum NodeError {
     NotFound(String),
     #[error("node {node} is connected to controller {controller}: stop its daemon first")]
     Connected { node: String, controller: String },
+    #[error("the node cannot have the address {address}: {why}")]
+    SpokenFor { address: IpAddr, why: String },
     #[error(transparent)]
     Claim(ClaimError),
     #[error(transparent)]
@@ -155,7 +157,7 @@ async fn attempt(
 ) -> Result<Attempt, NodeError> {
     let store = registry.store.as_ref();
     let mut plan = Plan::default();
-    let (node, read_at) = plan_registration(store, greeting, turn.as_deref_mut(), &mut plan).await?;
+    let (node, read_at) = plan_registration(registry, greeting, turn.as_deref_mut(), &mut plan).await?;
     if plan.allocates() && turn.is_none() {
         return Ok(Attempt::NeedsTurn);
     }
@@ -171,11 +173,12 @@ async fn attempt(
 }
 
 async fn plan_registration(
-    store: &dyn Store,
+    registry: &Registry,
     greeting: &Greeting,
     taken: Option<&mut Taken>,
     plan: &mut Plan,
 ) -> Result<(v1::Node, u64), NodeError> {
+    let store = registry.store.as_ref();
     let key = keys::object(v1::Kind::Node, &greeting.name);
     let (stored, revision) = store.get(&key).await?;
     plan.expect(&key, stored.as_ref());
@@ -189,6 +192,8 @@ async fn plan_registration(
     let owner = Owner::Node(greeting.name.clone());
     let old_addresses = old.as_ref().map(|node| parse_all(&node.addresses)).unwrap_or_default();
     claims::plan(store, &owner, &old_addresses, &greeting.addresses, plan).await.map_err(NodeError::Claim)?;
+    let new = greeting.addresses.iter().copied().filter(|address| !old_addresses.contains(address));
+    check_new_addresses(registry, &new.collect::<Vec<_>>(), plan).await?;
 
     let labels = identity::of_node(&config.security_labels(&greeting.labels));
     let former = old.as_ref().and_then(|node| node.status.as_ref()).map_or(0, |status| status.identity);
@@ -217,6 +222,28 @@ async fn plan_registration(
     Ok((node, revision))
 }
 
+/// No service and no prefilter has spoken for what the node has newly, nor does until the commit.
+async fn check_new_addresses(registry: &Registry, new: &[IpAddr], plan: &mut Plan) -> Result<(), NodeError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    plan.put(keys::NODE_ADDRESS_GIVEN, "");
+    let Some(hub) = &registry.hub else { return Ok(()) };
+    let known = hub.wait_applied(registry.store.revision().await?);
+    if tokio::time::timeout(limits::HELLO_TIMEOUT, known).await.is_err() {
+        let reason = "this controller does not keep up with it".to_owned();
+        return Err(StoreError::Unreachable { reason }.into());
+    }
+    let (seen_at, spoken_for) = hub.ask(|fleet| {
+        (fleet.revision(), new.iter().find_map(|address| Some((*address, fleet.spoken_for(*address)?))))
+    });
+    plan.compare(Compare::not_changed_after(keys::ADDRESSES_SPOKEN_FOR, seen_at));
+    match spoken_for {
+        Some((address, why)) => Err(NodeError::SpokenFor { address, why }),
+        None => Ok(()),
+    }
+}
+
 /// What is stored was checked before it was written; what cannot be read is left out.
 pub fn parse_all<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
@@ -229,7 +256,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::store::Memory;
+    use crate::store::{Memory, Store};
 
     fn greeting(number: u8) -> Greeting {
         let hello = v1::Hello {

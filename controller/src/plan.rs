@@ -8,6 +8,7 @@ use crate::{
     limits,
     prefixes::Taken,
     store::{Compare, KeyValue, Operation, Store, StoreError, Transaction},
+    stream::Hub,
 };
 
 /// The store, and whose turn it is to allocate. Allocators meet in the same keys, so that of many at once all but one
@@ -15,12 +16,20 @@ use crate::{
 /// transactions alone.
 pub struct Registry {
     pub store: Arc<dyn Store>,
+    /// What services and prefilters say of addresses; `None`: there are none.
+    pub hub: Option<Arc<Hub>>,
     allocating: Mutex<Taken>,
 }
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, allocating: Mutex::default() }
+        Self { store, hub: None, allocating: Mutex::default() }
+    }
+
+    /// Of a store that this hub follows.
+    #[must_use]
+    pub fn followed_by(self, hub: Arc<Hub>) -> Self {
+        Self { hub: Some(hub), ..self }
     }
 
     /// Whose turn it is knows which prefixes are taken.

@@ -100,7 +100,7 @@ impl Services {
             tokio::join!(expiring, collecting);
         });
         let context = Context {
-            registry: Arc::new(Registry::new(Arc::clone(&store))),
+            registry: Arc::new(Registry::new(Arc::clone(&store)).followed_by(Arc::clone(&hub))),
             store_id: store_id.clone(),
             hub: Arc::clone(&hub),
             controller: name,

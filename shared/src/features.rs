@@ -20,6 +20,13 @@ pub const HOST_TO_ENDPOINT: &str = "host-to-endpoint";
 /// Load balancing.
 pub const SERVICES: &str = "services";
 
+/// Services: load balancing.
+pub const SERVICES: &str = "services";
+/// Probes of a service's backends.
+pub const SERVICE_HEALTH: &str = "service-health";
+/// Dropping by source as early as possible.
+pub const PREFILTER: &str = "prefilter";
+
 /// What the policy needs, in order.
 pub fn of_policy(policy: &v1::NodePolicy) -> Vec<&'static str> {
     let rules = [&policy.ingress, &policy.egress].into_iter().flatten().flat_map(|rules| &rules.items);
@@ -46,6 +53,11 @@ pub fn of_fleet(fleet: &v1::NodeFleet) -> Vec<&'static str> {
         (fleet.encryption_mode() == v1::EncryptionMode::Strict, ENCRYPTION),
         (fleet.host_to_endpoint() == v1::HostToEndpoint::Policy, HOST_TO_ENDPOINT),
     ])
+}
+
+/// What the service needs, in order.
+pub fn of_service(service: &v1::NodeService) -> Vec<&'static str> {
+    named([(true, SERVICES), (service.health_check.is_some(), SERVICE_HEALTH)])
 }
 
 fn named<const N: usize>(needs: [(bool, &'static str); N]) -> Vec<&'static str> {
@@ -76,6 +88,14 @@ mod tests {
             ..base
         };
         assert_eq!(of_policy(&all), [POLICY_TIERS, POLICY_AUDIT, HOST_POLICIES]);
+    }
+
+    #[test]
+    fn a_service_names_what_it_uses() {
+        let plain = v1::NodeService::default();
+        assert_eq!(of_service(&plain), [SERVICES]);
+        let probed = v1::NodeService { health_check: Some(v1::HealthCheck::default()), ..plain };
+        assert_eq!(of_service(&probed), [SERVICES, SERVICE_HEALTH]);
     }
 
     #[test]

@@ -14,4 +14,6 @@ pub mod names;
 #[cfg(feature = "std")]
 pub mod policy;
 #[cfg(feature = "std")]
+pub mod service;
+#[cfg(feature = "std")]
 pub mod version;

@@ -11,6 +11,7 @@ mod monitor;
 mod node;
 mod plan;
 mod schema;
+mod service;
 mod wait;
 mod watch;
 
@@ -73,6 +74,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Node(node::Node),
     Endpoint(endpoint::Endpoint),
+    /// Services: who answers for them, and with what share
+    #[command(subcommand)]
+    Service(service::Service),
     Monitor(monitor::Monitor),
     Import(import::Import),
     Schema(schema::Schema),
@@ -92,6 +96,7 @@ impl Cli {
             Command::Fleet(command) => command.run(&global).await,
             Command::Node(command) => command.run(&global).await,
             Command::Endpoint(command) => command.run(&global).await,
+            Command::Service(command) => command.run(&global).await,
             Command::Monitor(command) => command.run(&global).await,
             Command::Import(command) => command.run(&global).await,
             Command::Schema(command) => command.run(&global),
@@ -117,6 +122,7 @@ mod tests {
         for name in [
             "README.md",
             "docs/policy.md",
+            "docs/services.md",
             "docs/import.md",
             "docs/architecture.md",
             "docs/operations.md",

@@ -23,6 +23,8 @@ pub(crate) fn objects(objects: &[v1::Object]) -> String {
         Some(K::Identity(_)) => identities(objects),
         Some(K::CidrSet(_)) => cidr_sets(objects),
         Some(K::FleetConfig(_)) => fleet_config(objects),
+        Some(K::Service(_)) => services(objects),
+        Some(K::Prefilter(_)) => prefilters(objects),
         Some(_) => others(objects),
     }
 }
@@ -154,6 +156,57 @@ fn fleet_config(objects: &[v1::Object]) -> String {
         Some([metadata.name, pools, action.to_owned(), metadata.revision.to_string()])
     });
     table(["NAME", "POOLS", "DEFAULT ACTION", "REVISION"], rows)
+}
+
+fn services(objects: &[v1::Object]) -> String {
+    let rows = objects.iter().filter_map(|object| {
+        let Some(K::Service(it)) = &object.kind else { return None };
+        let metadata = it.metadata.clone().unwrap_or_default();
+        let backends = match (&it.selector, &it.backends) {
+            (Some(selected), _) => selector(selected),
+            (None, Some(list)) => count(list.items.len(), "address", "addresses"),
+            (None, None) => String::new(),
+        };
+        let mode = if it.forwarding_mode() == v1::ForwardingMode::Dsr { "dsr" } else { "snat" };
+        let revision = metadata.revision.to_string();
+        Some([metadata.name, frontends(&it.frontends), backends, mode.to_owned(), revision])
+    });
+    table(["NAME", "FRONTENDS", "BACKENDS", "FORWARDING", "REVISION"], rows)
+}
+
+/// `10.96.0.1:80/TCP`, `node port 30080/TCP`.
+pub(crate) fn frontends(frontends: &[v1::Frontend]) -> String {
+    frontends.iter().map(frontend).collect::<Vec<_>>().join(", ")
+}
+
+fn frontend(it: &v1::Frontend) -> String {
+    let protocol = it.protocol().as_str_name().trim_start_matches("PROTOCOL_");
+    let place = match it.r#type() {
+        v1::FrontendType::NodePort => format!("node port {}", it.port),
+        _ => place(&it.address, it.port),
+    };
+    format!("{place}/{protocol}")
+}
+
+/// An address and a port; 0: none.
+pub(crate) fn place(address: &str, port: u32) -> String {
+    match (address.contains(':'), port) {
+        (_, 0) => address.to_owned(),
+        (true, port) => format!("[{address}]:{port}"),
+        (false, port) => format!("{address}:{port}"),
+    }
+}
+
+fn prefilters(objects: &[v1::Object]) -> String {
+    let rows = objects.iter().filter_map(|object| {
+        let Some(K::Prefilter(it)) = &object.kind else { return None };
+        let metadata = it.metadata.clone().unwrap_or_default();
+        let nodes = it.nodes.as_ref().map_or_else(|| "all".to_owned(), selector);
+        let prefixes = count(it.cidrs.len(), "prefix", "prefixes");
+        let senders = count(it.arp_senders.len(), "sender", "senders");
+        Some([metadata.name, nodes, prefixes, senders, metadata.revision.to_string()])
+    });
+    table(["NAME", "NODES", "PREFIXES", "ARP SENDERS", "REVISION"], rows)
 }
 
 fn others(objects: &[v1::Object]) -> String {

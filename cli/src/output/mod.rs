@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-pub(crate) use columns::{endpoints, labels, objects};
+pub(crate) use columns::{endpoints, frontends, labels, objects, place};
 pub(crate) use diagnostics::report;
 pub(crate) use difference::difference;
 pub(crate) use failsafe::failsafe;

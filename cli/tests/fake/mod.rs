@@ -32,6 +32,7 @@ pub(crate) struct Script {
     pub(crate) delete: Option<Result<v1::DeleteResponse, Status>>,
     pub(crate) explain: Option<Result<v1::ExplainResponse, Status>>,
     pub(crate) fleet: v1::FleetStatusResponse,
+    pub(crate) services: Vec<v1::ServiceState>,
     pub(crate) wait: Vec<Result<v1::WaitRealisedResponse, Status>>,
     /// After its last answer, `wait` stays silent instead of ending.
     pub(crate) wait_hangs: bool,
@@ -47,6 +48,7 @@ pub(crate) struct Asked {
     pub(crate) get: Vec<v1::GetRequest>,
     pub(crate) delete: Vec<v1::DeleteRequest>,
     pub(crate) explain: Vec<v1::ExplainRequest>,
+    pub(crate) services: Vec<v1::ServiceStatusRequest>,
     pub(crate) wait: Vec<v1::WaitRealisedRequest>,
     pub(crate) watch: Vec<v1::WatchRequest>,
 }
@@ -167,6 +169,30 @@ impl operator::OperatorService for Service {
         let next = from + objects.len();
         let next_page_token = if next < script.objects.len() { next.to_string() } else { String::new() };
         Ok(Response::new(v1::ListResponse { objects, next_page_token, revision: 7 }))
+    }
+
+    /// Two services a page, whatever was asked for.
+    async fn service_status(
+        &self,
+        request: Request<v1::ServiceStatusRequest>,
+    ) -> Result<Response<v1::ServiceStatusResponse>, Status> {
+        let mut script = self.0.lock().unwrap();
+        let request = request.into_inner();
+        let named = |state: &&v1::ServiceState| request.name.is_empty() || state.name == request.name;
+        let behind = |state: &&v1::ServiceState| state.name > request.page_token;
+        let mut found: Vec<_> = script.services.iter().filter(named).filter(behind).cloned().collect();
+        if found.is_empty() && !request.name.is_empty() {
+            return Err(Status::not_found(format!("no service \"{}\"", request.name)));
+        }
+        let more = found.len() > 2;
+        found.truncate(2);
+        let last = found.last().filter(|_| more).map(|state| state.name.clone());
+        script.asked.services.push(request);
+        Ok(Response::new(v1::ServiceStatusResponse {
+            services: found,
+            next_page_token: last.unwrap_or_default(),
+            revision: 7,
+        }))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -7,7 +7,7 @@ use tonic::Status;
 use weft_proto::v1::{self, Change, Kind, Object, object::Kind as Of};
 use weft_shared::policy::parse::{self, FieldError};
 
-use super::{Operator, errors, warnings};
+use super::{Operator, errors, frontends, warnings};
 use crate::{
     fleet_config, keys, limits, nodes,
     plan::{Contended, Plan},
@@ -76,7 +76,10 @@ impl Operator {
         self.check_if_revision(if_revision, plan).await?;
         let mut planned = Vec::with_capacity(wanted.len());
         let mut wrong = self.check_references(wanted, plan).await?;
-        for Wanted { kind, name, object, path } in wanted {
+        wrong.extend(self.check_addresses(wanted, plan).await?);
+        let mut speaks = false;
+        for one in wanted {
+            let Wanted { kind, name, object, path } = one;
             let key = keys::object(*kind, name);
             let (stored, _) = self.store.get(&key).await.map_err(errors::store)?;
             plan.expect(&key, stored.as_ref());
@@ -110,6 +113,7 @@ impl Operator {
                     self.check_config_change(old, new, plan)?;
                 }
                 plan.put(key, resource::encode(new.clone()));
+                speaks |= frontends::speaks_for_addresses(one);
             }
             let applied =
                 v1::AppliedObject { kind: (*kind).into(), name: name.clone(), change: change.into(), uid };
@@ -117,6 +121,9 @@ impl Operator {
         }
         if !wrong.is_empty() {
             return Err(errors::bad_request(&wrong));
+        }
+        if speaks {
+            plan.put(keys::ADDRESSES_SPOKEN_FOR, "");
         }
         let revision = self.store.revision().await.map_err(errors::store)?;
         Ok((revision, planned))

@@ -4,9 +4,11 @@ mod apply;
 mod delete;
 pub mod errors;
 mod explain;
+mod frontends;
 mod plan;
 mod read;
 mod references;
+mod services;
 mod status;
 mod wait;
 mod warnings;
@@ -100,6 +102,13 @@ impl OperatorService for Operator {
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         self.plan_objects(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn service_status(
+        &self,
+        request: Request<v1::ServiceStatusRequest>,
+    ) -> Result<Response<v1::ServiceStatusResponse>, Status> {
+        self.services(request.into_inner()).await.map(Response::new)
     }
 
     async fn fleet_status(

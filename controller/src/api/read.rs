@@ -93,7 +93,7 @@ fn parse_token(token: &str) -> Result<(u64, String), Status> {
     parsed.ok_or_else(|| errors::bad_field("page_token", "not a token of List"))
 }
 
-fn page_size(requested: u32) -> Result<usize, Status> {
+pub(super) fn page_size(requested: u32) -> Result<usize, Status> {
     let most = limits::LIST_PAGE_MAX_OBJECTS;
     match usize::try_from(requested) {
         Ok(0) => Ok(limits::LIST_PAGE_DEFAULT_OBJECTS),

@@ -8,6 +8,14 @@ use super::apply::Wanted;
 pub(super) fn of_labels(wanted: &[Wanted], labels: &IdentityLabels) -> Vec<v1::Warning> {
     let selectors = wanted.iter().flat_map(|wanted| match &wanted.object.kind {
         Some(Of::Policy(policy)) => selectors(&wanted.path, policy),
+        Some(Of::Service(service)) => {
+            let selector = service.selector.iter();
+            selector.map(|selector| (format!("{}.selector", wanted.path), selector)).collect()
+        }
+        Some(Of::Prefilter(prefilter)) => {
+            let nodes = prefilter.nodes.iter();
+            nodes.map(|nodes| (format!("{}.nodes", wanted.path), nodes)).collect()
+        }
         _ => Vec::new(),
     });
     let warning = |(field, selector): (String, &v1::Selector)| {
@@ -16,7 +24,17 @@ pub(super) fn of_labels(wanted: &[Wanted], labels: &IdentityLabels) -> Vec<v1::W
             format!("\"{key}\" makes no identity (identityLabels), so the selector selects nothing");
         Some(v1::Warning { field, message })
     };
-    selectors.filter_map(warning).collect()
+    let mut warnings: Vec<v1::Warning> = selectors.filter_map(warning).collect();
+    warnings.extend(wanted.iter().filter_map(|wanted| topology(wanted, labels)));
+    warnings
+}
+
+/// What makes no identity, nobody knows of a node.
+fn topology(wanted: &Wanted, labels: &IdentityLabels) -> Option<v1::Warning> {
+    let Some(Of::Service(service)) = &wanted.object.kind else { return None };
+    let label = service.topology_label.as_ref().filter(|label| !labels.contains(label))?;
+    let message = format!("\"{label}\" makes no identity (identityLabels), so no backend is preferred");
+    Some(v1::Warning { field: format!("{}.topologyLabel", wanted.path), message })
 }
 
 /// Keys of labels that must be there.

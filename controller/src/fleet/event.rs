@@ -8,6 +8,10 @@ use weft_shared::{
         model::{CidrSet, Labels, Policy},
         parse,
     },
+    service::{
+        self,
+        model::{Prefilter, Service},
+    },
 };
 
 use crate::{
@@ -23,6 +27,8 @@ pub enum Change {
     Identity { number: u32, labels: Option<Labels> },
     Policy { name: String, policy: Option<Policy> },
     CidrSet { name: String, set: Option<CidrSet> },
+    Service { name: String, service: Option<Service> },
+    Prefilter { name: String, prefilter: Option<Prefilter> },
     Config(Option<v1::FleetConfig>),
 }
 
@@ -85,6 +91,16 @@ impl Change {
                 let parsed = parse::cidr_set(&set).map_err(|errors| not_understood(item, errors))?;
                 Self::CidrSet { name, set: Some(parsed) }
             }
+            Some(Of::Service(message)) => {
+                let parsed =
+                    service::parse::service(&message).map_err(|errors| not_understood(item, errors))?;
+                Self::Service { name, service: Some(parsed) }
+            }
+            Some(Of::Prefilter(message)) => {
+                let parsed =
+                    service::parse::prefilter(&message).map_err(|errors| not_understood(item, errors))?;
+                Self::Prefilter { name, prefilter: Some(parsed.0) }
+            }
             Some(Of::FleetConfig(config)) => {
                 parse::failsafe(config.failsafe.as_ref()).map_err(|errors| not_understood(item, errors))?;
                 Self::Config(Some(config))
@@ -103,6 +119,8 @@ impl Change {
             Kind::Identity => Some(Self::Identity { number: name.parse().ok()?, labels: None }),
             Kind::Policy => Some(Self::Policy { name, policy: None }),
             Kind::CidrSet => Some(Self::CidrSet { name, set: None }),
+            Kind::Service => Some(Self::Service { name, service: None }),
+            Kind::Prefilter => Some(Self::Prefilter { name, prefilter: None }),
             Kind::FleetConfig => Some(Self::Config(None)),
             _ => None,
         }
@@ -116,6 +134,8 @@ impl Change {
             Self::Identity { labels, .. } => labels.is_none(),
             Self::Policy { policy, .. } => policy.is_none(),
             Self::CidrSet { set, .. } => set.is_none(),
+            Self::Service { service, .. } => service.is_none(),
+            Self::Prefilter { prefilter, .. } => prefilter.is_none(),
             Self::Config(config) => config.is_none(),
         }
     }

@@ -16,7 +16,9 @@ use weft_shared::policy::{
 use super::{
     event::{EndpointFacts, NodeFacts},
     labelled::Labelled,
+    prefilters::Prefilters,
     resources::{Id, Key, Resources},
+    services::Services,
     sets::{Selected, Sets},
 };
 
@@ -27,6 +29,8 @@ pub(super) struct Index {
     pub(super) endpoints: BTreeMap<String, EndpointFacts>,
     pub(super) policies: BTreeMap<String, PolicyEntry>,
     pub(super) cidr_sets: BTreeMap<String, CidrSetEntry>,
+    pub(super) services: Services,
+    pub(super) prefilters: Prefilters,
     pub(super) identities: Labelled,
     highest_identity: u32,
     pub(super) sets: Sets,

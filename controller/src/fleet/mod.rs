@@ -1,14 +1,17 @@
 //! The first half of the compiler, which selects and scopes: from the store's events to what each node is to be sent.
 //! A state machine over values: no clock (the time is passed in), no stream, no store.
+mod anchored;
 mod attached;
 mod event;
 mod gate;
 mod index;
 mod labelled;
+mod prefilters;
 mod resources;
 mod resume;
 mod scope;
 mod selected;
+mod services;
 mod sets;
 mod view;
 
@@ -33,6 +36,7 @@ use crate::nodes;
 pub use event::{Change, EndpointFacts, EventError, NodeFacts};
 pub use resources::{Key, Resource};
 pub use resume::Have;
+pub use services::Answering;
 pub use view::{Delta, Rejected};
 
 use gate::Gates;
@@ -62,6 +66,8 @@ struct Aftermath {
     stale: BTreeSet<String>,
     /// Endpoints that are new or changed.
     closed: BTreeSet<String>,
+    /// Services that are new or changed, or whose backends may be others.
+    services: BTreeSet<String>,
 }
 
 impl Fleet {
@@ -77,6 +83,7 @@ impl Fleet {
         for change in deletions.into_iter().chain(others) {
             self.apply_one(change, now, &mut aftermath);
         }
+        self.encode_services(&aftermath.services);
         for node in &aftermath.stale {
             self.rescope(node);
         }

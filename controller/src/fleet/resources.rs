@@ -75,6 +75,10 @@ fn requires(kind: ResourceType, bytes: &Bytes) -> Box<[String]> {
             v1::NodePolicy::decode(bytes.clone()).map(|policy| features::of_policy(&policy))
         }
         ResourceType::CidrSet => Ok(vec![features::CIDR_SETS]),
+        ResourceType::Service => {
+            v1::NodeService::decode(bytes.clone()).map(|service| features::of_service(&service))
+        }
+        ResourceType::Prefilter => Ok(vec![features::PREFILTER]),
         ResourceType::Fleet => v1::NodeFleet::decode(bytes.clone()).map(|fleet| features::of_fleet(&fleet)),
         _ => return Box::default(),
     };

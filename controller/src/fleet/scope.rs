@@ -17,14 +17,41 @@ use super::{
 impl Fleet {
     pub(super) fn apply_one(&mut self, change: Change, now: Duration, aftermath: &mut Aftermath) {
         match change {
-            Change::Node { name, facts: Some(facts) } => self.put_node(name, facts, aftermath),
-            Change::Node { name, facts: None } => self.remove_node(&name),
-            Change::Endpoint { name, facts } => self.change_endpoint(&name, facts, now, aftermath),
-            Change::Identity { number, labels: Some(labels) } => self.put_identity(number, labels, aftermath),
-            Change::Identity { number, labels: None } => self.remove_identity(number, aftermath),
+            Change::Node { name, facts } => {
+                match facts {
+                    Some(facts) => self.put_node(name.clone(), facts, aftermath),
+                    None => self.remove_node(&name),
+                }
+                self.note_node(&name, aftermath);
+            }
+            Change::Endpoint { name, facts } => {
+                let same = self.is_same_backend(&name, facts.as_ref());
+                if !same {
+                    self.note_endpoint(&name, aftermath);
+                }
+                self.change_endpoint(&name, facts, now, aftermath);
+                if !same {
+                    self.note_endpoint(&name, aftermath);
+                }
+            }
+            Change::Identity { number, labels } => {
+                self.note_identity(number, aftermath);
+                self.note_nodes_of(number, aftermath);
+                match labels {
+                    Some(labels) => self.put_identity(number, labels, aftermath),
+                    None => self.remove_identity(number, aftermath),
+                }
+                self.note_identity(number, aftermath);
+                self.note_nodes_of(number, aftermath);
+            }
             Change::Policy { name, policy } => self.change_policy(&name, policy, aftermath),
             Change::CidrSet { name, set } => self.change_cidr_set(&name, set, aftermath),
-            Change::Config(config) => self.change_config(config.as_ref(), aftermath),
+            Change::Service { name, service } => self.change_service(&name, service, aftermath),
+            Change::Prefilter { name, prefilter } => self.change_prefilter(&name, prefilter),
+            Change::Config(config) => {
+                self.change_config(config.as_ref(), aftermath);
+                self.change_pools(config.as_ref(), aftermath);
+            }
         }
     }
 
@@ -33,6 +60,8 @@ impl Fleet {
         let Some(view) = self.views.get_mut(node) else { return };
         let index = &self.index;
         let mut wanted = index.node_ids.clone();
+        wanted |= &index.services.ids;
+        wanted.extend(index.prefilters_of(node));
         let local = index.local.get(node);
         let local_identities = || local.into_iter().flat_map(|identities| identities.keys());
         let own = index.by_node.get(node).into_iter().flatten();

@@ -1,9 +1,15 @@
 //! Incremental equals from scratch, on random histories: split, squashed, in another order, with connections that come and
 //! go and nodes that lag.
 use proptest::{prelude::*, sample::select};
-use weft_shared::policy::model::{CidrSet, CidrSetSelector, Entity};
+use weft_shared::{
+    policy::model::{CidrSet, CidrSetSelector, Entity},
+    service::model::Prefilter,
+};
 
-use super::*;
+use super::{
+    services::{listed, listing, put_prefilter, put_service, ready, selecting},
+    *,
+};
 
 const LATER: Duration = Duration::from_hours(1);
 
@@ -46,6 +52,29 @@ fn any_cidr_set() -> impl Strategy<Value = Change> {
     ]
 }
 
+/// Of listed addresses, some are endpoints' at times, and one is outside of the pools.
+fn any_service() -> impl Strategy<Value = Change> {
+    let addresses = (0..6_u8, 0..2_u8).prop_map(|(number, address)| format!("10.200.{number}.{address}"));
+    let address = prop_oneof![4 => addresses, 1 => Just("203.0.113.5".to_owned())];
+    let listed = prop::collection::btree_set(address, 0..3).prop_map(|addresses| {
+        let backends = addresses.iter().map(|address| listed(address, 1)).collect();
+        listing("", backends)
+    });
+    let service = prop_oneof![2 => any_selector().prop_map(|selector| selecting("", selector)), 1 => listed];
+    (0..3_u8, service, any::<bool>()).prop_map(|(number, mut service, topology)| {
+        service.name = format!("v{number}");
+        service.topology_label = topology.then(|| "app".to_owned());
+        put_service(service)
+    })
+}
+
+fn any_prefilter() -> impl Strategy<Value = Change> {
+    (0..2_u8, any_selector(), 0..2_u8).prop_map(|(number, nodes, cidr)| {
+        let cidrs = vec![format!("198.51.{cidr}.0/24").parse().unwrap()];
+        put_prefilter(Prefilter { name: format!("f{number}"), nodes, cidrs, arp_senders: Vec::new() })
+    })
+}
+
 fn any_selector() -> impl Strategy<Value = Selector> {
     prop_oneof![
         3 => select(&APPS[..3]).prop_map(selector),
@@ -72,10 +101,15 @@ fn any_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => any_policy().prop_map(put_policy),
         2 => any_cidr_set(),
+        3 => any_service(),
+        1 => (0..3_u8).prop_map(|number| Change::Service { name: format!("v{number}"), service: None }),
+        2 => any_prefilter(),
+        1 => (0..2_u8).prop_map(|number| Change::Prefilter { name: format!("f{number}"), prefilter: None }),
         1 => (0..4_u8).prop_map(|number| Change::Policy { name: format!("p{number}"), policy: None }),
         // An address belongs to one endpoint's name; identities may come after their endpoints.
-        4 => (0..6_u8, select(&NODES[..]), 256..260_u32, 0..2_u8).prop_map(|(number, node, identity, address)| {
-            put_endpoint(&format!("e{number}"), node, identity, &format!("10.200.{number}.{address}"))
+        4 => (0..6_u8, select(&NODES[..]), 256..260_u32, 0..2_u8, any::<bool>()).prop_map(|(number, node, identity, address, is_ready)| {
+            let change = put_endpoint(&format!("e{number}"), node, identity, &format!("10.200.{number}.{address}"));
+            if is_ready { ready(change) } else { change }
         }),
         2 => (0..6_u8).prop_map(|number| remove_endpoint(&format!("e{number}"))),
         2 => (256..260_u32, select(&APPS[..])).prop_map(|(number, app)| put_identity(number, app)),
@@ -88,6 +122,7 @@ fn any_change() -> impl Strategy<Value = Change> {
             .prop_map(|(number, identity)| put_node_as(number, identity)),
         1 => select(&NODES[..]).prop_map(|number| Change::Node { name: format!("n{number}"), facts: None }),
         1 => Just(config()),
+        1 => Just(services::config_of_pool("10.200.0.0/22")),
         1 => Just(Change::Config(None)),
     ]
 }
@@ -112,6 +147,8 @@ fn subject(change: &Change) -> (u8, String) {
         Change::Identity { number, .. } => (2, number.to_string()),
         Change::Policy { name, .. } => (3, name.clone()),
         Change::CidrSet { name, .. } => (5, name.clone()),
+        Change::Service { name, .. } => (6, name.clone()),
+        Change::Prefilter { name, .. } => (7, name.clone()),
         Change::Config(_) => (4, String::new()),
     }
 }

@@ -13,6 +13,7 @@ use crate::limits;
 
 mod histories;
 mod selected;
+mod services;
 
 // ---- Words for fleets ----
 

@@ -1,6 +1,6 @@
 //! The fleet's configuration.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 
@@ -17,9 +17,16 @@ pub struct FleetConfig {
     pub failsafe: Vec<Failsafe>,
     /// A node without a stream for longer is removed; `None`: never.
     pub node_expiry: Option<Duration>,
+    /// Ports that services may have on every node.
+    pub node_ports: RangeInclusive<u16>,
+    /// Of which no prefilter may drop any address.
+    pub protected_prefixes: Vec<IpNet>,
 }
 
 impl FleetConfig {
+    /// Of a fleet that does not say.
+    pub const NODE_PORTS_DEFAULT: RangeInclusive<u16> = 30_000..=32_767;
+
     /// Of a fleet that says nothing but its pools.
     pub fn of_pools(pools: Vec<Pool>) -> Self {
         Self {
@@ -29,6 +36,8 @@ impl FleetConfig {
             host_to_endpoint: HostToEndpoint::default(),
             failsafe: Failsafe::defaults(),
             node_expiry: None,
+            node_ports: Self::NODE_PORTS_DEFAULT,
+            protected_prefixes: Vec::new(),
         }
     }
 

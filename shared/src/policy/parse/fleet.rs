@@ -1,6 +1,6 @@
 //! The fleet's configuration.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 use weft_proto::v1;
@@ -19,6 +19,8 @@ const NAME: &str = "fleet";
 const NODE_PREFIX_BITS_MAX: u8 = 16;
 /// Entries are walked one by one for each new flow of a node.
 const FAILSAFE_MAX: usize = 64;
+/// Below are the node's own services.
+const NODE_PORT_MIN: u16 = 1024;
 /// A restart of a node takes less.
 const NODE_EXPIRY_MIN_SECONDS: u32 = 300;
 
@@ -42,6 +44,11 @@ pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldE
     let node_expiry = node_expiry(&mut errors, message.node_expiry_seconds);
     let host_to_endpoint = errors.take(wire::host_to_endpoint(message.host_to_endpoint));
     let failsafe = errors.take_all(failsafe(message.failsafe.as_ref())).unwrap_or_default();
+    let node_ports = node_ports(&mut errors, message.node_ports.as_ref());
+    let protected = message.protected_prefixes.iter().enumerate();
+    let protected = protected
+        .filter_map(|(index, text)| errors.take(prefix(text, &format!("protectedPrefixes[{index}]"))));
+    let protected_prefixes = protected.collect();
     let config = host_to_endpoint.map(|host_to_endpoint| FleetConfig {
         pools,
         default_action,
@@ -49,6 +56,8 @@ pub fn fleet_config(message: &v1::FleetConfig) -> Result<FleetConfig, Vec<FieldE
         host_to_endpoint,
         failsafe,
         node_expiry,
+        node_ports,
+        protected_prefixes,
     });
     errors.finish(config)
 }
@@ -149,6 +158,24 @@ fn node_expiry(errors: &mut Errors, seconds: Option<u32>) -> Option<Duration> {
         errors.add("nodeExpirySeconds", text);
     }
     seconds.map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+fn node_ports(errors: &mut Errors, message: Option<&v1::NodePorts>) -> RangeInclusive<u16> {
+    let Some(message) = message else { return FleetConfig::NODE_PORTS_DEFAULT };
+    let mut number = |value: u32, field: &str| {
+        let port = u16::try_from(value).ok().filter(|port| *port >= NODE_PORT_MIN);
+        if port.is_none() {
+            let text = format!("{value} is out of range: expected {NODE_PORT_MIN} to 65535");
+            errors.add(format!("nodePorts.{field}"), text);
+        }
+        port
+    };
+    let (first, last) = (number(message.first, "first"), number(message.last, "last"));
+    let Some((first, last)) = first.zip(last) else { return FleetConfig::NODE_PORTS_DEFAULT };
+    if last < first {
+        errors.add("nodePorts.last", format!("{last} is below the first, {first}"));
+    }
+    first..=last
 }
 
 fn pools(errors: &mut Errors, messages: &[v1::Pool]) -> Vec<Pool> {

@@ -7,12 +7,14 @@ mod fleet;
 mod peer;
 mod policy;
 mod port;
-mod selector;
-mod text;
+pub(crate) mod selector;
+pub(crate) mod text;
 
 use std::fmt;
 
 use weft_proto::v1::{self, object};
+
+use crate::service;
 
 pub use self::{
     cidr_set::cidr_set,
@@ -62,8 +64,12 @@ pub fn object(object: &v1::Object) -> Result<Vec<FieldWarning>, Vec<FieldError>>
         Some(object::Kind::Node(_)) => refuse("a node is written by its own daemon when it connects"),
         Some(object::Kind::Endpoint(_)) => refuse("an endpoint is written by the node that attaches it"),
         Some(object::Kind::Identity(_)) => refuse("identities are allocated by the controller"),
-        Some(object::Kind::Service(_)) => refuse("this version does not support Service yet"),
-        Some(object::Kind::Prefilter(_)) => refuse("this version does not support Prefilter yet"),
+        Some(object::Kind::Service(message)) => {
+            service::parse::with_warnings(message).map(|(_, warned)| warned)
+        }
+        Some(object::Kind::Prefilter(message)) => {
+            service::parse::prefilter(message).map(|(_, warned)| warned)
+        }
         Some(object::Kind::EgressGateway(_)) => refuse("this version does not support EgressGateway yet"),
         Some(object::Kind::Bundle(_)) => refuse("this version does not support Bundle yet"),
         Some(object::Kind::Rollout(_)) => refuse("this version does not support Rollout yet"),
@@ -77,36 +83,44 @@ fn refuse(message: &str) -> Result<Vec<FieldWarning>, Vec<FieldError>> {
 
 /// Errors and warnings of one object, collected so that an operator sees all of them at once.
 #[derive(Debug, Default)]
-struct Errors {
+pub(crate) struct Errors {
     errors: Vec<FieldError>,
     warnings: Vec<FieldWarning>,
 }
 
 impl Errors {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.errors.push(FieldError::new(path, message));
     }
 
-    fn warn(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(FieldWarning { path: path.into(), message: message.into() });
     }
 
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.errors.len()
+    }
+
     /// The value, or `None` with its error noted.
-    fn take<T>(&mut self, result: Result<T, FieldError>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, result: Result<T, FieldError>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
     }
 
     /// The value, or `None` with its errors noted.
-    fn take_all<T>(&mut self, result: Result<T, Vec<FieldError>>) -> Option<T> {
+    pub(crate) fn take_all<T>(&mut self, result: Result<T, Vec<FieldError>>) -> Option<T> {
         result.map_err(|errors| self.errors.extend(errors)).ok()
     }
 
     /// The whole, if nothing was wrong with a part.
-    fn finish<T>(self, value: Option<T>) -> Result<T, Vec<FieldError>> {
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, Vec<FieldError>> {
         self.finish_with_warnings(value).map(|(value, _)| value)
     }
 
-    fn finish_with_warnings<T>(self, value: Option<T>) -> Result<(T, Vec<FieldWarning>), Vec<FieldError>> {
+    pub(crate) fn finish_with_warnings<T>(
+        self,
+        value: Option<T>,
+    ) -> Result<(T, Vec<FieldWarning>), Vec<FieldError>> {
         match value {
             Some(value) if self.errors.is_empty() => Ok((value, self.warnings)),
             _ => Err(self.errors),
@@ -114,7 +128,7 @@ impl Errors {
     }
 }
 
-fn metadata(errors: &mut Errors, metadata: Option<&v1::Metadata>) -> Option<String> {
+pub(crate) fn metadata(errors: &mut Errors, metadata: Option<&v1::Metadata>) -> Option<String> {
     let Some(metadata) = metadata else {
         errors.add("name", "expected a name");
         return None;

@@ -18,7 +18,7 @@ pub fn selector(message: &v1::Selector, path: &str) -> Result<Selector, Vec<Fiel
 }
 
 /// The same as a part of an object; one that can select nothing is warned of.
-pub(super) fn selector_of(errors: &mut Errors, message: &v1::Selector, path: &str) -> Option<Selector> {
+pub(crate) fn selector_of(errors: &mut Errors, message: &v1::Selector, path: &str) -> Option<Selector> {
     let before = errors.errors.len();
     let mut requirements = Vec::new();
     for (key, value) in &message.match_labels {

@@ -419,5 +419,5 @@ fn fleet_configurations_are_checked() {
 fn kinds_that_are_not_the_operators_or_not_supported_are_refused() {
     let refused = |kind| object(&v1::Object { kind: Some(kind) }).expect_err("refused")[0].path.clone();
     assert_eq!(refused(object::Kind::Endpoint(v1::Endpoint::default())), "kind");
-    assert_eq!(refused(object::Kind::Service(v1::Service::default())), "kind");
+    assert_eq!(refused(object::Kind::Bundle(v1::Bundle::default())), "kind");
 }

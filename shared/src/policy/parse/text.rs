@@ -40,7 +40,7 @@ pub fn labels(labels: &Labels, path: &str) -> Result<(), Vec<FieldError>> {
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-pub(super) fn label_key(key: &str, path: &str) -> Result<(), FieldError> {
+pub(crate) fn label_key(key: &str, path: &str) -> Result<(), FieldError> {
     let valid = match key.split_once('/') {
         Some((prefix, rest)) => is_subdomain(prefix) && is_label_text(rest) && !rest.is_empty(),
         None => is_label_text(key) && !key.is_empty(),
@@ -54,7 +54,7 @@ pub(super) fn label_key(key: &str, path: &str) -> Result<(), FieldError> {
     if valid { Ok(()) } else { Err(FieldError::new(path, message())) }
 }
 
-pub(super) fn label_value(value: &str, path: &str) -> Result<(), FieldError> {
+pub(crate) fn label_value(value: &str, path: &str) -> Result<(), FieldError> {
     let message = || {
         format!(
             "\"{value}\" is not a label value: expected letters, digits, '-', '_' and '.', beginning and ending with a \
@@ -65,7 +65,7 @@ pub(super) fn label_value(value: &str, path: &str) -> Result<(), FieldError> {
 }
 
 /// A prefix without host bits.
-pub(super) fn prefix(text: &str, path: &str) -> Result<IpNet, FieldError> {
+pub(crate) fn prefix(text: &str, path: &str) -> Result<IpNet, FieldError> {
     let expected = "expected a prefix such as 198.51.100.0/24 or 2001:db8::/32";
     let net: IpNet =
         text.parse().map_err(|_| FieldError::new(path, format!("\"{text}\" is not one: {expected}")))?;

@@ -1,0 +1,50 @@
+//! Selectors by what they demand: of thousands, few are tried on a set of labels.
+use std::collections::{BTreeSet, HashMap};
+
+use weft_shared::policy::model::{Labels, Selector};
+
+/// Names of things that select.
+#[derive(Debug, Default)]
+pub(super) struct Anchored {
+    /// Label, value → who selects only what has it ([`Selector::anchor`]).
+    by_label: HashMap<String, HashMap<String, BTreeSet<String>>>,
+    /// Who demands no label by its value.
+    others: BTreeSet<String>,
+}
+
+impl Anchored {
+    pub(super) fn insert(&mut self, name: &str, selector: &Selector) {
+        let Some((key, values)) = selector.anchor() else {
+            self.others.insert(name.to_owned());
+            return;
+        };
+        let by_value = self.by_label.entry(key.to_owned()).or_default();
+        for value in values {
+            by_value.entry(value.clone()).or_default().insert(name.to_owned());
+        }
+    }
+
+    /// The selector is the one it was inserted with.
+    pub(super) fn remove(&mut self, name: &str, selector: &Selector) {
+        let Some((key, values)) = selector.anchor() else {
+            self.others.remove(name);
+            return;
+        };
+        let Some(by_value) = self.by_label.get_mut(key) else { return };
+        for value in values {
+            if let Some(names) = by_value.get_mut(value) {
+                names.remove(name);
+            }
+        }
+        by_value.retain(|_, names| !names.is_empty());
+        if by_value.is_empty() {
+            self.by_label.remove(key);
+        }
+    }
+
+    /// All who can select these labels, and few others.
+    pub(super) fn candidates<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a str> {
+        let by_label = labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value)).flatten();
+        by_label.chain(&self.others).map(String::as_str)
+    }
+}

@@ -1,0 +1,7 @@
+//! Services (load balancing) and prefilters: what operators mean by them, from the schema's messages to values that can only
+//! be right, and from these to what nodes are told. Pure: no socket, clock, store or kernel.
+
+pub mod model;
+pub mod parse;
+pub mod shares;
+pub mod wire;
