@@ -17,8 +17,6 @@ pub const NATIVE_ROUTING: &str = "native-routing";
 pub const ENCRYPTION: &str = "encryption";
 /// Policy on flows from a node to its own endpoints.
 pub const HOST_TO_ENDPOINT: &str = "host-to-endpoint";
-/// Load balancing.
-pub const SERVICES: &str = "services";
 
 /// Services: load balancing.
 pub const SERVICES: &str = "services";

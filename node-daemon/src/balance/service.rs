@@ -5,9 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use weft_proto::v1;
 use weft_shared::{
-    balance::maglev::{WEIGHT_MAX, is_size},
-    layout::maps::BACKENDS_MAX,
-    policy::parse::FieldError,
+    balance::maglev::is_size, layout::maps::BACKENDS_MAX, policy::parse::FieldError,
+    service::shares::WEIGHT_MAX,
 };
 
 /// Who answers at which places.

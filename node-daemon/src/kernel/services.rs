@@ -161,10 +161,7 @@ fn not_known(error: io::Error) -> KernelError {
 mod tests {
     use std::net::IpAddr;
 
-    use weft_shared::balance::{
-        maglev::SLOTS,
-        table::{Backend, Manner},
-    };
+    use weft_shared::balance::table::{Backend, Manner};
 
     use super::*;
 
@@ -177,7 +174,7 @@ mod tests {
             new_flows: true,
             local: false,
         };
-        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: SLOTS };
+        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 16_381 };
         let table = Table::new(manner, (0..100).map(backend).collect());
         let bytes = 10_000 * array_bytes(table.length().into());
         assert_eq!(bytes / (1024 * 1024), 351);

@@ -13,11 +13,8 @@ use std::hash::Hasher as _;
 /// The key of the hash: no secret, it only sets this use apart.
 pub const KEY: [u8; 16] = *b"weft maglev v1\0\0";
 
-/// Slots of a table where a service does not say.
-pub const SLOTS: u16 = 16_381;
 /// The largest table.
 pub const SLOTS_MAX: u16 = 65_521;
-pub const WEIGHT_MAX: u16 = 256;
 
 /// One of those who share the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +23,7 @@ pub struct Member {
     pub address: [u8; 16],
     /// 0: whatever the frontend's is.
     pub port: u16,
-    /// 1 to [`WEIGHT_MAX`].
+    /// 1 to [`WEIGHT_MAX`](crate::service::shares::WEIGHT_MAX).
     pub weight: u16,
 }
 

@@ -22,7 +22,7 @@ pub struct Backend {
     pub address: IpAddr,
     /// 0: the frontend's.
     pub port: u16,
-    /// 1 to [`maglev::WEIGHT_MAX`].
+    /// 1 to [`WEIGHT_MAX`](crate::service::shares::WEIGHT_MAX).
     pub weight: u16,
     /// One that does not keeps the flows that it has.
     pub new_flows: bool,

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::service::shares::WEIGHT_MAX;
+
+const SLOTS: u16 = 16_381;
 
 fn member(number: u16, weight: u16) -> Member {
     let [high, low] = number.to_be_bytes();
