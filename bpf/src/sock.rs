@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use weft_shared::layout::{
     Address, Class,
-    service::{AffinityKey, ClientKind, Frontend, FrontendKey, Party, SocketFlowKey, Way, socket_hash},
+    service::{AffinityKey, ClientKind, Frontend, FrontendKey, Party, SocketFlowKey, UDP, Way, socket_hash},
 };
 
 use crate::{
@@ -56,13 +56,17 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let choice = match choose(ctx, family, &named, Naming::Once) {
         Ok(Some(choice)) => choice,
         Ok(None) => {
-            forget_peer(ctx);
+            forget_peer(ctx, &named);
             return GO_ON;
         }
         Err(error) => return fail(error),
     };
     if remember_peer(ctx, &named, &choice.to).is_err() {
         return fail(ENOBUFS);
+    }
+    if protocol(ctx) == UDP {
+        // For the daemon, which ends the socket when the backend goes. One that is not remembered is not ended.
+        remember(&from_backend(ctx, choice.to), &named).unwrap_or_default();
     }
     set(ctx, family, &choice.to);
     GO_ON
@@ -79,7 +83,7 @@ pub fn send(ctx: &SockAddrContext, family: Family) -> i32 {
     };
     let cookie = cookie(ctx);
     let there = SocketFlowKey { cookie, party: named, way: Way::ToFrontend as u32 };
-    let back = SocketFlowKey { cookie, party: choice.to, way: Way::FromBackend as u32 };
+    let back = from_backend(ctx, choice.to);
     if remember(&there, &choice.in_table).is_err() || remember(&back, &named).is_err() {
         return fail(ENOBUFS);
     }
@@ -95,7 +99,7 @@ pub fn receive(ctx: &SockAddrContext, family: Family) -> i32 {
         set(ctx, family, &frontend);
         return GO_ON;
     }
-    let key = SocketFlowKey { cookie: cookie(ctx), party: sender, way: Way::FromBackend as u32 };
+    let key = from_backend(ctx, sender);
     // SAFETY: a copy; what a writer tears is of this socket's own flows.
     if let Some(frontend) = unsafe { SOCKET_FLOWS.get(&key) } {
         let frontend = *frontend;
@@ -236,6 +240,12 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
+/// The key of who called the backend.
+#[inline(always)]
+fn from_backend(ctx: &SockAddrContext, backend: Party) -> SocketFlowKey {
+    SocketFlowKey { cookie: cookie(ctx), party: backend, way: Way::FromBackend as u32 }
+}
+
 /// Where what the socket sent to a frontend went last.
 #[inline(always)]
 fn last(cookie: u64, named: &Party) -> Option<Party> {
@@ -270,7 +280,11 @@ fn remember_peer(ctx: &SockAddrContext, frontend: &Party, backend: &Party) -> Re
 
 /// A socket that is connected anew, to somebody who is no service.
 #[inline(always)]
-fn forget_peer(ctx: &SockAddrContext) {
+fn forget_peer(ctx: &SockAddrContext, named: &Party) {
+    if protocol(ctx) == UDP {
+        // Nothing is there to forget, mostly.
+        SOCKET_FLOWS.remove(&from_backend(ctx, *named)).unwrap_or_default();
+    }
     // SAFETY: as above.
     unsafe {
         let kept = SOCKET_PEERS.get_ptr_mut(ctx);

@@ -62,6 +62,22 @@ fn udp(from: &Namespace, service: SocketAddr, clients: usize) -> Result<BTreeSet
     })
 }
 
+/// A socket that is connected to a service, and who answers it.
+fn connected(service: SocketAddr) -> Result<(UdpSocket, String)> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(service)?;
+    let by = send_and_hear(&socket)?;
+    Ok((socket, by))
+}
+
+fn send_and_hear(socket: &UdpSocket) -> Result<String> {
+    socket.set_read_timeout(Some(READY))?;
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
@@ -186,7 +202,7 @@ fn a_backend_that_is_taken_away_under_load_gets_no_new_connection_and_no_other_i
             let backends: Vec<String> =
                 backends.iter().map(|address| format!("{{address: {address}, port: {PORT}}}")).collect();
             format!(
-                "\nkind: Service\nname: api\nfrontends: [{{address: 10.96.0.10, port: 80, protocol: TCP}}]\nbackends: [{}]\n",
+                "\nkind: Service\nname: api\nfrontends: [{{address: 10.96.0.10, port: 80, protocol: TCP}}, {{address: 10.96.0.10, port: 80, protocol: UDP}}]\nbackends: [{}]\n",
                 backends.join(", ")
             )
         };
@@ -198,6 +214,8 @@ fn a_backend_that_is_taken_away_under_load_gets_no_new_connection_and_no_other_i
         let mut kept = client.within(move || {
             (0..CLIENTS).map(|_| Ok(connect_and_ask(service)?)).collect::<Result<Vec<_>>>()
         })?;
+        let datagrams =
+            client.within(move || (0..CLIENTS).map(|_| connected(service)).collect::<Result<Vec<_>>>())?;
         let (stop, gone, asked) =
             (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients: Vec<_> = (0..2)
@@ -232,6 +250,12 @@ fn a_backend_that_is_taken_away_under_load_gets_no_new_connection_and_no_other_i
         for (connection, Answered { by, .. }) in &mut kept {
             connection.write_all(b"ping").with_context(|| format!("to {by}"))?;
             connection.read_exact(&mut [0; 4]).with_context(|| format!("from {by}"))?;
+        }
+        // Who is connected by UDP to the backend that has gone is told; nobody else notices.
+        let due = |by: &str| if by == "two" { Some(ErrorKind::ConnectionAborted) } else { None };
+        for (socket, by) in &datagrams {
+            let heard = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64]));
+            assert_eq!(heard.as_ref().err().map(std::io::Error::kind), due(by), "of {by}: {heard:?}");
         }
         Ok(())
     })

@@ -13,7 +13,7 @@ use weft_noded::{
     kernel::{Attached, Collected, Datapath, Hook, KernelError, twin::Twin},
     plan::tables::{Step, Tables},
 };
-use weft_shared::layout::{Point, Reason, maps::Counter};
+use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
 
 use crate::inspect::Inspector;
 
@@ -134,6 +134,15 @@ impl Datapath for Kernel {
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
         self.alive()?;
         self.twin.write_services(steps)
+    }
+
+    fn end_sockets(
+        &mut self,
+        namespaces: &[String],
+        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+    ) -> Result<u64, KernelError> {
+        self.alive()?;
+        self.twin.end_sockets(namespaces, serves)
     }
 
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {

@@ -11,9 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use weft_shared::layout::{
-    maps::FRONTENDS_MAX,
-    service::{Frontend, FrontendKey},
+use weft_shared::{
+    balance::table::Table,
+    layout::{
+        Address,
+        maps::FRONTENDS_MAX,
+        service::{Frontend, FrontendKey, SocketPeer, UDP},
+    },
 };
 
 use self::{
@@ -93,6 +97,17 @@ impl Balancer {
         desired.len() == self.known.len() && desired.iter().zip(&self.known).all(same)
     }
 
+    /// Which backends the services of the last plan have, for flows that begin on this node.
+    pub fn serving(&self) -> Serving<'_> {
+        let mut tables = BTreeMap::new();
+        for share in self.known.values().flat_map(|known| &known.shares) {
+            for (key, _) in share.references.iter().filter(|(_, scope)| *scope == Scope::Inside) {
+                tables.entry(*key).or_insert(&*share.table);
+            }
+        }
+        Serving { tables }
+    }
+
     fn look_at(&mut self, desired: &Desired) {
         self.known.retain(|name, known| {
             desired.get(name).is_some_and(|service| Arc::ptr_eq(service, &known.service))
@@ -130,6 +145,28 @@ impl Balancer {
     }
 }
 
+/// See [`Balancer::serving`].
+#[derive(Debug)]
+pub struct Serving<'a> {
+    tables: BTreeMap<FrontendKey, &'a Table>,
+}
+
+impl Serving<'_> {
+    /// Whether a UDP socket may stay connected: the service that it called still has the backend.
+    pub fn serves(&self, peer: &SocketPeer) -> bool {
+        let SocketPeer { frontend, backend } = peer;
+        let exact = FrontendKey::address(frontend.address, frontend.port, UDP);
+        let node_port = FrontendKey::node_port(frontend.address.is_v4(), frontend.port, UDP);
+        let Some(table) = self.tables.get(&exact).or_else(|| self.tables.get(&node_port)) else {
+            return false;
+        };
+        table.backends().iter().any(|has| {
+            let port = if has.port == 0 { frontend.port } else { has.port.to_be() };
+            Address::from(has.address) == backend.address && port == backend.port
+        })
+    }
+}
+
 struct Owner<'a> {
     service: &'a str,
     flags: u32,
@@ -156,7 +193,7 @@ fn own(name: &str, known: &Known, owners: &BTreeMap<FrontendKey, Owner<'_>>) -> 
 
 fn steps(
     actual: &Services,
-    tables: &BTreeMap<u32, Arc<weft_shared::balance::table::Table>>,
+    tables: &BTreeMap<u32, Arc<Table>>,
     frontends: &BTreeMap<FrontendKey, Frontend>,
     sweep: Sweep,
 ) -> Vec<Step> {

@@ -1,6 +1,6 @@
 //! Services: what is desired into the kernel, and what somebody else changed there mended.
 
-use tracing::warn;
+use tracing::{info, warn};
 use weft_proto::v1::{self, ResourceType};
 
 use super::{Settings, State, repairs::Repair};
@@ -47,13 +47,32 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
             services.unrealised = plan.unrealised;
             services.settled = Some(sweep);
+            if sweep == Sweep::Remove {
+                self.end_sockets();
+            }
         }
+        let services = &self.services;
         self.unrealised.extend(services.unrealised.iter().map(|(name, reason)| v1::RejectedResource {
             r#type: ResourceType::Service.into(),
             name: name.clone(),
             reason: reason.clone(),
         }));
         Ok(())
+    }
+
+    /// UDP sockets that are connected to backends that have gone would send into the void for ever: their processes are told.
+    fn end_sockets(&mut self) {
+        let endpoints = self.attachments.endpoints.values();
+        let namespaces: Vec<String> =
+            endpoints.map(|own| own.netns.clone()).filter(|path| !path.is_empty()).collect();
+        let serving = self.services.balancer.serving();
+        match self.datapath.end_sockets(&namespaces, &|peer| serving.serves(peer)) {
+            Ok(0) => {}
+            Ok(ended) => {
+                info!(ended, "UDP sockets were connected to backends that have gone: they are ended");
+            }
+            Err(error) => warn!(%error, "UDP sockets stay connected to backends that have gone"),
+        }
     }
 
     /// Reads what the kernel holds: what differs from what was written is written again next.

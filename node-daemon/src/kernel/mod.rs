@@ -17,13 +17,14 @@ pub mod object;
 mod pins;
 pub mod probe;
 mod services;
+mod sockets;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
 
 use std::{error::Error, path::Path};
 
-use weft_shared::layout::{Point, Reason, maps::Counter};
+use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
 
 use crate::{
     balance::tables::{Services, Step as ServiceStep},
@@ -101,6 +102,14 @@ pub trait Datapath: Send + 'static {
 
     /// Attaches the socket programs to a cgroup, or replaces in place those that an earlier daemon attached there.
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
+
+    /// Ends the connected UDP sockets of this namespace and of those at the paths whose service does not serve them any more. How many
+    /// there were; a namespace that has gone has none.
+    fn end_sockets(
+        &mut self,
+        namespaces: &[String],
+        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+    ) -> Result<u64, KernelError>;
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;

@@ -16,6 +16,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
     Config, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
+    service::SocketPeer,
 };
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
     maps::{Maps, memory_bytes},
     pins,
     services::ServiceMaps,
+    sockets,
     trusted::Plain,
 };
 use crate::{
@@ -230,6 +232,33 @@ impl Datapath for Object {
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
         steps.iter().try_for_each(|step| self.services.write(step))
+    }
+
+    fn end_sockets(
+        &mut self,
+        namespaces: &[String],
+        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+    ) -> Result<u64, KernelError> {
+        let what = || "end sockets of backends that have gone".to_owned();
+        let failed = |error: io::Error| KernelError::new(what(), error);
+        let services = &self.services;
+        // One that called no service is its own master.
+        let is_to_end = |cookie, backend| {
+            services
+                .called(cookie, backend)
+                .is_some_and(|frontend| !serves(&SocketPeer { frontend, backend }))
+        };
+        let mut ended = sockets::end(&is_to_end).map_err(failed)?;
+        for namespace in namespaces {
+            match fs::File::open(namespace) {
+                Ok(namespace) => {
+                    ended += sockets::within(&namespace, || sockets::end(&is_to_end)).map_err(failed)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(in_path("open", Path::new(namespace), error)),
+            }
+        }
+        Ok(ended)
     }
 
     fn attach_sockets(&mut self, path: &Path) -> Result<Attached, KernelError> {

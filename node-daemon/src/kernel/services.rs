@@ -17,14 +17,14 @@ use weft_shared::{
     balance::table::Table,
     layout::{
         maps::{self as names, MapName},
-        service::{Element, Frontend, FrontendKey, TableNote},
+        service::{Element, Frontend, FrontendKey, Party, SocketFlowKey, TableNote, Way},
     },
 };
 
 use super::{
     KernelError,
     maps::{all, set, take},
-    trusted::{Plain, tables},
+    trusted::{Plain, PlainHash, tables},
 };
 use crate::{
     balance::tables::{NO_TABLE, Services, Step, UNKNOWN_TABLE},
@@ -35,6 +35,7 @@ pub(super) struct ServiceMaps {
     frontends: HashMap<MapData, Plain<FrontendKey>, Plain<Frontend>>,
     services: OwnedFd,
     notes: OwnedFd,
+    flows: PlainHash<SocketFlowKey, Party>,
     /// Elements of all tables, by slot.
     elements: BTreeMap<u32, u64>,
 }
@@ -44,7 +45,15 @@ impl ServiceMaps {
         let frontends = take(ebpf, names::FRONTENDS)?;
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
-        Ok(Self { frontends, services, notes, elements: BTreeMap::new() })
+        let flows = take(ebpf, names::SOCKET_FLOWS)?;
+        Ok(Self { frontends, services, notes, flows, elements: BTreeMap::new() })
+    }
+
+    /// The frontend by which a socket came to a backend, as far as that is remembered.
+    pub(super) fn called(&self, cookie: u64, backend: Party) -> Option<Party> {
+        let key = SocketFlowKey { cookie, party: backend, way: Way::FromBackend as u32 };
+        // None that is not found is ended.
+        self.flows.get(&Plain(key), 0).ok().map(|frontend| frontend.0)
     }
 
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use weft_shared::layout::{
     Point, Reason,
     maps::{self as names, Counter},
+    service::SocketPeer,
 };
 
 use super::{
@@ -34,6 +35,8 @@ pub struct TwinState {
     pub services: Services,
     /// Every step of services ever written, in order.
     pub service_steps: Vec<ServiceStep>,
+    /// Of connected UDP sockets.
+    pub sockets: Vec<SocketPeer>,
     /// The cgroup that has the socket programs.
     pub cgroup: Option<PathBuf>,
     /// The node's counter of changes, and the epochs of subjects and nodes.
@@ -106,6 +109,18 @@ impl Datapath for Twin {
                 state.service_steps.push(step.clone());
             }
             Ok(())
+        })
+    }
+
+    fn end_sockets(
+        &mut self,
+        _: &[String],
+        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+    ) -> Result<u64, KernelError> {
+        self.with(|state| {
+            let before = state.sockets.len();
+            state.sockets.retain(serves);
+            Ok((before - state.sockets.len()) as u64)
         })
     }
 

@@ -1,7 +1,11 @@
 //! Services, from the controller's word to the kernel.
 
+use std::net::IpAddr;
+
+use prost::Message as _;
 use weft_noded::balance::tables::Services;
 use weft_proto::v1::{self, ResourceType};
+use weft_shared::layout::service::{Party, SocketPeer};
 
 use crate::{
     base,
@@ -152,6 +156,51 @@ async fn what_somebody_else_changed_is_mended_and_counted() {
     assert_eq!(services(&kernel), before);
     let repairs = node.status().await.repairs;
     assert!(repairs.iter().any(|repair| repair.what == "rows"), "{repairs:?}");
+}
+
+#[tokio::test]
+async fn sockets_of_backends_that_have_gone_are_ended_once_all_was_sent() {
+    let udp = |backends: &[&str]| {
+        let mut upsert = service("dns", "10.96.0.53", backends);
+        let mut sent = v1::NodeService::decode(upsert.bytes.clone()).unwrap();
+        sent.frontends[0].protocol = 17;
+        let node_port = v1::FrontendType::NodePort.into();
+        sent.frontends.push(v1::NodeFrontend {
+            port: 30_053,
+            protocol: 17,
+            r#type: node_port,
+            ..Default::default()
+        });
+        upsert.bytes = sent.encode_to_vec().into();
+        upsert
+    };
+    let party = |address: &str, port: u16| Party {
+        address: address.parse::<IpAddr>().unwrap().into(),
+        port: port.to_be(),
+        zero: 0,
+    };
+    let socket = |frontend, backend| SocketPeer { frontend, backend: party(backend, 8080) };
+    let service = || party("10.96.0.53", 80);
+    let sockets = [
+        socket(service(), "10.200.1.5"),
+        socket(party("192.0.2.11", 30_053), "10.200.1.5"),
+        socket(service(), "10.200.1.6"),
+        socket(party("10.96.0.54", 80), "10.200.1.5"),
+    ];
+    let (state, kernel, fake) = (tempfile::tempdir().unwrap(), Kernel::default(), Fake::start().await);
+    kernel.maps.with(|state| state.sockets = sockets.to_vec());
+    let _node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    stream.delta(delta(4, base().into_iter().chain([udp(&["10.200.1.5"])]).collect())).await;
+    stream.ack().await;
+    assert_eq!(kernel.maps.with(|state| state.sockets.clone()), sockets, "more may come");
+    stream.delta(v1::Delta { in_sync: true, ..delta(5, Vec::new()) }).await;
+    stream.ack().await;
+    assert_eq!(kernel.maps.with(|state| state.sockets.clone()), sockets[..2], "by an address, and by a port");
+    stream.delta(delta(6, vec![udp(&["10.200.1.7"])])).await;
+    stream.ack().await;
+    assert_eq!(kernel.maps.with(|state| state.sockets.clone()), []);
 }
 
 #[tokio::test]

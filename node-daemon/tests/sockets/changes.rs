@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -12,7 +12,10 @@ use std::{
 };
 
 use weft_noded::kernel::{Attached, Datapath as _};
-use weft_shared::balance::table::Table;
+use weft_shared::{
+    balance::table::Table,
+    layout::{Address, service::SocketPeer},
+};
 
 use crate::{
     servers::{self, ask_tcp, ask_udp, greeting},
@@ -108,6 +111,78 @@ fn a_daemon_that_starts_anew_changes_nothing_for_sockets() {
     assert_eq!(ask_udp(&socket, SERVICE).unwrap(), had);
     assert_eq!(stream.peer_addr().unwrap(), SERVICE.parse().unwrap());
     assert!(ask_tcp(SERVICE).is_ok());
+}
+
+/// What a connected socket hears, asked for once: `None`, nothing is wrong with it.
+fn state(socket: &UdpSocket) -> Option<ErrorKind> {
+    socket.set_read_timeout(Some(servers::SOON)).unwrap();
+    let heard = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64]));
+    heard.err().map(|error| error.kind())
+}
+
+/// A socket whose service's backend is the one with this number.
+fn connected_to(last: u8, service: &str) -> UdpSocket {
+    let any = if service.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    for _ in 0..200 {
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(service).unwrap();
+        socket.set_read_timeout(Some(servers::SOON)).unwrap();
+        let mut buffer = [0; 64];
+        socket.send(b"?").unwrap();
+        let length = socket.recv(&mut buffer).unwrap();
+        if buffer[..length].ends_with(last.to_string().as_bytes()) {
+            return socket;
+        }
+    }
+    panic!("none of 200 sockets got the backend {last} of {service}");
+}
+
+#[test]
+fn connected_sockets_of_a_backend_that_has_gone_are_ended_and_no_others() {
+    let mut world = World::new();
+    for last in 1..=2 {
+        servers::udp(&ip(last).to_string(), 5353);
+        servers::udp(&format!("fd01::{last}"), 5353);
+    }
+    world.serve(key("10.96.0.1", 80, UDP), 1, &table("10.1.0.", &[1, 2], 5353));
+    world.serve(key("fd96::1", 80, UDP), 2, &table("fd01::", &[1, 2], 5353));
+    let services = [SERVICE, "[fd96::1]:80", "[::ffff:10.96.0.1]:80"];
+    let going = services.map(|service| connected_to(1, service));
+    let staying = services.map(|service| connected_to(2, service));
+    // Whoever called the backend by its own name knows what to do when it does not answer.
+    let direct = UdpSocket::bind("0.0.0.0:0").unwrap();
+    direct.connect((ip(1), 5353)).unwrap();
+    let gone = [ip(1), "fd01::1".parse().unwrap()].map(Address::from);
+    let serves = |peer: &SocketPeer| !gone.contains(&peer.backend.address);
+    assert_eq!(world.object.end_sockets(&["/run/netns/gone".to_owned()], &serves).unwrap(), 3);
+    for socket in &going {
+        assert!(socket.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted));
+    }
+    assert!(staying.iter().chain([&direct]).all(|socket| state(socket).is_none()));
+    assert_eq!(world.object.end_sockets(&[], &serves).unwrap(), 0);
+}
+
+#[test]
+fn sockets_in_other_namespaces_are_found_there() {
+    let mut world = World::new();
+    world.serve(key("10.96.0.1", 80, UDP), 1, &table("127.0.0.", &[9], 5353));
+    let (tell, told) = std::sync::mpsc::channel();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let workload = thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        assert!(up.success());
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(SERVICE).unwrap();
+        tell.send(format!("/proc/self/task/{}/ns/net", nix::unistd::gettid())).unwrap();
+        wait.recv().unwrap();
+        socket.recv(&mut [0; 64]).unwrap_err().kind()
+    });
+    let namespace = told.recv().unwrap();
+    assert_eq!(world.object.end_sockets(&[], &|_| false).unwrap(), 0);
+    assert_eq!(world.object.end_sockets(&[namespace], &|_| false).unwrap(), 1);
+    done.send(()).unwrap();
+    assert_eq!(workload.join().unwrap(), ErrorKind::ConnectionAborted);
 }
 
 #[test]

@@ -210,6 +210,9 @@ pub mod frontend_flags {
     pub const CLUSTER: u32 = 1;
 }
 
+/// IANA protocol number of UDP.
+pub const UDP: u8 = 17;
+
 /// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
