@@ -143,6 +143,13 @@ impl Object {
         program(&mut self.ebpf, name)
     }
 
+    /// A loaded program on socket addresses.
+    pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr, KernelError> {
+        let program = self.ebpf.program_mut(name);
+        let program = program.ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
+        program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
+    }
+
     fn directory(&self) -> Result<&Path, KernelError> {
         self.directory
             .as_deref()
@@ -267,10 +274,7 @@ impl Datapath for Object {
         let cgroup = Cgroup::open(path)?;
         let mut found = Attached::InPlace;
         for name in SOCKET_PROGRAMS {
-            let program = self.ebpf.program_mut(name);
-            let program = program.ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
-            let program: &mut CgroupSockAddr =
-                program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))?;
+            let program = self.socket_program(name)?;
             if cgroup::attach(program, name, &cgroup, &directory)? == Attached::Anew {
                 found = Attached::Anew;
             }

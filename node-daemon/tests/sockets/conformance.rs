@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_noded::{
     balance::tables::Step,
-    kernel::{Datapath, twin::Twin},
+    kernel::{Datapath, cgroup::SOCKET_PROGRAMS, twin::Twin},
 };
 use weft_shared::{balance::table::Table, layout::service::Frontend};
 
@@ -47,6 +47,18 @@ fn every_step_leaves_in_the_kernel_what_it_leaves_in_the_twin() {
     let bytes = world.object.map_bytes().unwrap();
     // Two tables of a few elements: a page each, and the rows of their frontends.
     assert!((8192..65_536).contains(&(bytes - empty)), "{empty} {bytes}");
+}
+
+/// As of the other programs: kernel 6.1 would look at a search with branches for hours.
+#[test]
+fn every_socket_program_is_verified_in_a_tenth_of_what_the_kernel_grants() {
+    let mut world = World::new();
+    for name in SOCKET_PROGRAMS {
+        let info = world.object.socket_program(name).unwrap().info().unwrap();
+        let instructions = info.verified_instruction_count().unwrap();
+        println!("{name}: {instructions} verified");
+        assert!(instructions < 100_000, "{name}: {instructions}");
+    }
 }
 
 #[test]
