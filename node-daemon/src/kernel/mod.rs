@@ -5,6 +5,7 @@
 
 mod attach;
 mod books;
+pub mod cgroup;
 pub mod events;
 pub mod features;
 mod flows;
@@ -17,15 +18,20 @@ pub mod object;
 mod pins;
 pub mod probe;
 mod runs;
+mod services;
+mod sockets;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
 
-use std::error::Error;
+use std::{error::Error, path::Path};
 
-use weft_shared::layout::{Point, Reason, maps::Counter};
+use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
 
-use crate::plan::tables::{Step, Tables};
+use crate::{
+    balance::tables::{Services, Step as ServiceStep},
+    plan::tables::{Step, Tables},
+};
 
 /// What failed in the kernel, and why.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +95,23 @@ pub trait Datapath: Send + 'static {
 
     /// Writes the steps in order and stops at the first that fails.
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError>;
+
+    /// What is in the maps of services now.
+    fn read_services(&mut self) -> Result<Services, KernelError>;
+
+    /// Writes the steps in order and stops at the first that fails.
+    fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError>;
+
+    /// Attaches the socket programs to a cgroup, or replaces in place those that an earlier daemon attached there.
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
+
+    /// Ends the connected UDP sockets of this namespace and of those at the paths whose service does not serve them any more. How many
+    /// there were; a namespace that has gone has none.
+    fn end_sockets(
+        &mut self,
+        namespaces: &[String],
+        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+    ) -> Result<u64, KernelError>;
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;
