@@ -258,15 +258,36 @@ async fn a_service_rejects_until_an_endpoint_is_ready_and_is_shown_so() {
     assert_eq!(state.backends, [expected]);
 }
 
+fn backend(address: &str, weight: u32, state: v1::BackendState) -> v1::Backend {
+    v1::Backend { address: address.to_owned(), port: 0, weight: Some(weight), state: state.into() }
+}
+
+#[tokio::test]
+async fn where_all_backends_are_quarantined_they_answer_and_it_is_said() {
+    let mut fleet = fleet().await;
+    let items = vec![
+        backend("203.0.113.1", 1, v1::BackendState::Quarantined),
+        backend("203.0.113.2", 3, v1::BackendState::Quarantined),
+        backend("203.0.113.3", 4, v1::BackendState::Maintenance),
+    ];
+    let listed = v1::Service {
+        metadata: Some(metadata("listed")),
+        frontends: vec![frontend("10.96.0.1", 80)],
+        backends: Some(v1::BackendList { items }),
+        ..v1::Service::default()
+    };
+    fleet.apply(vec![object(listed)]).await.unwrap();
+    let state = status(&mut fleet, "listed").await;
+    assert_eq!(state.condition(), v1::ServiceCondition::Serving);
+    assert_eq!(state.reason, "IPv4: all backends are quarantined, so all of these answer");
+    assert_eq!((state.backends_active, state.backends_total), (2, 3));
+    let shares: Vec<_> = state.backends.iter().map(|one| one.share_basis_points).collect();
+    assert_eq!(shares, [2_500, 7_500, 0]);
+}
+
 #[tokio::test]
 async fn shares_follow_the_weights_of_the_active_of_each_family() {
     let mut fleet = fleet().await;
-    let backend = |address: &str, weight, state: v1::BackendState| v1::Backend {
-        address: address.to_owned(),
-        port: 0,
-        weight: Some(weight),
-        state: state.into(),
-    };
     let items = vec![
         backend("203.0.113.1", 1, v1::BackendState::Active),
         backend("203.0.113.2", 3, v1::BackendState::Active),

@@ -73,8 +73,9 @@ impl Operator {
 
 fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceState {
     let answering = fleet.answering(service);
-    let active = answering.backends.values().filter(|one| one.state == BackendState::Active).count();
-    let (condition, reason) = condition(service, &answering, active);
+    let taking = Family::BOTH.map(|family| taking(&answering, family));
+    let active = taking.iter().map(|taking| taking.backends).sum();
+    let (condition, reason) = condition(service, &answering, taking);
     v1::ServiceState {
         name: service.name.clone(),
         frontends: service.frontends.iter().map(wire::frontend_as_written).collect(),
@@ -82,7 +83,7 @@ fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceSt
         reason,
         backends_total: count(answering.backends.len() + answering.absent.len()),
         backends_active: count(active),
-        backends: if with_backends { backends(fleet, &answering) } else { Vec::new() },
+        backends: if with_backends { backends(fleet, &answering, taking) } else { Vec::new() },
         algorithm: wire::algorithm(service.algorithm).into(),
         forwarding_mode: wire::forwarding(service.forwarding).into(),
         left_out: count(answering.left_out),
@@ -90,9 +91,39 @@ fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceSt
     }
 }
 
-fn condition(service: &Service, answering: &Answering, active: usize) -> (v1::ServiceCondition, String) {
+/// Who gets new connections to frontends of one family.
+#[derive(Clone, Copy)]
+struct Taking {
+    state: BackendState,
+    backends: usize,
+    /// All of them together.
+    weights: u32,
+}
+
+/// The active backends. Where there is none, the quarantined ones, as nodes have it: probes that fail everywhere say more about
+/// the probes.
+fn taking(answering: &Answering, family: Family) -> Taking {
+    let in_state = |state| {
+        let of_family =
+            answering.backends.iter().filter(|((address, _), _)| Family::from(*address) == family);
+        let (mut backends, mut weights) = (0, 0);
+        for (_, one) in of_family.filter(|(_, one)| one.state == state) {
+            backends += 1;
+            weights += u32::from(one.weight);
+        }
+        Taking { state, backends, weights }
+    };
+    let active = in_state(BackendState::Active);
+    if active.backends > 0 { active } else { in_state(BackendState::Quarantined) }
+}
+
+fn condition(
+    service: &Service,
+    answering: &Answering,
+    taking: [Taking; 2],
+) -> (v1::ServiceCondition, String) {
     let total = answering.backends.len();
-    if active == 0 {
+    if taking.iter().all(|taking| taking.backends == 0) {
         let why = match &service.backends {
             _ if total > 0 => format!("no backends: none of {total} is active"),
             Backends::Selected { .. } => "no backends: no ready endpoint is selected".to_owned(),
@@ -102,28 +133,23 @@ fn condition(service: &Service, answering: &Answering, active: usize) -> (v1::Se
         return (v1::ServiceCondition::Rejecting, why);
     }
     // A node port is there in both families, in whichever the backends are.
-    let lacking = Family::BOTH.into_iter().filter(|family| {
-        let named = service.frontends.iter().filter_map(|frontend| frontend.at.address);
-        named.map(Family::from).any(|other| other == *family) && weights(answering, *family) == 0
+    let named = |family: Family| {
+        let mut addresses = service.frontends.iter().filter_map(|frontend| frontend.at.address);
+        addresses.any(|address| Family::from(address) == family)
+    };
+    let notes = Family::BOTH.into_iter().zip(taking).filter_map(|(family, taking)| match taking {
+        Taking { backends: 0, .. } => named(family).then(|| format!("rejecting {family}: no backends")),
+        Taking { state: BackendState::Quarantined, .. } => {
+            Some(format!("{family}: all backends are quarantined, so all of these answer"))
+        }
+        Taking { .. } => None,
     });
-    let lacking: Vec<String> = lacking.map(|family| format!("rejecting {family}: no backends")).collect();
-    (v1::ServiceCondition::Serving, lacking.join("; "))
+    (v1::ServiceCondition::Serving, notes.collect::<Vec<_>>().join("; "))
 }
 
-/// All that get new connections together.
-fn weights(answering: &Answering, family: Family) -> u32 {
-    let active = answering
-        .backends
-        .iter()
-        .filter(|((address, _), one)| Family::from(*address) == family && one.state == BackendState::Active);
-    active.map(|(_, one)| u32::from(one.weight)).sum()
-}
-
-fn backends(fleet: &Fleet, answering: &Answering) -> Vec<v1::ServiceBackend> {
-    let all = Family::BOTH.map(|family| weights(answering, family));
+fn backends(fleet: &Fleet, answering: &Answering, taking: [Taking; 2]) -> Vec<v1::ServiceBackend> {
     let there = answering.backends.iter().map(|((address, port), one)| {
-        let active = one.state == BackendState::Active;
-        let all = all[usize::from(address.is_ipv6())];
+        let taking = taking[usize::from(address.is_ipv6())];
         let endpoint = fleet.endpoint_by_address(*address).filter(|_| !one.node.is_empty());
         v1::ServiceBackend {
             address: address.to_string(),
@@ -132,7 +158,11 @@ fn backends(fleet: &Fleet, answering: &Answering) -> Vec<v1::ServiceBackend> {
             state: wire::state(one.state).into(),
             node: one.node.clone(),
             endpoint: endpoint.map(|(name, _)| name.to_owned()).unwrap_or_default(),
-            share_basis_points: if active { shares::basis_points(one.weight, all) } else { 0 },
+            share_basis_points: if one.state == taking.state {
+                shares::basis_points(one.weight, taking.weights)
+            } else {
+                0
+            },
             absent: false,
         }
     });
