@@ -11,6 +11,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod balance;
 mod conntrack;
 mod deliver;
 mod events;
@@ -25,12 +26,17 @@ mod neighbour;
 mod parse;
 mod plain;
 mod related;
+mod sock;
 mod to_endpoint;
 mod uplink;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
 use events::{Trace, finish};
+use sock::Family;
 use weft_shared::layout::Point;
 
 #[classifier]
@@ -66,6 +72,56 @@ pub fn tc_to_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::send(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::ToUplink, outcome, packet, &trace)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    sock::connect(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    sock::connect(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::send(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::send(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::receive(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::receive(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::name_peer(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::name_peer(&ctx, Family::V6)
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn sock_bind4(ctx: SockAddrContext) -> i32 {
+    sock::bind(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn sock_bind6(ctx: SockAddrContext) -> i32 {
+    sock::bind(&ctx, Family::V6)
 }
 
 #[panic_handler]

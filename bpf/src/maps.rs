@@ -2,8 +2,10 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key,
+    },
     macros::btf_map,
 };
 use weft_shared::layout::{
@@ -11,10 +13,11 @@ use weft_shared::layout::{
     Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey, RuntimeState,
     Subject, Told, ToldKey,
     maps::{
-        BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
-        FRAGMENTS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX, PREFIXES_MAX, RULES_MAX,
-        SUBJECTS_MAX, TOLD_MAX,
+        AFFINITY_MAX, BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
+        FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
+        PREFIXES_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
+    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
 use crate::{
@@ -84,6 +87,25 @@ pub static ALLOWED_BY: PerCpuArray<AllowedBy, 1> = PerCpuArray::new();
 pub static EVENT: PerCpuArray<Event, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// A service's table of `Element`s: of any length (kernel 5.10, commit 4a8f87e60f6d), and programs don't write it. Without the
+/// element's type: until kernel 6.2 an array of structs that are described is another kind of map than one of bytes, and
+/// the daemon makes these without a description.
+pub type ServiceTable = Array<[u64; 4], 1, { BPF_F_INNER_MAP as usize | BPF_F_RDONLY_PROG as usize }>;
+
+#[btf_map]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend, FRONTENDS_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static SERVICES: ArrayOfMaps<ServiceTable, SERVICES_MAX> = ArrayOfMaps::new();
+/// For the daemon alone.
+#[btf_map]
+pub static TABLE_NOTES: Array<TableNote, SERVICES_MAX> = Array::new();
+#[btf_map]
+pub static SOCKET_PEERS: SkStorage<SocketPeer> = SkStorage::new();
+#[btf_map]
+pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = LruHashMap::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

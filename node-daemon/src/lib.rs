@@ -1,6 +1,7 @@
 //! The daemon of each node: takes the desired state from a controller, keeps it on disk, and writes it into the kernel
 //! (docs/architecture.md). `stream → desired → plan → kernel`, each a module; [`daemon`] is the shell that joins them.
 
+pub mod balance;
 pub mod daemon;
 pub mod desired;
 pub mod endpoint;

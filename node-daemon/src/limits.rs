@@ -22,6 +22,9 @@ pub const COMMANDS_QUEUED_MAX: usize = 64;
 /// Reports that wait for the stream: after a reconnect all endpoints are reported at once, and reading must not wait for
 /// writing, or both ends might wait for each other.
 pub const REPORTS_QUEUED_MAX: usize = 4 * ENDPOINTS_MAX;
+/// Tables of services that one call of the kernel swaps: each has a descriptor open until then, of the 1024 that a process has
+/// by default.
+pub const TABLES_IN_ONE_WRITE_MAX: usize = 256;
 /// Between looks whether programs are still on their interfaces: the kernel tells nobody when they are taken off.
 pub const DOORS_CHECK_SECONDS: u64 = 5;
 /// A burst of changes of the node's network is looked at once, after this.

@@ -22,8 +22,9 @@ use weft_noded::{
     daemon::{Core, Ground, Loaded, Settings, VXLAN_DEVICE},
     desired::disk::{Content, Disk},
     kernel::{
-        features,
+        cgroup, features,
         netlink::{self, Netlink, Watched},
+        netns,
         object::{self, Object, Options},
         probe::Probe,
     },
@@ -60,6 +61,11 @@ struct Arguments {
     /// Network device to other nodes and the world; may be repeated [default: the device of the default route]
     #[arg(long = "uplink", env = "WEFT_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
     uplinks: Vec<String>,
+
+    /// The cgroup (version 2) whose processes reach services by their sockets, those in cgroups below it among them
+    /// [default: the root of the hierarchy, where /proc/self/mounts says that it is mounted]
+    #[arg(long, env = "WEFT_CGROUP", value_name = "DIR")]
+    cgroup: Option<PathBuf>,
 
     /// A controller; may be repeated: the stream goes to one of them
     #[arg(
@@ -181,6 +187,7 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let config = Config {
         overlay_ifindex: ground.overlay_ifindex,
         vxlan_port: arguments.vxlan_port.into(),
+        namespace_cookie: netns::cookie()?,
         ..Config::DEFAULT
     };
     let probe = Probe { directory: arguments.bpffs.clone(), config };
@@ -274,6 +281,10 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         labels: arguments.labels.iter().cloned().collect(),
         addresses: arguments.addresses.clone(),
         uplinks: arguments.uplinks.clone(),
+        cgroup: match &arguments.cgroup {
+            Some(cgroup) => Some(cgroup.clone()),
+            None => cgroup::mounted(&proc("/proc/self/mounts")?),
+        },
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: arguments.vxlan_port,
         boot_id: proc("/proc/sys/kernel/random/boot_id")?,

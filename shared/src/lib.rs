@@ -3,6 +3,8 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 #[cfg(feature = "std")]
+pub mod balance;
+#[cfg(feature = "std")]
 pub mod digest;
 #[cfg(feature = "std")]
 pub mod features;

@@ -1,11 +1,15 @@
 //! A node's kernel: the twin, with a power switch. Writes are taken step by step, so that a crash or an error can be in the
 //! middle, and each step can be looked at.
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use weft_noded::{
+    balance::tables::{Services, Step as ServiceStep},
     kernel::{Attached, Collected, Datapath, Hook, KernelError, twin::Twin},
     plan::tables::{Step, Tables},
 };
@@ -120,6 +124,21 @@ impl Datapath for Kernel {
             self.twin.with(|state| self.inspector.at_rest(&state.tables, desired));
         }
         Ok(())
+    }
+
+    fn read_services(&mut self) -> Result<Services, KernelError> {
+        self.alive()?;
+        self.twin.read_services()
+    }
+
+    fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
+        self.alive()?;
+        self.twin.write_services(steps)
+    }
+
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
+        self.alive()?;
+        self.twin.attach_sockets(cgroup)
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {

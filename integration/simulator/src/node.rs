@@ -98,6 +98,7 @@ impl Node {
             uplinks: Vec::new(),
             vxlan_device: VXLAN_DEVICE.to_owned(),
             vxlan_port: 8472,
+            cgroup: None,
             boot_id: format!("boot-{}", self.boot),
             kernel_release: "6.12".to_owned(),
             tcx: true,

@@ -16,7 +16,10 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use super::system::{run, tool};
+use super::{
+    cgroup,
+    system::{run, tool},
+};
 use crate::{limits::EXIT, wait};
 
 const FOLDER: &str = "/run/weft-fleets";
@@ -104,6 +107,7 @@ fn remove(fleet: &str, path: &Path) -> Result<()> {
         end_processes(netns)?;
         run(tool("ip").args(["netns", "delete", netns]))?;
     }
+    cgroup::remove_all(fleet)?;
     fs::remove_dir_all(path).with_context(|| format!("remove {}", path.display()))?;
     // Only the last fleet can remove the folder of all.
     let _ = fs::remove_dir(FOLDER);

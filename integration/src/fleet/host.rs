@@ -1,5 +1,5 @@
 //! A machine of a fleet: a network namespace, and a mount namespace of its own with private bpffs, `/run` and
-//! `/var/lib`, so that the daemons run in it with the paths they have on a real host.
+//! `/var/lib`, the machine's cgroups, so that the daemons run in it with the paths they have on a real host.
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
@@ -21,6 +21,7 @@ mount --no-mtab --rbind /run/netns /mnt/netns
 mount --no-mtab --move /mnt /run
 mount --no-mtab -t tmpfs -o mode=755 weft /var/lib
 mount --no-mtab -t bpf bpf /sys/fs/bpf
+mount --no-mtab -t cgroup2 weft /sys/fs/cgroup
 ip link set lo up
 echo holding
 exec sleep infinity

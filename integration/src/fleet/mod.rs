@@ -1,5 +1,6 @@
 //! A fleet on one machine: a fabric, a controller's host, a host of the outside world, and nodes, each a namespace.
 mod binaries;
+mod cgroup;
 mod cli;
 mod controller;
 mod etcd;
@@ -14,6 +15,7 @@ mod whole;
 mod workload;
 
 pub use binaries::Binaries;
+pub use cgroup::Cgroup;
 pub use cli::Answer;
 pub use controller::{Controller, Store};
 pub use etcd::Etcd;

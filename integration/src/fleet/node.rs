@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitStatus};
 use anyhow::{Context, Result};
 use weft_proto::v1::{StatusRequest, StatusResponse, node_local_service_client::NodeLocalServiceClient};
 
-use super::{Answer, Binaries, Controller, Home, Host, Place, Process, UPLINK};
+use super::{Answer, Binaries, Cgroup, Controller, Home, Host, Place, Process, UPLINK};
 
 /// Where the daemon answers, inside.
 const SOCKET: &str = "/run/weft/noded.sock";
@@ -16,6 +16,7 @@ pub struct Node {
     process: Option<Process>,
     binaries: Binaries,
     log: PathBuf,
+    cgroup: Cgroup,
     // After its process: what it runs in ends last.
     host: Host,
 }
@@ -23,7 +24,8 @@ pub struct Node {
 impl Node {
     pub fn start(home: &Home, host: Host, place: Place, binaries: &Binaries) -> Result<Self> {
         let log = home.log(&format!("noded-{}", host.name()));
-        let mut node = Self { place, process: None, binaries: binaries.clone(), log, host };
+        let cgroup = Cgroup::create(home, host.name())?;
+        let mut node = Self { place, process: None, binaries: binaries.clone(), log, cgroup, host };
         node.run()?;
         Ok(node)
     }
@@ -33,6 +35,7 @@ impl Node {
         let mut command = self.host.command(self.binaries.noded());
         command.args(["--name", self.host.name(), "--controller", &Controller::server(), "--uplink", UPLINK]);
         command.args(["--address", &self.place.v4().to_string(), "--address", &self.place.v6().to_string()]);
+        command.arg("--cgroup").arg(self.cgroup.path_inside());
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
     }
@@ -62,6 +65,11 @@ impl Node {
 
     pub fn place(&self) -> Place {
         self.place
+    }
+
+    /// Whose processes reach services by the node's tables.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     pub fn host(&self) -> &Host {

@@ -66,6 +66,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 warn!(ifindex, %error, "programs can't be attached; tried again");
             }
         }
+        self.hold_sockets();
     }
 
     /// `false`: it has no programs, and is closed therefore.

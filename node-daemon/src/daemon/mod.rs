@@ -3,6 +3,7 @@
 //! the watchers hold.
 
 mod attach;
+mod balance;
 mod collect;
 mod command;
 mod drift;
@@ -15,7 +16,7 @@ mod start;
 mod status;
 mod sweep;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -44,6 +45,8 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Names of the uplinks; empty: the devices of the default routes.
     pub uplinks: Vec<String>,
+    /// The cgroup whose processes reach services by their sockets; `None`: those of no one do.
+    pub cgroup: Option<PathBuf>,
     pub vxlan_device: String,
     pub vxlan_port: u16,
     pub boot_id: String,
@@ -88,6 +91,7 @@ struct State<D, L> {
     attachments: Attachments,
     /// What the kernel holds, as far as this daemon knows.
     actual: Tables,
+    services: balance::Balance,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

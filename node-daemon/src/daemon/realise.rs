@@ -162,6 +162,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.former_sets.clone_from(self.desired.sets());
         }
         self.note_problems(compiled);
+        self.write_services(sweep)?;
         self.note_realised();
         if sweep == Sweep::Remove && self.problems.is_empty() {
             self.standing = Standing::of(self.input(), &self.actual);
@@ -251,6 +252,9 @@ impl<D: Datapath, L: Links> State<D, L> {
             warn!("somebody else changed the kernel's tables; they are mended");
             self.repairs.note(Repair::Rows);
             self.actual = found;
+        }
+        if let Err(error) = self.look_at_services() {
+            return drop(self.failed(&error));
         }
         let stored = self.save().and_then(|()| match self.failure {
             Some(_) => self.attachments.store(&self.disk),

@@ -89,6 +89,7 @@ impl Core {
         let (changed, watcher) = watch::channel(0);
         let names = Arc::new(ArcSwap::from_pointee(Names::default()));
         let actual = datapath.read_tables()?;
+        let services = super::balance::Balance::begin(&settings, datapath.read_services()?);
         let mut state = State {
             settings,
             former_sets: loaded.desired.sets().clone(),
@@ -100,6 +101,7 @@ impl Core {
             desired: loaded.desired,
             attachments: loaded.attachments,
             actual,
+            services,
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,
@@ -132,6 +134,9 @@ impl Core {
         state.drop_ended_attachments().await?;
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
+        if let Some(cgroup) = &state.settings.cgroup {
+            state.datapath.attach_sockets(cgroup)?;
+        }
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");
         }

@@ -88,6 +88,11 @@ impl<D: Datapath, L: Links> State<D, L> {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
         problems.extend(self.network_problems.iter().cloned());
+        if self.settings.cgroup.is_none() {
+            problems.push(
+                "no cgroup2 hierarchy is mounted: processes don't reach services by their sockets".to_owned(),
+            );
+        }
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
         let rejected = self.desired.rejected().chain(self.unrealised.iter().cloned());
         problems.extend(rejected.map(|rejected| {

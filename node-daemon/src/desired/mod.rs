@@ -11,6 +11,7 @@ mod touched;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -19,6 +20,8 @@ use weft_shared::{
     features,
     policy::{compile::IdentitySets, model::NodePolicy},
 };
+
+use crate::balance;
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 pub use touched::Touched;
@@ -32,6 +35,7 @@ pub const FEATURES: &[&str] = &[
     features::NODE_PEERS,
     features::CIDR_SETS,
     features::HOST_TO_ENDPOINT,
+    features::SERVICES,
 ];
 
 /// Names a resource.
@@ -103,6 +107,7 @@ pub struct Desired {
     cidr_sets: BTreeMap<String, Vec<IpNet>>,
     addresses: BTreeMap<IpAddr, (u32, String)>,
     endpoints: BTreeMap<String, EndpointWord>,
+    services: balance::Desired,
 }
 
 impl Desired {
@@ -185,6 +190,7 @@ impl Desired {
                 self.addresses.insert(address, (identity, node));
             }
             Resource::Endpoint(word) => drop(self.endpoints.insert(name(), word)),
+            Resource::Service(service) => drop(self.services.insert(name(), Arc::new(service))),
         }
     }
 
@@ -209,6 +215,7 @@ impl Desired {
                 }
             }
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.name)),
+            ResourceType::Service => drop(self.services.remove(&key.name)),
             _ => {}
         }
     }
@@ -242,6 +249,10 @@ impl Desired {
 
     pub fn endpoints(&self) -> &BTreeMap<String, EndpointWord> {
         &self.endpoints
+    }
+
+    pub fn services(&self) -> &balance::Desired {
+        &self.services
     }
 
     /// Resources that came in a form that is not understood, with the reason.

@@ -15,6 +15,7 @@ use weft_shared::{
 };
 
 use super::Key;
+use crate::balance::service::Service;
 
 /// Why a resource is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,7 @@ pub enum Resource {
         node: String,
     },
     Endpoint(EndpointWord),
+    Service(Service),
 }
 
 impl Resource {
@@ -111,6 +113,9 @@ impl Resource {
             ResourceType::Endpoint => {
                 let v1::NodeEndpoint { identity, open, uid, instance } = v1::NodeEndpoint::decode(bytes)?;
                 Self::Endpoint(EndpointWord { identity, open, uid, instance, revision })
+            }
+            ResourceType::Service => {
+                Self::Service(Service::try_from(&v1::NodeService::decode(bytes)?).map_err(wrong)?)
             }
             _ => return Err(ParseError::Unsupported),
         })

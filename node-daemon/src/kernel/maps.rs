@@ -56,7 +56,7 @@ pub(crate) struct Maps {
 }
 
 /// A failed call on a map, with the map's name.
-pub(super) fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
+pub(crate) fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::new(format!("map {}", map.pin), source)
 }
 
@@ -350,7 +350,7 @@ pub(crate) fn memory_bytes(map: &MapData) -> Result<u64, KernelError> {
         .ok_or_else(|| KernelError::new(path, "it has no memlock"))
 }
 
-fn set<K: aya::Pod, V: aya::Pod>(
+pub(crate) fn set<K: aya::Pod, V: aya::Pod>(
     map: &mut HashMap<MapData, K, V>,
     key: &K,
     value: Option<V>,
@@ -372,7 +372,7 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 /// Every row of a map. Only the daemon writes these maps, so that nothing moves meanwhile.
-fn all<K, V>(
+pub(crate) fn all<K, V>(
     rows: impl Iterator<Item = Result<(K, V), MapError>>,
     name: MapName,
 ) -> Result<impl Iterator<Item = (K, V)>, KernelError> {

@@ -5,6 +5,7 @@
 
 mod attach;
 mod books;
+pub mod cgroup;
 pub mod events;
 pub mod features;
 mod flows;
@@ -17,15 +18,19 @@ pub mod object;
 mod pins;
 pub mod probe;
 mod runs;
+mod services;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
 
-use std::error::Error;
+use std::{error::Error, path::Path};
 
 use weft_shared::layout::{Point, Reason, maps::Counter};
 
-use crate::plan::tables::{Step, Tables};
+use crate::{
+    balance::tables::{Services, Step as ServiceStep},
+    plan::tables::{Step, Tables},
+};
 
 /// What failed in the kernel, and why.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,15 @@ pub trait Datapath: Send + 'static {
 
     /// Writes the steps in order and stops at the first that fails.
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError>;
+
+    /// What is in the maps of services now.
+    fn read_services(&mut self) -> Result<Services, KernelError>;
+
+    /// Writes the steps in order and stops at the first that fails.
+    fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError>;
+
+    /// Attaches the socket programs to a cgroup, or replaces in place those that an earlier daemon attached there.
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;

@@ -7,7 +7,12 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::Handle;
 use tokio::{runtime::Builder, sync::oneshot};
 
-use super::KernelError;
+use super::{KernelError, trusted::namespace};
+
+/// The number by which programs know the namespace of the calling thread. Never 0.
+pub fn cookie() -> Result<u64, KernelError> {
+    namespace::cookie().map_err(|error| KernelError::new("ask for the network namespace's cookie", error))
+}
 
 /// Enters the namespace at `path` and works there with a netlink connection of its own.
 pub async fn inside<T, W, F>(path: String, work: W) -> Result<T, KernelError>

@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError},
-    programs::{ProgramError, SchedClassifier},
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
@@ -20,13 +20,16 @@ use weft_shared::layout::{
 
 use super::{
     Attached, Collected, Datapath, Hook, KernelError, attach,
+    cgroup::{self, Cgroup, SOCKET_PROGRAMS},
     events::{Events, Switch},
     flows::Collector,
     maps::{Maps, memory_bytes},
     pins,
+    services::ServiceMaps,
     trusted::Plain,
 };
 use crate::{
+    balance::tables::{Services, Step as ServiceStep},
     limits::LOAD_ATTEMPTS_MAX,
     plan::tables::{Step, Tables},
 };
@@ -53,6 +56,7 @@ pub struct Options {
 pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
+    services: ServiceMaps,
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
     directory: Option<PathBuf>,
@@ -102,9 +106,11 @@ impl Object {
         load_programs(&mut ebpf)?;
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
+        let services = ServiceMaps::take(&mut ebpf)?;
         Ok(Self {
             ebpf,
             maps,
+            services,
             handles,
             directory: options.directory.clone(),
             config: options.config,
@@ -150,11 +156,11 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for name in PROGRAMS {
         program(ebpf, name)?;
     }
-    let programs = ebpf.programs_mut().filter(|(name, _)| PROGRAMS.contains(name));
+    let ours = |name: &str| PROGRAMS.contains(&name) || SOCKET_PROGRAMS.contains(&name);
+    let programs = ebpf.programs_mut().filter(|(name, _)| ours(name));
     thread::scope(|scope| {
-        let loading: Vec<_> = programs
-            .map(|(name, program)| (name, scope.spawn(move || load_program(program.try_into()?))))
-            .collect();
+        let loading: Vec<_> =
+            programs.map(|(name, program)| (name, scope.spawn(move || load_program(program)))).collect();
         for (name, load) in loading {
             let failed = |error: ProgramError| KernelError::new(format!("load {name}"), error);
             let loaded =
@@ -172,15 +178,21 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
 }
 
 /// Loads, again where the verifier gave up because a signal was there for the thread (EAGAIN): it has not looked then.
-fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    fn load(program: &mut Program) -> Result<(), ProgramError> {
+        match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            program => <&mut SchedClassifier>::try_from(program)?.load(),
+        }
+    }
     for _ in 1..LOAD_ATTEMPTS_MAX {
-        match program.load() {
+        match load(program) {
             Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
             }
             other => return other,
         }
     }
-    program.load()
+    load(program)
 }
 
 /// Handles of their own to the maps, which the typed ones don't give away.
@@ -189,6 +201,7 @@ fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
     for (name, map) in ebpf.maps() {
         let failed = |error: MapError| KernelError::new(format!("map {name}"), error);
         let (Map::Array(data)
+        | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
         | Map::LpmTrie(data)
         | Map::LruHashMap(data)
@@ -211,6 +224,31 @@ impl Datapath for Object {
 
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
         self.maps.write_all(steps)
+    }
+
+    fn read_services(&mut self) -> Result<Services, KernelError> {
+        self.services.read()
+    }
+
+    fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
+        steps.iter().try_for_each(|step| self.services.write(step))
+    }
+
+    fn attach_sockets(&mut self, path: &Path) -> Result<Attached, KernelError> {
+        let directory = self.directory()?.join("sockets");
+        fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
+        let cgroup = Cgroup::open(path)?;
+        let mut found = Attached::InPlace;
+        for name in SOCKET_PROGRAMS {
+            let program = self.ebpf.program_mut(name);
+            let program = program.ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
+            let program: &mut CgroupSockAddr =
+                program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))?;
+            if cgroup::attach(program, name, &cgroup, &directory)? == Attached::Anew {
+                found = Attached::Anew;
+            }
+        }
+        Ok(found)
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {
@@ -257,7 +295,8 @@ impl Datapath for Object {
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {
-        self.handles.iter().map(memory_bytes).sum()
+        let own: u64 = self.handles.iter().map(memory_bytes).sum::<Result<_, _>>()?;
+        Ok(own + self.services.table_bytes())
     }
 }
 
@@ -272,7 +311,7 @@ pub fn cleanup(directory: &Path) -> Result<(), KernelError> {
     for (ifindex, _) in attach::attached(&links)? {
         attach::detach(ifindex, &links)?;
     }
-    for directory in [links, directory.join("maps")] {
+    for directory in [links, directory.join("sockets"), directory.join("maps")] {
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(in_path("remove", &directory, error));

@@ -13,6 +13,7 @@ use weft_shared::layout::{
     Address, Book, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey,
     PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
+    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
 use super::KernelError;
@@ -122,6 +123,12 @@ fn shape(map: MapName) -> Shape {
         names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
         names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
         names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
+        names::FRONTENDS => of::<FrontendKey, Frontend>(MapType::Hash, names::FRONTENDS_MAX),
+        names::SERVICES => of::<u32, u32>(MapType::ArrayOfMaps, names::SERVICES_MAX),
+        names::TABLE_NOTES => of::<u32, TableNote>(MapType::Array, names::SERVICES_MAX),
+        names::SOCKET_PEERS => of::<i32, SocketPeer>(MapType::SkStorage, 0),
+        names::SOCKET_FLOWS => of::<SocketFlowKey, Party>(MapType::LruHash, names::SOCKET_FLOWS_MAX),
+        names::AFFINITY => of::<AffinityKey, Affinity>(MapType::LruHash, names::AFFINITY_MAX),
         _ => of::<u32, u64>(MapType::PerCpuArray, 1),
     }
 }

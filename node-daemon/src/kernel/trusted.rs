@@ -5,9 +5,13 @@
     reason = "aya's marker of plain values, tokio's registration of a descriptor, and bpf(2)"
 )]
 
+pub(super) mod links;
+pub(super) mod namespace;
+pub(super) mod tables;
+
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr,
 };
 
@@ -145,11 +149,34 @@ fn descriptor<K: Pod, V: Pod>(map: &PlainHash<K, V>) -> io::Result<u32> {
     u32::try_from(descriptor).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
+fn number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(descriptor.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
 /// # Safety
 ///
 /// The addresses in the attribute are what the call wants them to be.
 unsafe fn bpf<T: Pod>(call: libc::c_int, attribute: &mut T) -> io::Result<()> {
+    // SAFETY: the caller's.
+    unsafe { bpf_answer(call, attribute) }.map(drop)
+}
+
+/// # Safety
+///
+/// As of [`bpf`], and the call is one that gives a descriptor.
+unsafe fn bpf_descriptor<T: Pod>(call: libc::c_int, attribute: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's; nobody else has the descriptor.
+    unsafe { bpf_answer(call, attribute).map(|descriptor| OwnedFd::from_raw_fd(descriptor)) }
+}
+
+/// # Safety
+///
+/// The addresses in the attribute are what the call wants them to be.
+unsafe fn bpf_answer<T: Pod>(call: libc::c_int, attribute: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the attribute is as long as is said; of what it points to, the caller has answered for.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, call, ptr::from_mut(attribute), size_of::<T>()) };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(answer).map_err(|_| io::ErrorKind::InvalidData.into())
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,6 +18,7 @@ use super::{
     links::{Ensured, Link, Links, MadeEndpoint, NewEndpoint},
 };
 use crate::{
+    balance::tables::{Services, Step as ServiceStep},
     desired::attachments::Mac,
     endpoint::interface,
     plan::tables::{Step, Tables},
@@ -29,6 +31,11 @@ pub struct TwinState {
     /// Every step ever written, in order.
     pub steps: Vec<Step>,
     pub attached: BTreeMap<u32, Hook>,
+    pub services: Services,
+    /// Every step of services ever written, in order.
+    pub service_steps: Vec<ServiceStep>,
+    /// The cgroup that has the socket programs.
+    pub cgroup: Option<PathBuf>,
     /// The node's counter of changes, and the epochs of subjects and nodes.
     pub epoch: u64,
     pub subject_epochs: BTreeMap<u32, u64>,
@@ -82,6 +89,30 @@ impl Datapath for Twin {
                 state.write(step);
             }
             Ok(())
+        })
+    }
+
+    fn read_services(&mut self) -> Result<Services, KernelError> {
+        Ok(self.with(|state| state.services.clone()))
+    }
+
+    fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
+        self.with(|state| {
+            if let Some(why) = &state.broken {
+                return Err(KernelError::new("write the twin's services", why.as_str()));
+            }
+            for step in steps {
+                state.services.apply(step);
+                state.service_steps.push(step.clone());
+            }
+            Ok(())
+        })
+    }
+
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
+        self.with(|state| {
+            let before = state.cgroup.replace(cgroup.to_owned());
+            Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })
     }
 

@@ -1,6 +1,7 @@
 //! The daemon's core against a controller that says what the test wants, with the kernel's twin.
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
+mod balance;
 mod fake;
 mod known;
 mod local;

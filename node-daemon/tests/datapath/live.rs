@@ -96,6 +96,7 @@ impl Machine {
             uplinks: vec![UPLINK.to_owned()],
             vxlan_device: VXLAN_DEVICE.to_owned(),
             vxlan_port: 8472,
+            cgroup: None,
             boot_id: "boot-1".to_owned(),
             kernel_release: "6.1".to_owned(),
             tcx: true,

@@ -47,6 +47,19 @@ pub const EVENTS: MapName = map("EVENTS", "events_v3");
 /// Array for each CPU, one u64: events that found the ring buffer full. The second version holds the same as the first: a
 /// daemon that knows no later one does not know `BOOKS` either, would not keep it in step with `RULES`, and refuses to run.
 pub const EVENTS_LOST: MapName = map("EVENTS_LOST", "events_lost_v2");
+/// Hash: `FrontendKey` → `Frontend`.
+pub const FRONTENDS: MapName = map("FRONTENDS", "frontends_v1");
+/// Array of arrays of `Element`: slot → a service's table. Slot 0 is never used.
+pub const SERVICES: MapName = map("SERVICES", "services_v1");
+/// Array: slot in `SERVICES` → `TableNote`. For the daemon alone: until kernel 6.8 a look into an array of maps is a grace
+/// period.
+pub const TABLE_NOTES: MapName = map("TABLE_NOTES", "table_notes_v1");
+/// Kept with each connected socket: `SocketPeer`.
+pub const SOCKET_PEERS: MapName = map("SOCKET_PEERS", "socket_peers_v1");
+/// Least-recently-used hash: `SocketFlowKey` → `Party`.
+pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
+/// Least-recently-used hash: `AffinityKey` → `Affinity`.
+pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
 
 /// Array of one map: no program looks into it. To change it is to wait until all programs that run have come to their end. Not
 /// pinned.
@@ -59,7 +72,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 16] = [
+pub const ALL: [MapName; 22] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -75,11 +88,18 @@ pub const ALL: [MapName; 16] = [
     FRAGMENTS,
     COUNTERS,
     EVENTS,
+    FRONTENDS,
+    SERVICES,
+    TABLE_NOTES,
+    SOCKET_PEERS,
+    SOCKET_FLOWS,
+    AFFINITY,
     EVENTS_LOST,
 ];
 
 /// Those that packets leave something in.
-pub const WRITTEN_BY_PACKETS: [MapName; 5] = [FLOWS, FRAGMENTS, COUNTERS, EVENTS, EVENTS_LOST];
+pub const WRITTEN_BY_PACKETS: [MapName; 8] =
+    [FLOWS, FRAGMENTS, COUNTERS, EVENTS, SOCKET_PEERS, SOCKET_FLOWS, AFFINITY, EVENTS_LOST];
 
 pub const ENDPOINTS_MAX: usize = 4096;
 pub const IPCACHE_MAX: usize = 512 * 1024;
@@ -105,6 +125,13 @@ pub const COUNTERS_MAX: usize = (Reason::ROWS as usize) * POINTS_MAX;
 /// Drops that look alike, of which the next is not told at once: beyond them, the least recently seen are forgotten.
 pub const TOLD_MAX: usize = 4096;
 pub const EVENTS_BYTES: usize = 1024 * 1024;
+/// Tables of services; a service has one for each family, and two where flows from elsewhere are treated differently.
+pub const SERVICES_MAX: usize = 64 * 1024;
+pub const FRONTENDS_MAX: usize = 128 * 1024;
+/// Backends of one table: the programs look for one in eleven steps.
+pub const BACKENDS_MAX: usize = 2047;
+pub const SOCKET_FLOWS_MAX: usize = 64 * 1024;
+pub const AFFINITY_MAX: usize = 64 * 1024;
 const POINTS_MAX: usize = 8;
 
 /// Packets and bytes.

@@ -15,6 +15,7 @@ pub mod maps;
 mod peer;
 mod policy;
 mod reason;
+pub mod service;
 
 pub use address::{Address, PrefixKey};
 pub use book::{BOOK_ROWS_MAX, Book};
@@ -80,6 +81,8 @@ pub struct Config {
     pub timeout_other: u64,
     /// Nanoseconds for which drops that look alike (see [`ToldKey`]) are only counted after one was told of; 0: each is told.
     pub tell_again_after: u64,
+    /// Cookie of the node's own network namespace; 0: none is.
+    pub namespace_cookie: u64,
 }
 
 impl Config {
@@ -92,6 +95,7 @@ impl Config {
         timeout_closing: 10 * SECOND,
         timeout_other: 60 * SECOND,
         tell_again_after: SECOND,
+        namespace_cookie: 0,
     };
 }
 

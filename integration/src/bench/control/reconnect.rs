@@ -165,6 +165,7 @@ async fn daemon(directory: &std::path::Path) -> Result<Core> {
         uplinks: Vec::new(),
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: 8472,
+        cgroup: None,
         boot_id: "boot".to_owned(),
         kernel_release: "6.12".to_owned(),
         tcx: true,

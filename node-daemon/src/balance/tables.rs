@@ -1,0 +1,51 @@
+//! What the kernel's maps of services hold, as plain values, and the steps that change it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weft_shared::{
+    balance::table::Table,
+    layout::service::{Frontend, FrontendKey},
+};
+
+/// The digest of a slot that has no table.
+pub const NO_TABLE: [u64; 2] = [0; 2];
+
+/// … and of one whose table may be another one than was written last: no table has it.
+pub const UNKNOWN_TABLE: [u64; 2] = [u64::MAX; 2];
+
+/// Frontends, and for each slot the digest of its table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    pub tables: BTreeMap<u32, [u64; 2]>,
+}
+
+/// One change of the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The tables of slots, each changed as a whole; `None` leaves none. When this is done, no program has a former one in
+    /// hand any more, nor a frontend's row that was changed before.
+    Tables { tables: Vec<(u32, Option<Arc<Table>>)> },
+    /// `None` removes.
+    Frontend { key: FrontendKey, frontend: Option<Frontend> },
+}
+
+impl Services {
+    /// What the maps hold after a step.
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Tables { tables } => {
+                for (slot, table) in tables {
+                    match table {
+                        Some(table) => drop(self.tables.insert(*slot, table.digest())),
+                        None => drop(self.tables.remove(slot)),
+                    }
+                }
+            }
+            Step::Frontend { key, frontend: Some(frontend) } => {
+                self.frontends.insert(*key, *frontend);
+            }
+            Step::Frontend { key, frontend: None } => drop(self.frontends.remove(key)),
+        }
+    }
+}

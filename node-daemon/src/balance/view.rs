@@ -1,0 +1,138 @@
+//! What a service is on this node: its tables, and which flows of which frontends find them.
+//!
+//! A service has a table for each family that its frontends have, because a flow stays in its family, and another one for
+//! flows that come from elsewhere where these are treated differently.
+//!
+//! Who takes new flows: of the backends that the traffic policy leaves, those that are active; of these, where a topology
+//! label is set and flows begin here, those with this node's value, if there are any. If no backend is active, *all that are
+//! quarantined* do: probes that fail everywhere say more about the probes than about the backends, and what is not there
+//! refuses by itself. Backends that terminate or are in maintenance never do. They stay in the table without slots, as do
+//! active ones that others are preferred to, and keep the flows that they have; a quarantined one does not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weft_shared::{
+    balance::table::{self, Manner, Table},
+    layout::{
+        Address,
+        service::{FrontendKey, frontend_flags},
+    },
+};
+
+use super::service::{Algorithm, Backend, Forwarding, Frontend, Service, State};
+
+/// The node itself, as far as services tell nodes apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    pub node: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a flow comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// It begins on this node.
+    Inside,
+    Outside,
+}
+
+impl Scope {
+    pub const ALL: [Self; 2] = [Self::Inside, Self::Outside];
+}
+
+/// Flows to a frontend.
+pub type Reference = (FrontendKey, Scope);
+
+/// A table, and who finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub table: Arc<Table>,
+    pub references: BTreeSet<Reference>,
+}
+
+/// The tables of a service on this node.
+pub fn shares(service: &Service, here: &Here) -> Vec<Share> {
+    let mut shares: Vec<Share> = Vec::new();
+    for v4 in [true, false] {
+        let keys: Vec<FrontendKey> =
+            service.frontends.iter().filter_map(|frontend| key(frontend, v4)).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        let of_family = shares.len();
+        for scope in Scope::ALL {
+            let table = table(service, here, v4, scope);
+            let references = keys.iter().map(|key| (*key, scope));
+            match shares[of_family..].iter_mut().find(|share| *share.table == table) {
+                Some(share) => share.references.extend(references),
+                None => shares.push(Share { table: Arc::new(table), references: references.collect() }),
+            }
+        }
+    }
+    shares
+}
+
+/// The key of a frontend in a family, if it is of that.
+pub fn key(frontend: &Frontend, v4: bool) -> Option<FrontendKey> {
+    let Frontend { address, port, protocol, .. } = *frontend;
+    match address {
+        Some(address) if address.is_ipv4() != v4 => None,
+        Some(address) => Some(FrontendKey::address(Address::from(address), port.to_be(), protocol)),
+        None => Some(FrontendKey::node_port(v4, port.to_be(), protocol)),
+    }
+}
+
+/// The flags of a frontend's row.
+pub fn flags(frontend: &Frontend) -> u32 {
+    if frontend.cluster { frontend_flags::CLUSTER } else { 0 }
+}
+
+fn table(service: &Service, here: &Here, v4: bool, scope: Scope) -> Table {
+    let only_local = match scope {
+        Scope::Inside => service.local_inside,
+        Scope::Outside => service.local_outside,
+    };
+    let candidates: Vec<&Backend> = service
+        .backends
+        .iter()
+        .filter(|backend| backend.address.is_ipv4() == v4)
+        .filter(|backend| !only_local || backend.node == here.node)
+        .collect();
+    let taking = taking(service, here, scope, &candidates);
+    let backends = candidates.into_iter().filter_map(|backend| {
+        let new_flows = taking.contains(&(backend.address, backend.port));
+        let stays = new_flows || backend.state != State::Quarantined;
+        stays.then(|| table::Backend {
+            address: backend.address,
+            port: backend.port,
+            weight: backend.weight,
+            new_flows,
+            local: backend.node == here.node,
+        })
+    });
+    let Service { algorithm, forwarding, sources, affinity_seconds, slots, .. } = *service;
+    let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
+    Table::new(Manner { random, dsr, sources, affinity_seconds, slots }, backends.collect())
+}
+
+type Place = (std::net::IpAddr, u16);
+
+/// Who takes new flows.
+fn taking(service: &Service, here: &Here, scope: Scope, candidates: &[&Backend]) -> BTreeSet<Place> {
+    let of_state = |state: State| candidates.iter().filter(move |backend| backend.state == state);
+    let places = |backends: &mut dyn Iterator<Item = &&Backend>| -> BTreeSet<Place> {
+        backends.map(|backend| (backend.address, backend.port)).collect()
+    };
+    let label = service.topology_label.as_ref().filter(|_| scope == Scope::Inside);
+    if let Some(own) = label.and_then(|label| here.labels.get(label)).filter(|own| !own.is_empty()) {
+        let preferred = places(&mut of_state(State::Active).filter(|backend| backend.topology == *own));
+        if !preferred.is_empty() {
+            return preferred;
+        }
+    }
+    let active = places(&mut of_state(State::Active));
+    if active.is_empty() { places(&mut of_state(State::Quarantined)) } else { active }
+}

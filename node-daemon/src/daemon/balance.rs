@@ -1,0 +1,83 @@
+//! Services: what is desired into the kernel, and what somebody else changed there mended.
+
+use tracing::warn;
+use weft_proto::v1::{self, ResourceType};
+
+use super::{Settings, State, repairs::Repair};
+use crate::{
+    balance::{Balancer, tables::Services, view::Here},
+    kernel::{Attached, Datapath, KernelError, links::Links},
+    plan::diff::Sweep,
+};
+
+/// What the daemon knows of its services.
+pub(super) struct Balance {
+    balancer: Balancer,
+    /// What the kernel holds, as far as this daemon knows.
+    actual: Services,
+    /// Services that are not what they should be.
+    unrealised: Vec<(String, String)>,
+    /// How far the kernel was brought to what was desired last; `None`: it was not.
+    settled: Option<Sweep>,
+}
+
+impl Balance {
+    pub(super) fn begin(settings: &Settings, actual: Services) -> Self {
+        let here = Here { node: settings.node.clone(), labels: settings.labels.clone() };
+        Self { balancer: Balancer::new(here), actual, unrealised: Vec::new(), settled: None }
+    }
+}
+
+impl<D: Datapath, L: Links> State<D, L> {
+    /// Brings the kernel to the services that are desired. What can't be realised is told as rejected, and keeps nothing else
+    /// from being written.
+    pub(super) fn write_services(&mut self, sweep: Sweep) -> Result<(), KernelError> {
+        let desired = self.desired.services();
+        let services = &mut self.services;
+        if services.settled != Some(sweep) || !services.balancer.knows(desired) {
+            services.settled = None;
+            let plan = services.balancer.plan(desired, &services.actual, sweep);
+            for step in &plan.steps {
+                // One by one: what is known stays true where the kernel refuses in the middle.
+                if let Err(error) = self.datapath.write_services(std::slice::from_ref(step)) {
+                    services.actual = self.datapath.read_services()?;
+                    return Err(error);
+                }
+                services.actual.apply(step);
+            }
+            services.unrealised = plan.unrealised;
+            services.settled = Some(sweep);
+        }
+        self.unrealised.extend(services.unrealised.iter().map(|(name, reason)| v1::RejectedResource {
+            r#type: ResourceType::Service.into(),
+            name: name.clone(),
+            reason: reason.clone(),
+        }));
+        Ok(())
+    }
+
+    /// Reads what the kernel holds: what differs from what was written is written again next.
+    pub(super) fn look_at_services(&mut self) -> Result<(), KernelError> {
+        let found = self.datapath.read_services()?;
+        if found != self.services.actual {
+            warn!("somebody else changed the kernel's tables of services; they are mended");
+            self.repairs.note(Repair::Rows);
+            self.services.actual = found;
+            self.services.settled = None;
+        }
+        Ok(())
+    }
+
+    /// The socket programs are where they belong.
+    pub(super) fn hold_sockets(&mut self) {
+        let Some(cgroup) = &self.settings.cgroup else { return };
+        match self.datapath.attach_sockets(cgroup) {
+            Ok(Attached::InPlace) => {}
+            Ok(Attached::Anew) => {
+                warn!(cgroup = %cgroup.display(), "somebody had taken socket programs off: they are attached again");
+                self.repairs.note(Repair::Programs);
+            }
+            Err(error) => warn!(%error, "socket programs can't be attached; tried again"),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The maps of services: read into [`Services`], changed by [`Step`]s.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+    thread,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData},
+};
+use bytemuck::Zeroable as _;
+use weft_shared::{
+    balance::table::Table,
+    layout::{
+        maps::{self as names, MapName},
+        service::{Element, Frontend, FrontendKey, TableNote},
+    },
+};
+
+use super::{
+    KernelError,
+    maps::{all, set, take},
+    trusted::{Plain, tables},
+};
+use crate::{
+    balance::tables::{NO_TABLE, Services, Step, UNKNOWN_TABLE},
+    limits::TABLES_IN_ONE_WRITE_MAX,
+};
+
+pub(super) struct ServiceMaps {
+    frontends: HashMap<MapData, Plain<FrontendKey>, Plain<Frontend>>,
+    services: OwnedFd,
+    notes: OwnedFd,
+    /// Elements of all tables, by slot.
+    elements: BTreeMap<u32, u64>,
+}
+
+impl ServiceMaps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let frontends = take(ebpf, names::FRONTENDS)?;
+        let services = descriptor(ebpf, names::SERVICES)?;
+        let notes = descriptor(ebpf, names::TABLE_NOTES)?;
+        Ok(Self { frontends, services, notes, elements: BTreeMap::new() })
+    }
+
+    pub(super) fn read(&mut self) -> Result<Services, KernelError> {
+        let frontends = all(self.frontends.iter(), names::FRONTENDS)?;
+        let frontends = frontends.map(|(key, frontend)| (key.0, frontend.0)).collect();
+        let slots = u32::try_from(names::SERVICES_MAX).unwrap_or(u32::MAX);
+        let notes = tables::read::<TableNote>(self.notes.as_fd(), slots).map_err(not_known)?;
+        let notes = (0..).zip(notes).filter(|(_, note)| note.digest != NO_TABLE);
+        self.elements.clear();
+        let mut found = BTreeMap::new();
+        for (slot, TableNote { digest, elements }) in notes {
+            found.insert(slot, digest);
+            self.elements.insert(slot, elements);
+        }
+        Ok(Services { frontends, tables: found })
+    }
+
+    pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
+        match step {
+            Step::Frontend { key, frontend } => {
+                let row = frontend.map(Plain);
+                set(&mut self.frontends, &Plain(*key), row, names::FRONTENDS)
+            }
+            Step::Tables { tables } => {
+                tables.chunks(TABLES_IN_ONE_WRITE_MAX).try_for_each(|some| self.put(some))
+            }
+        }
+    }
+
+    /// Tables are made before the first of them is swapped. What is known of a slot is never more than is so: after a crash in
+    /// between, the table is another one than any that is desired.
+    fn put(&mut self, some: &[(u32, Option<Arc<Table>>)]) -> Result<(), KernelError> {
+        let made = make(some).map_err(|error| KernelError::new("make a table of a service", error))?;
+        let slots: Vec<u32> = some.iter().map(|(slot, _)| *slot).collect();
+        let made: Vec<BorrowedFd<'_>> = made.iter().map(|table| table.as_fd()).collect();
+        let notes: Vec<TableNote> = some.iter().map(|(_, table)| note(table.as_deref())).collect();
+        let unknown: Vec<_> = notes.iter().map(|note| TableNote { digest: UNKNOWN_TABLE, ..*note }).collect();
+        tables::write(self.notes.as_fd(), &slots, &unknown).map_err(not_known)?;
+        tables::put(self.services.as_fd(), &slots, &made).map_err(not_put)?;
+        tables::write(self.notes.as_fd(), &slots, &notes).map_err(not_known)?;
+        self.elements.extend(slots.iter().zip(&notes).map(|(slot, note)| (*slot, note.elements)));
+        Ok(())
+    }
+
+    /// Memory that the tables take, in whole pages.
+    pub(super) fn table_bytes(&self) -> u64 {
+        self.elements.values().map(|elements| array_bytes(*elements)).sum()
+    }
+}
+
+fn note(table: Option<&Table>) -> TableNote {
+    table.map_or(TableNote { digest: NO_TABLE, elements: 0 }, |table| TableNote {
+        digest: table.digest(),
+        elements: table.length().into(),
+    })
+}
+
+/// Memory of an array, in whole pages; none of one without elements, which is no table.
+fn array_bytes(elements: u64) -> u64 {
+    const PAGE_BYTES: u64 = 4096;
+    /// The kernel's own part.
+    const HEAD_BYTES: u64 = 384;
+    if elements == 0 {
+        return 0;
+    }
+    (HEAD_BYTES + elements * size_of::<Element>() as u64).next_multiple_of(PAGE_BYTES)
+}
+
+/// A descriptor of our own: what is done with these maps aya has no calls for.
+fn descriptor(ebpf: &mut Ebpf, map: MapName) -> Result<OwnedFd, KernelError> {
+    let what = || format!("map {}", map.pin);
+    let taken = ebpf.take_map(map.object);
+    let taken = taken.ok_or_else(|| KernelError::new(what(), "the object has no such map"))?;
+    let (Map::ArrayOfMaps(data) | Map::Array(data)) = &taken else {
+        return Err(KernelError::new(what(), "it is no array"));
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(what(), error))
+}
+
+/// Slots of many backends take their time: on as many threads as there are processors.
+fn make(some: &[(u32, Option<Arc<Table>>)]) -> io::Result<Vec<OwnedFd>> {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let part = some.len().div_ceil(workers).max(1);
+    let make_part = |part: &[(u32, Option<Arc<Table>>)]| -> io::Result<Vec<OwnedFd>> {
+        part.iter()
+            .map(|(_, table)| match table {
+                Some(table) => tables::create(&table.elements()),
+                None => tables::create(&[Element::zeroed()]),
+            })
+            .collect()
+    };
+    if part == some.len() || some.len() < workers {
+        return make_part(some);
+    }
+    thread::scope(|scope| {
+        let parts: Vec<_> = some.chunks(part).map(|part| scope.spawn(move || make_part(part))).collect();
+        let mut made = Vec::with_capacity(some.len());
+        for part in parts {
+            made.extend(part.join().map_err(|_| io::Error::other("a thread that makes tables panicked"))??);
+        }
+        Ok(made)
+    })
+}
+
+fn not_put(error: io::Error) -> KernelError {
+    KernelError::new(format!("map {}", names::SERVICES.pin), error)
+}
+
+fn not_known(error: io::Error) -> KernelError {
+    KernelError::new(format!("map {}", names::TABLE_NOTES.pin), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use weft_shared::balance::table::{Backend, Manner};
+
+    use super::*;
+
+    #[test]
+    fn ten_thousand_services_of_a_hundred_backends_take_less_than_700_mib() {
+        let backend = |last| Backend {
+            address: IpAddr::from([10, 0, 0, last]),
+            port: 80,
+            weight: 1,
+            new_flows: true,
+            local: false,
+        };
+        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 16_381 };
+        let table = Table::new(manner, (0..100).map(backend).collect());
+        let bytes = 10_000 * array_bytes(table.length().into());
+        assert_eq!(bytes / (1024 * 1024), 351);
+    }
+}

@@ -1,0 +1,179 @@
+//! Services, from the controller's word to the kernel.
+
+use weft_noded::balance::tables::Services;
+use weft_proto::v1::{self, ResourceType};
+
+use crate::{
+    base,
+    fake::Fake,
+    full,
+    node::{Kernel, Node},
+    synced, upsert,
+};
+
+fn service(name: &str, frontend: &str, backends: &[&str]) -> v1::Upsert {
+    let backend = |address: &&str| v1::NodeBackend {
+        address: (*address).to_owned(),
+        port: 8080,
+        weight: 1,
+        state: v1::BackendState::Active.into(),
+        ..v1::NodeBackend::default()
+    };
+    let frontend = v1::NodeFrontend {
+        address: frontend.to_owned(),
+        port: 80,
+        protocol: 6,
+        r#type: v1::FrontendType::Cluster.into(),
+    };
+    let sent = v1::NodeService {
+        frontends: vec![frontend],
+        backends: backends.iter().map(backend).collect(),
+        algorithm: v1::Algorithm::Maglev.into(),
+        internal_traffic_policy: v1::TrafficPolicy::Fleet.into(),
+        external_traffic_policy: v1::TrafficPolicy::Fleet.into(),
+        forwarding_mode: v1::ForwardingMode::Snat.into(),
+        slots: 251,
+        ..v1::NodeService::default()
+    };
+    v1::Upsert { requires: vec!["services".to_owned()], ..upsert(ResourceType::Service, name, &sent) }
+}
+
+fn services(kernel: &Kernel) -> Services {
+    kernel.maps.with(|state| state.services.clone())
+}
+
+fn delta(revision: u64, upserts: Vec<v1::Upsert>) -> v1::Delta {
+    v1::Delta { nonce: revision, revision, upserts, ..v1::Delta::default() }
+}
+
+#[tokio::test]
+async fn services_are_in_the_kernel_when_they_are_acknowledged() {
+    let (_state, kernel, _fake, _node, mut stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5", "10.200.2.5"])]).await;
+    let first = services(&kernel);
+    assert_eq!((first.frontends.len(), first.tables.len()), (1, 1));
+    stream.delta(delta(6, vec![service("web", "10.96.0.1", &["10.200.1.5"])])).await;
+    assert_eq!(stream.ack().await.revision, 6);
+    let second = services(&kernel);
+    assert_eq!(first.frontends, second.frontends);
+    assert_ne!(first.tables, second.tables);
+    let removes = vec![v1::Remove { r#type: ResourceType::Service.into(), name: "web".to_owned() }];
+    stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
+    stream.ack().await;
+    assert_eq!(services(&kernel), Services::default());
+}
+
+#[tokio::test]
+async fn a_service_that_is_wrong_is_rejected_by_name_and_keeps_its_last_good_form() {
+    let (_state, kernel, _fake, _node, mut stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5"])]).await;
+    let before = services(&kernel);
+    let wrong = service("web", "10.96.0.300", &["10.200.1.6"]);
+    stream.delta(delta(6, vec![wrong, service("db", "10.96.0.2", &["10.200.1.7"])])).await;
+    let ack = stream.ack().await;
+    assert_eq!((ack.revision, ack.rejected.len()), (5, 1));
+    assert_eq!((ack.rejected[0].r#type(), ack.rejected[0].name.as_str()), (ResourceType::Service, "web"));
+    assert!(ack.rejected[0].reason.contains("frontends[0].address"), "{:?}", ack.rejected);
+    let after = services(&kernel);
+    assert!(before.frontends.iter().all(|(key, frontend)| after.frontends[key] == *frontend));
+    assert_eq!(after.frontends.len(), 2, "the other one is there");
+}
+
+#[tokio::test]
+async fn a_frontend_that_another_service_has_is_told_of_until_it_is_free() {
+    let (_state, kernel, _fake, node, mut stream) =
+        synced(vec![service("a", "10.96.0.1", &["10.200.1.5"])]).await;
+    let before = services(&kernel);
+    stream.delta(delta(6, vec![service("b", "10.96.0.1", &["10.200.1.6"])])).await;
+    let ack = stream.ack().await;
+    assert_eq!((ack.revision, ack.rejected[0].name.as_str()), (5, "b"));
+    assert_eq!(services(&kernel), before);
+    // Deltas about other things tell of it, too.
+    stream.delta(delta(7, vec![crate::address("10.200.2.9", 300)])).await;
+    assert_eq!(stream.ack().await.rejected.len(), 1);
+    let problems = node.status().await.problems;
+    assert!(
+        problems.iter().any(|problem| problem.contains("10.96.0.1 port 80 is the service a's")),
+        "{problems:?}"
+    );
+    let removes = vec![v1::Remove { r#type: ResourceType::Service.into(), name: "a".to_owned() }];
+    stream.delta(v1::Delta { removes, ..delta(8, Vec::new()) }).await;
+    assert_eq!(stream.ack().await.revision, 8);
+    assert_eq!(services(&kernel).frontends.len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_swaps_nothing_and_removes_nothing_before_all_was_sent() {
+    let (state, kernel, fake, node, stream) = synced(vec![
+        service("web", "10.96.0.1", &["10.200.1.5", "10.200.2.5"]),
+        service("db", "10.96.0.2", &["10.200.1.6"]),
+    ])
+    .await;
+    drop(stream);
+    node.kill();
+    let (before, steps) = kernel.maps.with(|state| (state.services.clone(), state.service_steps.len()));
+    let _node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    assert_eq!(kernel.maps.with(|state| state.service_steps.len()), steps, "equal tables are not swapped");
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 6).await;
+    let first = base().into_iter().chain([service("db", "10.96.0.2", &["10.200.1.6"])]).collect();
+    stream.delta(delta(6, first)).await;
+    stream.ack().await;
+    assert_eq!(services(&kernel), before);
+    stream.delta(v1::Delta { in_sync: true, full: true, ..delta(7, Vec::new()) }).await;
+    stream.ack().await;
+    let after = services(&kernel);
+    assert_eq!((after.frontends.len(), after.tables.len()), (1, 1), "what was not sent is gone");
+}
+
+#[tokio::test]
+async fn what_the_disk_says_is_enforced_without_a_controller() {
+    let (state, kernel, _fake, node, stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5"])]).await;
+    drop(stream);
+    node.kill();
+    let before = services(&kernel);
+    kernel.maps.with(|state| state.services = Services::default());
+    let _node = Node::start(&kernel, state.path(), &["http://127.0.0.1:1"]).await;
+    assert_eq!(services(&kernel), before);
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_mended_and_counted() {
+    let (_state, kernel, _fake, node, _stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5", "10.200.2.5"])]).await;
+    let before = services(&kernel);
+    kernel.maps.with(|state| {
+        state.services.frontends.clear();
+        state.services.tables.insert(7, [1, 2]);
+        state.services.tables.remove(&1);
+    });
+    node.core.check().await.expect("the core lives");
+    assert_eq!(services(&kernel), before);
+    let repairs = node.status().await.repairs;
+    assert!(repairs.iter().any(|repair| repair.what == "rows"), "{repairs:?}");
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_comes_again() {
+    let (_state, kernel, fake, node, mut stream) = synced(Vec::new()).await;
+    kernel.maps.with(|state| state.broken = Some("no memory for a table".to_owned()));
+    stream.delta(delta(6, vec![service("web", "10.96.0.1", &["10.200.1.5"])])).await;
+    while let Some(message) = stream.next().await {
+        assert!(!matches!(message, v1::node_message::Message::Ack(_)), "acknowledged what was not written");
+    }
+    let status = node.status().await;
+    assert!(status.problems.iter().any(|problem| problem.contains("no memory")), "{:?}", status.problems);
+    kernel.maps.with(|state| state.broken = None);
+    let mut stream = reconnected(&fake).await;
+    let all = base().into_iter().chain([service("web", "10.96.0.1", &["10.200.1.5"])]).collect();
+    stream.delta(full(6, all)).await;
+    assert_eq!(stream.ack().await.revision, 6);
+    assert_eq!(services(&kernel).frontends.len(), 1);
+}
+
+async fn reconnected(fake: &Fake) -> crate::fake::Stream {
+    let stream = fake.stream().await;
+    stream.welcome("store-1", 6).await;
+    stream
+}

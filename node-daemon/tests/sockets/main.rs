@@ -1,0 +1,9 @@
+//! The socket programs, by real sockets of a process in a cgroup: programs on socket addresses can't be tried by
+//! `BPF_PROG_TEST_RUN`.
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on says why")]
+
+mod calls;
+mod changes;
+mod conformance;
+mod servers;
+mod world;

@@ -1,0 +1,5 @@
+//! Which backend of a service a new flow gets, the same on every node: [`maglev`] gives backends their slots, [`table`] makes
+//! the table that the kernel programs read. Pure.
+
+pub mod maglev;
+pub mod table;

@@ -1,0 +1,351 @@
+//! Load balancing: frontends, each service's table, and what sockets and clients are remembered for.
+//!
+//! A table is an array of its own in the array of arrays `SERVICES`, so that it changes as a whole: whoever looks into it
+//! holds one revision of it until the end, and numbers of backends mean something in that one alone. It is never written
+//! again once it is there. Its elements: a [`ServiceHeader`]; the [`ServiceBackend`]s, ordered by address and port
+//! ([`ServiceBackend::order`]); the slots of the Maglev table, each the number of a backend, [`SLOTS_PER_ELEMENT`] to an element.
+
+use core::hint::black_box;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Address;
+
+/// One element of a service's table. As large as a backend: a look-up for the header, one for the slot and one for the backend
+/// are all that a new flow needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Element {
+    pub words: [u64; 4],
+}
+
+/// Slots in one element.
+pub const SLOTS_PER_ELEMENT: u32 = 16;
+
+/// An element with slots.
+pub type SlotsElement = [u16; SLOTS_PER_ELEMENT as usize];
+
+/// The first element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ServiceHeader {
+    /// Of all that the table says. Programs don't look at it.
+    pub digest: [u64; 2],
+    /// 0: nobody takes new flows, they are to be rejected.
+    pub slots: u16,
+    pub backends: u16,
+    /// `service_flags`.
+    pub flags: u32,
+    /// For how long after its last flow a client keeps its backend; 0: not at all.
+    pub affinity_seconds: u32,
+    pub reserved: u32,
+}
+
+/// Bits of [`ServiceHeader::flags`].
+pub mod service_flags {
+    /// Slots are picked by chance, and not by a hash of the flow.
+    pub const RANDOM: u32 = 1;
+    /// Backends answer the client themselves.
+    pub const DSR: u32 = 2;
+    /// Sources are judged, which only those who see packets can: a socket has no source yet.
+    pub const SOURCES: u32 = 4;
+}
+
+/// What the daemon notes of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TableNote {
+    /// 0: there is no table.
+    pub digest: [u64; 2],
+    pub elements: u64,
+}
+
+/// A backend of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ServiceBackend {
+    pub address: Address,
+    /// Network order; 0: the frontend's.
+    pub port: u16,
+    /// `backend_flags`.
+    pub flags: u16,
+    pub weight: u16,
+    pub reserved: [u16; 5],
+}
+
+/// Bits of [`ServiceBackend::flags`].
+pub mod backend_flags {
+    /// Has slots: takes new flows. One without keeps the flows that it has.
+    pub const NEW_FLOWS: u16 = 1;
+    /// An endpoint of this node.
+    pub const LOCAL: u16 = 2;
+}
+
+impl ServiceBackend {
+    /// What backends are ordered by: the address as it reads, then the port.
+    #[inline(always)]
+    pub const fn order(address: &Address, port: u16) -> [u64; 3] {
+        let Address { words: [a, b, c, d] } = *address;
+        [pair(a, b), pair(c, d), u16::from_be(port) as u64]
+    }
+
+    /// 1 if the backend is before this place in the order, else 0. Without a branch: each would double what the verifier looks at
+    /// in a search (until kernel 6.3 it takes no two states of a program with functions for the same).
+    #[inline(always)]
+    pub fn is_before(&self, place: [u64; 3]) -> u32 {
+        let [high, low, port] = Self::order(&self.address, self.port);
+        let [place_high, place_low, place_port] = place;
+        let before = less(high, place_high)
+            | !differs(high, place_high)
+                & (less(low, place_low) | !differs(low, place_low) & less(port, place_port));
+        (before & 1) as u32
+    }
+}
+
+/// 1 or 0.
+#[inline(always)]
+fn less(left: u64, right: u64) -> u64 {
+    let (left, right) = (black_box(left), black_box(right));
+    ((!left & right) | ((!left | right) & left.wrapping_sub(right))) >> 63
+}
+
+/// 1 or 0.
+#[inline(always)]
+fn differs(left: u64, right: u64) -> u64 {
+    let difference = black_box(left ^ right);
+    (difference | black_box(difference.wrapping_neg())) >> 63
+}
+
+#[inline(always)]
+const fn pair(high: u32, low: u32) -> u64 {
+    (u32::from_be(high) as u64) << 32 | u32::from_be(low) as u64
+}
+
+/// The element in which a slot is.
+#[inline(always)]
+pub const fn slot_element(backends: u16, slot: u32) -> u32 {
+    1 + backends as u32 + slot / SLOTS_PER_ELEMENT
+}
+
+/// The slot of a flow's hash; 0 where there are none.
+#[inline(always)]
+pub const fn slot_of(hash: u32, slots: u16) -> u32 {
+    ((hash as u64 * slots as u64) >> 32) as u32
+}
+
+/// A hash of a socket's choice: each bit depends on each (finalizer of `MurmurHash3`'s 64-bit variant).
+#[inline(always)]
+pub const fn socket_hash(cookie: u64, address: &Address, port: u16) -> u32 {
+    let [high, low, port] = ServiceBackend::order(address, port);
+    let mut hash = mix(cookie ^ (port << 48));
+    hash = mix(hash ^ high);
+    hash = mix(hash ^ low);
+    (hash >> 32) as u32
+}
+
+#[inline(always)]
+const fn mix(mut value: u64) -> u64 {
+    value ^= value >> 33;
+    value = value.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    value ^= value >> 33;
+    value = value.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    value ^ (value >> 33)
+}
+
+/// Key of `FRONTENDS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FrontendKey {
+    /// Of a port of the node: [`Self::ANY_V4`] or [`Address::UNSPECIFIED`] (IPv6).
+    pub address: Address,
+    /// Network order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// A [`FrontendKind`].
+    pub kind: u8,
+}
+
+impl FrontendKey {
+    /// Any address of the node's, IPv4.
+    pub const ANY_V4: Address = Address::from_v4(0);
+
+    /// An address's port.
+    #[inline(always)]
+    pub const fn address(address: Address, port: u16, protocol: u8) -> Self {
+        Self { address, port, protocol, kind: FrontendKind::Address as u8 }
+    }
+
+    /// A port of the node, in one family.
+    #[inline(always)]
+    pub const fn node_port(v4: bool, port: u16, protocol: u8) -> Self {
+        let address = if v4 { Self::ANY_V4 } else { Address::UNSPECIFIED };
+        Self { address, port, protocol, kind: FrontendKind::NodePort as u8 }
+    }
+}
+
+/// What a frontend's address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrontendKind {
+    Address = 0,
+    NodePort = 1,
+}
+
+/// Row of `FRONTENDS`: which tables say where its flows go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct Frontend {
+    /// Slot in `SERVICES` for flows that begin on this node. Never 0.
+    pub inside: u32,
+    /// … and for those that come from elsewhere.
+    pub outside: u32,
+    /// `frontend_flags`.
+    pub flags: u32,
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend_flags {
+    /// An address of the fleet's, which nobody outside is to reach.
+    pub const CLUSTER: u32 = 1;
+}
+
+/// An address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct Party {
+    pub address: Address,
+    /// Network order.
+    pub port: u16,
+    pub zero: u16,
+}
+
+impl Party {
+    /// Whether both are the same. In words: a comparison of memory is a call in the kernel programs.
+    #[inline(always)]
+    pub const fn is(&self, other: &Self) -> bool {
+        let (own, others) = (&self.address.words, &other.address.words);
+        let words = (own[0] ^ others[0]) | (own[1] ^ others[1]) | (own[2] ^ others[2]) | (own[3] ^ others[3]);
+        words | (self.port ^ other.port) as u32 == 0
+    }
+}
+
+/// What a connected socket is told of its peer, and who that is. Kept with the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SocketPeer {
+    pub frontend: Party,
+    pub backend: Party,
+}
+
+/// Key of `SOCKET_FLOWS`, for sockets that name their peer with each datagram: where what goes to a frontend went last, and from which frontend
+/// what comes from a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct SocketFlowKey {
+    pub cookie: u64,
+    pub party: Party,
+    /// A [`Way`].
+    pub way: u32,
+}
+
+/// Which half of a socket's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Way {
+    /// Frontend → its backend, with the port as in the table.
+    ToFrontend = 0,
+    /// Backend → the frontend.
+    FromBackend = 1,
+}
+
+/// Key of `AFFINITY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// Slot in `SERVICES`.
+    pub service: u32,
+    /// A [`ClientKind`].
+    pub kind: u32,
+    pub client: Address,
+}
+
+/// How a client is told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ClientKind {
+    /// By its address.
+    Address = 0,
+    /// By the cookie of its network namespace, in the address's first two words: a socket has no address yet.
+    Namespace = 1,
+}
+
+/// Row of `AFFINITY`. Used only as long as the backend is in the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Affinity {
+    /// With the port as in the table.
+    pub backend: Party,
+    pub reserved: u32,
+    /// Of the last flow; nanoseconds of the kernel's monotonic clock.
+    pub seen_at: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Element>() == size_of::<ServiceHeader>());
+    assert!(size_of::<Element>() == size_of::<ServiceBackend>());
+    assert!(size_of::<Element>() == size_of::<SlotsElement>());
+};
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn backends_are_ordered_as_their_addresses_read() {
+        let order = |text: &str, port: u16| {
+            ServiceBackend::order(&text.parse::<IpAddr>().unwrap().into(), port.to_be())
+        };
+        assert!(order("10.0.0.2", 80) < order("10.0.1.1", 80));
+        assert!(order("10.0.0.2", 80) < order("10.0.0.2", 256));
+        assert!(order("10.0.0.2", 256) < order("10.0.0.10", 1));
+        assert!(order("fd00::1", 1) < order("fd00:0:0:1::", 1));
+    }
+
+    #[test]
+    fn a_backend_is_before_a_place_as_the_order_says() {
+        let addresses = ["10.0.0.1", "10.0.0.2", "10.0.1.0", "fd00::1", "fd00:0:0:1::", "ff00::", "::1"];
+        let places = addresses.iter().flat_map(|text| [0, 1, 80, 255, 256, 65_535].map(|port| (*text, port)));
+        let places: Vec<(Address, u16)> = places
+            .map(|(text, port): (&str, u16)| (text.parse::<IpAddr>().unwrap().into(), port.to_be()))
+            .collect();
+        for (address, port) in &places {
+            let backend = ServiceBackend { address: *address, port: *port, ..Zeroable::zeroed() };
+            for (other, other_port) in &places {
+                let other = ServiceBackend::order(other, *other_port);
+                let before = ServiceBackend::order(address, *port) < other;
+                assert_eq!(backend.is_before(other), u32::from(before), "{backend:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn hashes_reach_every_slot_and_no_other() {
+        assert_eq!(slot_of(0, 16_381), 0);
+        assert_eq!(slot_of(u32::MAX, 16_381), 16_380);
+        assert_eq!(slot_of(u32::MAX, 1), 0);
+        assert_eq!(slot_element(100, 16_380), 1 + 100 + 1023);
+    }
+
+    #[test]
+    fn cookies_that_follow_one_another_are_spread_over_the_slots() {
+        let address = IpAddr::from([10, 96, 0, 1]).into();
+        let mut counts = [0_u32; 8];
+        for cookie in 0..8000 {
+            counts[slot_of(socket_hash(cookie, &address, 80), 8) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+}
