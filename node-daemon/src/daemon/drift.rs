@@ -67,6 +67,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
         }
         self.hold_sockets();
+        self.hold_prefilters();
     }
 
     /// `false`: it has no programs, and is closed therefore.
