@@ -26,6 +26,8 @@ pub(super) struct Prefilters {
     unrealised: Vec<(String, String)>,
     /// Where the program is, by interface index.
     modes: BTreeMap<u32, Mode>,
+    /// … as the controller of this stream was told.
+    told: BTreeMap<u32, Mode>,
     /// Uplinks that it can't be attached to, by name, and why.
     bare: BTreeMap<String, String>,
 }
@@ -44,6 +46,7 @@ impl Prefilters {
             slots: BTreeMap::new(),
             unrealised: Vec::new(),
             modes: BTreeMap::new(),
+            told: BTreeMap::new(),
             bare: BTreeMap::new(),
         }
     }
@@ -54,6 +57,11 @@ impl Prefilters {
             Some(Mode::Native) => v1::XdpMode::Native,
             Some(Mode::Generic) => v1::XdpMode::Generic,
         }
+    }
+
+    /// The controller is told where the program is.
+    pub(super) fn tell(&mut self) {
+        self.told.clone_from(&self.modes);
     }
 
     /// For people: where nothing is dropped that should be.
@@ -124,6 +132,13 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         if let Err(error) = self.bare_others(wanted) {
             warn!(%error, "an XDP program that nobody needs stays");
+        }
+    }
+
+    /// The controller hears of devices with the next stream's first word.
+    pub(super) fn tell_of_modes(&mut self) {
+        if self.prefilters.told != self.prefilters.modes && self.connection.is_some() {
+            self.connection = None;
         }
     }
 
