@@ -18,7 +18,7 @@ use weft_proto::v1::{PrefilterDrops, XdpMode};
 /// For the first node alone.
 fn prefilter(cidrs: &[String]) -> String {
     format!(
-        "\nkind: Prefilter\nname: scanners\nnodes: {{matchLabels: {{name: node-1}}}}\ncidrs: {cidrs:?}\narpSenders: [192.0.2.66]\n"
+        "\nkind: Prefilter\nname: scanners\nnodes: {{matchLabels: {{role: gateway}}}}\ncidrs: {cidrs:?}\narpSenders: [192.0.2.66]\n"
     )
 }
 
@@ -52,6 +52,10 @@ const FILTERED: [Outcome; 8] = [Deny, Allow, Allow, Deny, Deny, Allow, Allow, De
 #[test]
 fn listed_sources_are_dropped_at_the_uplinks_of_selected_nodes_until_the_list_goes() -> Result<()> {
     scenario("prefilter", 2, |fleet| {
+        fleet.node_mut(1).terminate()?;
+        fleet.node_mut(1).set_labels(&["role=gateway"]);
+        fleet.node_mut(1).run()?;
+        fleet.wait_for_nodes()?;
         let mut servers = Vec::new();
         for (number, ports) in [(1, &[22, 1000][..]), (2, &[1000])] {
             let host = fleet.node(number).host().namespace()?;
