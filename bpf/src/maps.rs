@@ -15,8 +15,8 @@ use weft_shared::layout::{
     maps::{
         AFFINITY_MAX, BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
         FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
-        PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTERS_MAX, PREFIXES_MAX, RULES_MAX, SERVICES_MAX,
-        SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
+        PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX, RULES_MAX,
+        SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
@@ -119,9 +119,9 @@ pub static PREFILTER_SENDERS: HashMap<u32, u32, { 2 * PREFILTER_SENDERS_MAX }, G
 pub static PREFILTER_OPEN: Array<u64, { OPEN_WORDS as usize }> = Array::new();
 /// For the daemon alone.
 #[btf_map]
-pub static PREFILTER_LISTS: Array<PrefilterNote, { 2 * PREFILTERS_MAX }> = Array::new();
+pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
-pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { 2 * PREFILTERS_MAX }> = PerCpuArray::new();
+pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

@@ -134,8 +134,10 @@ fn shape(map: MapName) -> Shape {
         names::PREFILTER6 => of::<PrefixKey, u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
         names::PREFILTER_SENDERS => of::<u32, u32>(MapType::Hash, 2 * names::PREFILTER_SENDERS_MAX),
         names::PREFILTER_OPEN => of::<u32, u64>(MapType::Array, OPEN_WORDS as usize),
-        names::PREFILTER_LISTS => of::<u32, PrefilterNote>(MapType::Array, 2 * names::PREFILTERS_MAX),
-        names::PREFILTER_COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, 2 * names::PREFILTERS_MAX),
+        names::PREFILTER_LISTS => of::<u32, PrefilterNote>(MapType::Array, names::PREFILTER_SLOTS as usize),
+        names::PREFILTER_COUNTERS => {
+            of::<u32, Counter>(MapType::PerCpuArray, names::PREFILTER_SLOTS as usize)
+        }
         _ => of::<u32, u64>(MapType::PerCpuArray, 1),
     }
 }

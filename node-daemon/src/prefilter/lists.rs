@@ -4,11 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::IpNet;
 use weft_proto::v1::ResourceType;
-use weft_shared::{digest::Digest, layout::maps::PREFILTERS_MAX};
-
-/// Slots, with 0, which is never used: twice as many as there may be lists, so that those that come have theirs before those
-/// that go leave theirs.
-pub const SLOTS: u32 = 2 * PREFILTERS_MAX as u32;
+use weft_shared::digest::Digest;
 
 /// What a slot's note has for a prefilter's name.
 pub fn name_digest(name: &str) -> [u64; 2] {

@@ -18,7 +18,7 @@ use std::{
 use ipnet::IpNet;
 use weft_proto::v1;
 use weft_shared::{
-    layout::maps::{PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTERS_MAX},
+    layout::maps::{PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFILTERS_MAX},
     policy::{model::Failsafe, parse::FieldError},
 };
 
@@ -194,7 +194,7 @@ fn slot(name: &str, actual: &Lists, wanted: &Lists) -> Option<u32> {
     let digest = name_digest(name);
     let own = actual.slots.iter().find(|(_, noted)| **noted == digest).map(|(slot, _)| *slot);
     let is_free = |slot: &u32| !actual.slots.contains_key(slot) && !wanted.slots.contains_key(slot);
-    own.or_else(|| (1..lists::SLOTS).find(is_free))
+    own.or_else(|| (1..PREFILTER_SLOTS).find(is_free))
 }
 
 fn steps(actual: &Lists, wanted: &Lists, kept: &[IpNet], sweep: Sweep) -> Vec<Step> {

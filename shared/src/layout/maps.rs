@@ -168,6 +168,10 @@ pub const PREFILTER_PREFIXES_MAX: usize = 512 * 1024;
 pub const PREFILTER_SENDERS_MAX: usize = 64 * 1024;
 /// Prefilters of a node.
 pub const PREFILTERS_MAX: usize = 512;
+/// Slots of prefilters, with 0, which is never used: twice as many as there may be, so that those that come have theirs before
+/// those that go leave theirs.
+pub const PREFILTER_SLOTS: u32 = 1024;
+const _: () = assert!(PREFILTER_SLOTS as usize == 2 * PREFILTERS_MAX);
 const POINTS_MAX: usize = 8;
 
 /// Packets and bytes.

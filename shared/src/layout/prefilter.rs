@@ -14,10 +14,12 @@ pub struct PrefilterNote {
 }
 
 /// Protocols with ports, in the order of their bits in `PREFILTER_OPEN`: TCP, UDP, SCTP (IANA numbers).
-const WITH_PORTS: [u8; 3] = [6, 17, 132];
+const WITH_PORTS: [u8; PLACES as usize] = [6, 17, 132];
 const PORT_WORDS: u32 = 0x1_0000 / 64;
 const PROTOCOL_WORDS: u32 = 256 / 64;
-const PROTOCOLS_FROM: u32 = 2 * WITH_PORTS.len() as u32 * PORT_WORDS;
+/// Of `WITH_PORTS`.
+const PLACES: u32 = 3;
+const PROTOCOLS_FROM: u32 = 2 * PLACES * PORT_WORDS;
 /// Words of `PREFILTER_OPEN`: for each direction a bit for each port of each protocol that has ports, then for each direction
 /// one for each other protocol.
 pub const OPEN_WORDS: u32 = PROTOCOLS_FROM + 2 * PROTOCOL_WORDS;
@@ -49,7 +51,7 @@ pub const fn open_bit(direction: Direction, protocol: u8, port: u16) -> (u32, u6
         let word = PROTOCOLS_FROM + direction * PROTOCOL_WORDS + protocol as u32 / 64;
         return (word, 1 << (protocol % 64));
     };
-    let word = (direction * WITH_PORTS.len() as u32 + place) * PORT_WORDS + port as u32 / 64;
+    let word = (direction * PLACES + place) * PORT_WORDS + port as u32 / 64;
     (word, 1 << (port % 64))
 }
 
