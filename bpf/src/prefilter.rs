@@ -14,13 +14,14 @@ use aya_ebpf::{
 use weft_shared::layout::{
     Address, Class, Direction, Point, Reason,
     maps::{Counter, counter_index},
-    prefilter::{has_ports, open_bit},
+    prefilter::{BlockBit, block4, has_ports, long6, middle6, open_bit, short6},
 };
 
 use crate::{
     frame::{ETHERNET, Frame, IPV4, IPV6},
     maps::{
-        COUNTERS, IPCACHE, PREFILTER_COUNTERS, PREFILTER_OPEN, PREFILTER_SENDERS, PREFILTER4, PREFILTER6,
+        COUNTERS, IPCACHE, PREFILTER_BLOCKS, PREFILTER_COUNTERS, PREFILTER_OPEN, PREFILTER_SENDERS,
+        PREFILTER4, PREFILTER6,
     },
     parse::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN},
 };
@@ -62,7 +63,11 @@ fn ipv4(ctx: &XdpContext, frame: &Frame) -> Result<Option<u32>, Reason> {
     if first >> 4 != 4 || first & 15 < 5 {
         return Err(Reason::PassedUnread);
     }
-    let Some(list) = PREFILTER4.get(&Key::new(32, head.read::<u32, { ETHERNET + 12 }>())) else {
+    let source = head.read::<u32, { ETHERNET + 12 }>();
+    if !is_met(block4(u32::from_be(source))) {
+        return Ok(None);
+    }
+    let Some(list) = PREFILTER4.get(&Key::new(32, source)) else {
         return Ok(None);
     };
     let to = Address::from_v4(head.read::<u32, { ETHERNET + 16 }>());
@@ -81,6 +86,10 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<u32>, Reason> {
     if head.read::<u8, ETHERNET>() >> 4 != 6 {
         return Err(Reason::PassedUnread);
     }
+    let first = u64::from_be(head.read::<u64, { ETHERNET + 8 }>());
+    if !is_met(short6(first)) && !is_met(middle6(first)) && !is_met(long6(first)) {
+        return Ok(None);
+    }
     let Some(list) = PREFILTER6.get(&Key::new(128, head.read::<[u32; 4], { ETHERNET + 8 }>())) else {
         return Ok(None);
     };
@@ -91,6 +100,12 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<u32>, Reason> {
         return Err(Reason::PassedFailsafe);
     }
     Ok(Some(*list))
+}
+
+/// Whether a prefix meets the block. Bits are there before the prefixes for which they are set, and longer.
+#[inline(always)]
+fn is_met((word, bit): BlockBit) -> bool {
+    PREFILTER_BLOCKS.get(word).is_some_and(|bits| *bits & bit != 0)
 }
 
 /// Requests alone: answers come to who asked.

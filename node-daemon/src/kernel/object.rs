@@ -277,7 +277,7 @@ impl Datapath for Object {
     }
 
     fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError> {
-        steps.iter().try_for_each(|step| self.prefilters.write(step))
+        self.prefilters.write_all(steps)
     }
 
     fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError> {

@@ -1,11 +1,11 @@
 //! The maps of prefilters: read into [`Lists`], changed by [`Step`]s.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd as _};
 
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, MapData, PerCpuArray, PerCpuValues,
+        Array, HashMap, IterableMap, MapData, PerCpuArray, PerCpuValues,
         lpm_trie::{Key, LpmTrie},
     },
     util::nr_cpus,
@@ -13,13 +13,13 @@ use aya::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_shared::layout::{
     maps::{self as names, Counter},
-    prefilter::PrefilterNote,
+    prefilter::{BLOCK_WORDS, PrefilterNote},
 };
 
 use super::{
     KernelError,
     maps::{absent_is_fine, all, failed, set, take},
-    trusted::Plain,
+    trusted::{Plain, tables},
 };
 use crate::prefilter::lists::{Lists, Step};
 
@@ -31,6 +31,7 @@ pub(super) struct PrefilterMaps {
     v6: LpmTrie<MapData, [u8; 16], u32>,
     senders: HashMap<MapData, [u8; 4], u32>,
     open: Array<MapData, u64>,
+    blocks: Array<MapData, u64>,
     lists: Array<MapData, Plain<PrefilterNote>>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
 }
@@ -42,6 +43,7 @@ impl PrefilterMaps {
             v6: take(ebpf, names::PREFILTER6)?,
             senders: take(ebpf, names::PREFILTER_SENDERS)?,
             open: take(ebpf, names::PREFILTER_OPEN)?,
+            blocks: take(ebpf, names::PREFILTER_BLOCKS)?,
             lists: take(ebpf, names::PREFILTER_LISTS)?,
             counters: take(ebpf, names::PREFILTER_COUNTERS)?,
         })
@@ -65,6 +67,10 @@ impl PrefilterMaps {
                 lists.open.insert(word, bits);
             }
         }
+        let blocks = IterableMap::map(&self.blocks).fd().as_fd();
+        let words = tables::read::<u64>(blocks, BLOCK_WORDS)
+            .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))?;
+        lists.blocks = (0..).zip(words).filter(|(_, bits)| *bits != 0).collect();
         for (slot, note) in (0..).zip(self.lists.iter()) {
             let Plain(note) = note.map_err(failed(names::PREFILTER_LISTS))?;
             if note.digest != NOBODY {
@@ -74,9 +80,32 @@ impl PrefilterMaps {
         Ok(lists)
     }
 
-    pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
+    /// In order, and no further than the first that fails; words of blocks that stand together, of which there may be very
+    /// many, in one call.
+    pub(super) fn write_all(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let are_blocks =
+            |one: &Step, next: &Step| matches!((one, next), (Step::Block { .. }, Step::Block { .. }));
+        for run in steps.chunk_by(are_blocks) {
+            let block = |step: &Step| match step {
+                Step::Block { word, bits } => Some((*word, *bits)),
+                _ => None,
+            };
+            let (words, bits): (Vec<u32>, Vec<u64>) = run.iter().filter_map(block).unzip();
+            if !words.is_empty() {
+                tables::write(IterableMap::map(&self.blocks).fd().as_fd(), &words, &bits)
+                    .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))?;
+            }
+            run.iter().filter(|step| block(step).is_none()).try_for_each(|step| self.write(step))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::Open { word, bits } => self.open.set(*word, bits, 0).map_err(failed(names::PREFILTER_OPEN)),
+            Step::Block { word, bits } => {
+                self.blocks.set(*word, bits, 0).map_err(failed(names::PREFILTER_BLOCKS))
+            }
             Step::List { slot, name } => {
                 if name.is_some() {
                     self.begin_to_count(*slot)?;

@@ -18,6 +18,8 @@ pub struct Lists {
     /// The list that a prefix counts for.
     pub prefixes: BTreeMap<IpNet, u32>,
     pub senders: BTreeMap<Ipv4Addr, u32>,
+    /// Words of blocks that prefixes meet that are not 0.
+    pub blocks: BTreeMap<u32, u64>,
     /// Words of what is held open that are not 0.
     pub open: BTreeMap<u32, u64>,
 }
@@ -26,6 +28,10 @@ pub struct Lists {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Open {
+        word: u32,
+        bits: u64,
+    },
+    Block {
         word: u32,
         bits: u64,
     },
@@ -54,8 +60,8 @@ impl Lists {
     /// What the maps hold after a step.
     pub fn apply(&mut self, step: &Step) {
         match *step {
-            Step::Open { word, bits: 0 } => drop(self.open.remove(&word)),
-            Step::Open { word, bits } => drop(self.open.insert(word, bits)),
+            Step::Open { word, bits } => set(&mut self.open, word, (bits != 0).then_some(bits)),
+            Step::Block { word, bits } => set(&mut self.blocks, word, (bits != 0).then_some(bits)),
             Step::List { slot, name } => set(&mut self.slots, slot, name),
             Step::Prefix { net, slot } => set(&mut self.prefixes, net, slot),
             Step::Sender { sender, slot } => set(&mut self.senders, sender, slot),

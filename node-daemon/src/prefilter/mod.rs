@@ -4,6 +4,7 @@
 //! A prefilter is realised whole or not at all. One that meets a prefix of a failsafe entry is not: controllers refuse such,
 //! but of what changes at the same time a node may hear in any order, and nobody is to be locked out in between.
 
+mod blocks;
 pub mod lists;
 mod open;
 #[cfg(test)]
@@ -83,8 +84,8 @@ pub struct Plan {
 /// The steps from what is to what shall be, and with [`Sweep::Keep`] to something that holds more, but nothing that a failsafe
 /// entry names.
 ///
-/// Order: what is held open; lists, before the rows that count for them; rows that come or change; rows that go; lists that
-/// go. Where there is a prefix in several lists, the first by name has it.
+/// Order: what is held open; lists, before the rows that count for them; blocks, before the prefixes that meet them; rows that
+/// come or change; rows that go; blocks and lists that go. Where there is a prefix in several lists, the first by name has it.
 pub fn plan(desired: &Desired, failsafe: &[Failsafe], actual: &Lists, sweep: Sweep, limits: Limits) -> Plan {
     let kept: Vec<IpNet> = failsafe.iter().flat_map(|entry| entry.prefixes.iter().copied()).collect();
     let mut plan = Plan::default();
@@ -198,6 +199,9 @@ fn slot(name: &str, actual: &Lists, wanted: &Lists) -> Option<u32> {
 }
 
 fn steps(actual: &Lists, wanted: &Lists, kept: &[IpNet], sweep: Sweep) -> Vec<Step> {
+    let goes = |net: &IpNet| sweep == Sweep::Remove || kept.iter().any(|entry| overlap(net, entry));
+    let stay = actual.prefixes.keys().filter(|net| !goes(net));
+    let blocks = blocks::words(wanted.prefixes.keys().chain(stay));
     let mut steps = Vec::new();
     for (word, bits) in &wanted.open {
         if actual.open.get(word) != Some(bits) {
@@ -207,6 +211,12 @@ fn steps(actual: &Lists, wanted: &Lists, kept: &[IpNet], sweep: Sweep) -> Vec<St
     for (slot, name) in &wanted.slots {
         if actual.slots.get(slot) != Some(name) {
             steps.push(Step::List { slot: *slot, name: Some(*name) });
+        }
+    }
+    let there = |word: &u32| actual.blocks.get(word).copied().unwrap_or(0);
+    for (word, bits) in &blocks {
+        if there(word) & bits != *bits {
+            steps.push(Step::Block { word: *word, bits: there(word) | bits });
         }
     }
     for (net, slot) in &wanted.prefixes {
@@ -219,7 +229,6 @@ fn steps(actual: &Lists, wanted: &Lists, kept: &[IpNet], sweep: Sweep) -> Vec<St
             steps.push(Step::Sender { sender: *sender, slot: Some(*slot) });
         }
     }
-    let goes = |net: &IpNet| sweep == Sweep::Remove || kept.iter().any(|entry| overlap(net, entry));
     for net in actual.prefixes.keys() {
         if !wanted.prefixes.contains_key(net) && goes(net) {
             steps.push(Step::Prefix { net: *net, slot: None });
@@ -228,6 +237,12 @@ fn steps(actual: &Lists, wanted: &Lists, kept: &[IpNet], sweep: Sweep) -> Vec<St
     for sender in actual.senders.keys() {
         if !wanted.senders.contains_key(sender) && goes(&IpAddr::V4(*sender).into()) {
             steps.push(Step::Sender { sender: *sender, slot: None });
+        }
+    }
+    for word in actual.blocks.keys() {
+        let bits = blocks.get(word).copied().unwrap_or(0);
+        if there(word) & !bits != 0 {
+            steps.push(Step::Block { word: *word, bits });
         }
     }
     if sweep == Sweep::Keep {

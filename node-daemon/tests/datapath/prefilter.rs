@@ -217,6 +217,19 @@ fn a_list_changes_in_the_maps_alone_and_one_that_comes_counts_from_zero() {
     assert_eq!(uplink.dropped("others").packets, 0);
 }
 
+#[test]
+fn the_shortest_prefixes_are_found_at_both_ends() {
+    let mut uplink = Uplink::new();
+    uplink.set(&one_list(list(&["128.0.0.0/1", "8000::/1"], &[])), &[]);
+    let low = Party { v4: [127, 255, 255, 255].into(), v6: "7fff:ffff::1".parse().unwrap() };
+    let first = Party { v4: [128, 0, 0, 0].into(), v6: "8000::".parse().unwrap() };
+    let last = Party { v4: [255; 4].into(), v6: [255; 16].into() };
+    for family in FAMILIES {
+        let drops = [low, first, last].map(|party| uplink.drops(&from(party, family).ping(1)));
+        assert_eq!(drops, [false, true, true], "{family:?}");
+    }
+}
+
 /// Everybody may come to port 22, and to no other; the node may ask everybody for names.
 fn open() -> Vec<Failsafe> {
     let entry = |protocol, port, direction| Failsafe {
@@ -263,13 +276,14 @@ fn what_failsafe_entries_hold_open_for_everybody_passes_from_listed_sources() {
     assert!(uplink.drops(&from(WORLD_PARTY, Family::V4).tcp(1000, 22, SYN)), "nothing is held open any more");
 }
 
-/// Few bits, so that prefixes meet, and their ends too.
+/// Few bits, so that prefixes meet, and their ends too. None is very short: each is many blocks, which takes its time without
+/// optimisation.
 fn net() -> impl Strategy<Value = IpNet> {
     let edge = || prop_oneof![Just(0_u8), Just(1), Just(127), Just(128), Just(255), any::<u8>()];
-    let v4 = (edge(), edge(), 1_u8..=32).prop_map(|(second, last, length)| {
+    let v4 = (edge(), edge(), 12_u8..=32).prop_map(|(second, last, length)| {
         IpNet::new([203, second, 0, last].into(), length).unwrap().trunc()
     });
-    let v6 = (edge(), edge(), 1_u8..=128).prop_map(|(second, last, length)| {
+    let v6 = (edge(), edge(), 4_u8..=128).prop_map(|(second, last, length)| {
         let mut octets = [0; 16];
         (octets[0], octets[1], octets[7], octets[15]) = (0x20, second, last, last);
         IpNet::new(octets.into(), length).unwrap().trunc()
@@ -321,7 +335,7 @@ fn random_lists_drop_what_a_walk_over_their_prefixes_finds() {
         }
         Ok(())
     };
-    random(300).run(&lists, property).unwrap();
+    random(100).run(&lists, property).unwrap();
 }
 
 /// The address with its last bit turned.

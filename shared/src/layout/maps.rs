@@ -70,6 +70,8 @@ pub const PREFILTER6: MapName = map("PREFILTER6", "prefilter6_v1");
 pub const PREFILTER_SENDERS: MapName = map("PREFILTER_SENDERS", "prefilter_senders_v1");
 /// Array: bits of what failsafe entries hold open for everybody (`prefilter::open_bit`).
 pub const PREFILTER_OPEN: MapName = map("PREFILTER_OPEN", "prefilter_open_v1");
+/// Array: bits of blocks that prefixes of prefilters meet (`prefilter::block4` and others).
+pub const PREFILTER_BLOCKS: MapName = map("PREFILTER_BLOCKS", "prefilter_blocks_v1");
 /// Array: slot → `PrefilterNote`. For the daemon alone.
 pub const PREFILTER_LISTS: MapName = map("PREFILTER_LISTS", "prefilter_lists_v1");
 /// Array for each CPU: slot → `Counter` of what the prefilter dropped.
@@ -86,7 +88,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 28] = [
+pub const ALL: [MapName; 29] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -112,6 +114,7 @@ pub const ALL: [MapName; 28] = [
     PREFILTER6,
     PREFILTER_SENDERS,
     PREFILTER_OPEN,
+    PREFILTER_BLOCKS,
     PREFILTER_LISTS,
     PREFILTER_COUNTERS,
     EVENTS_LOST,

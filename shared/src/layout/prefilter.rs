@@ -1,4 +1,5 @@
-//! Sources that nodes do not listen to, as `xdp_uplink` looks for them. A list is one prefilter; its slot is its row in
+//! Sources that nodes do not listen to, as `xdp_uplink` looks for them. A look-up among 200,000 prefixes costs more than the
+//! rest of what becomes of a packet: whether there can be a prefix around a source at all, bits of *blocks* say first. A list is one prefilter; its slot is its row in
 //! `PREFILTER_LISTS` and `PREFILTER_COUNTERS`, and the value of its prefixes and senders. Slot 0 is never used.
 
 use bytemuck::{Pod, Zeroable};
@@ -55,11 +56,76 @@ pub const fn open_bit(direction: Direction, protocol: u8, port: u16) -> (u32, u6
     (word, 1 << (port % 64))
 }
 
+/// Where a source's block has its bit in `PREFILTER_BLOCKS`: the word's number, and the bit in it. Where it is not set, no
+/// prefix is around the source.
+pub type BlockBit = (u32, u64);
+
+/// Bits that name an IPv4 block: prefixes are at least so long, or say all of several blocks.
+pub const BLOCK4_BITS: u32 = 24;
+/// IPv6 prefixes at least so long have the bit of their first 48 bits, by its hash;
+pub const LONG6_BITS: u32 = 48;
+/// others at least so long that of their first 32, by its hash;
+pub const MIDDLE6_BITS: u32 = 32;
+/// others those of all blocks of 16 bits that they meet.
+pub const SHORT6_BITS: u32 = 16;
+const HASH_BITS: u32 = 23;
+const SHORT6_FROM: u32 = (1 << BLOCK4_BITS) / 64;
+const HASHED6_FROM: u32 = SHORT6_FROM + (1 << SHORT6_BITS) / 64;
+/// Words of `PREFILTER_BLOCKS`: 3 MiB.
+pub const BLOCK_WORDS: u32 = HASHED6_FROM + (1 << HASH_BITS) / 64;
+
+/// The block of an IPv4 address (host order).
+#[inline(always)]
+pub const fn block4(address: u32) -> BlockBit {
+    bit(0, address >> (32 - BLOCK4_BITS))
+}
+
+/// The block of an IPv6 address's first 64 bits (host order) for short prefixes.
+#[inline(always)]
+pub const fn short6(first: u64) -> BlockBit {
+    bit(SHORT6_FROM, (first >> (64 - SHORT6_BITS)) as u32)
+}
+
+/// … for those in the middle.
+#[inline(always)]
+pub const fn middle6(first: u64) -> BlockBit {
+    // No block of long ones is all ones.
+    hashed(first >> (64 - MIDDLE6_BITS) | !0 << LONG6_BITS)
+}
+
+/// … for long ones.
+#[inline(always)]
+pub const fn long6(first: u64) -> BlockBit {
+    hashed(first >> (64 - LONG6_BITS))
+}
+
+/// Fibonacci hashing (Knuth, TAOCP 3, §6.4).
+#[inline(always)]
+const fn hashed(block: u64) -> BlockBit {
+    bit(HASHED6_FROM, (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS)) as u32)
+}
+
+#[inline(always)]
+const fn bit(from: u32, index: u32) -> BlockBit {
+    (from + index / 64, 1 << (index % 64))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn blocks_are_in_bounds_at_both_ends_and_apart() {
+        for first in [0, u64::MAX, 0x2001_0db8_0bad_0000] {
+            let blocks = [block4((first >> 32) as u32), short6(first), middle6(first), long6(first)];
+            assert!(blocks.iter().all(|(word, bit)| *word < BLOCK_WORDS && bit.count_ones() == 1));
+            let words: Vec<_> = blocks.iter().map(|(word, _)| *word).collect();
+            assert!(words[0] < SHORT6_FROM && (SHORT6_FROM..HASHED6_FROM).contains(&words[1]));
+            assert!(words[2] >= HASHED6_FROM && words[3] >= HASHED6_FROM);
+        }
+    }
 
     #[test]
     fn no_two_flows_share_a_bit_and_none_is_out_of_bounds() {
