@@ -18,7 +18,7 @@ use weft_shared::layout::{
         PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX, RULES_MAX,
         SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
-    prefilter::{BLOCK_WORDS, OPEN_WORDS, PrefilterNote},
+    prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
@@ -118,7 +118,7 @@ pub static PREFILTER_SENDERS: HashMap<u32, u32, { 2 * PREFILTER_SENDERS_MAX }, G
 #[btf_map]
 pub static PREFILTER_OPEN: Array<u64, { OPEN_WORDS as usize }> = Array::new();
 #[btf_map]
-pub static PREFILTER_BLOCKS: Array<u64, { BLOCK_WORDS as usize }> = Array::new();
+pub static PREFILTER_BLOCKS: Array<BlockRow, { BLOCK_ROWS as usize }> = Array::new();
 /// For the daemon alone.
 #[btf_map]
 pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use weft_shared::layout::{
     Address, Class, Direction, Point, Reason,
     maps::{Counter, counter_index},
-    prefilter::{BlockBit, block4, has_ports, long6, middle6, open_bit, short6},
+    prefilter::{BLOCK_ROW_WORDS, BlockBit, block4, has_ports, long6, middle6, open_bit, short6},
 };
 
 use crate::{
@@ -105,7 +105,8 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<u32>, Reason> {
 /// Whether a prefix meets the block. Bits are there before the prefixes for which they are set, and longer.
 #[inline(always)]
 fn is_met((word, bit): BlockBit) -> bool {
-    PREFILTER_BLOCKS.get(word).is_some_and(|bits| *bits & bit != 0)
+    let row = PREFILTER_BLOCKS.get(word / BLOCK_ROW_WORDS);
+    row.is_some_and(|words| words[(word % BLOCK_ROW_WORDS) as usize] & bit != 0)
 }
 
 /// Requests alone: answers come to who asked.

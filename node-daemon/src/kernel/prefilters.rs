@@ -1,6 +1,10 @@
 //! The maps of prefilters: read into [`Lists`], changed by [`Step`]s.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+};
 
 use aya::{
     Ebpf,
@@ -13,7 +17,7 @@ use aya::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_shared::layout::{
     maps::{self as names, Counter},
-    prefilter::{BLOCK_WORDS, PrefilterNote},
+    prefilter::{BLOCK_ROW_WORDS, BLOCK_ROWS, BlockRow, PrefilterNote},
 };
 
 use super::{
@@ -31,7 +35,7 @@ pub(super) struct PrefilterMaps {
     v6: LpmTrie<MapData, [u8; 16], u32>,
     senders: HashMap<MapData, [u8; 4], u32>,
     open: Array<MapData, u64>,
-    blocks: Array<MapData, u64>,
+    blocks: Array<MapData, Plain<BlockRow>>,
     lists: Array<MapData, Plain<PrefilterNote>>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
 }
@@ -67,10 +71,8 @@ impl PrefilterMaps {
                 lists.open.insert(word, bits);
             }
         }
-        let blocks = IterableMap::map(&self.blocks).fd().as_fd();
-        let words = tables::read::<u64>(blocks, BLOCK_WORDS)
-            .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))?;
-        lists.blocks = (0..).zip(words).filter(|(_, bits)| *bits != 0).collect();
+        let rows = self.rows()?;
+        lists.blocks = (0..).zip(rows.concat()).filter(|(_, bits)| *bits != 0).collect();
         for (slot, note) in (0..).zip(self.lists.iter()) {
             let Plain(note) = note.map_err(failed(names::PREFILTER_LISTS))?;
             if note.digest != NOBODY {
@@ -86,26 +88,42 @@ impl PrefilterMaps {
         let are_blocks =
             |one: &Step, next: &Step| matches!((one, next), (Step::Block { .. }, Step::Block { .. }));
         for run in steps.chunk_by(are_blocks) {
-            let block = |step: &Step| match step {
-                Step::Block { word, bits } => Some((*word, *bits)),
-                _ => None,
-            };
-            let (words, bits): (Vec<u32>, Vec<u64>) = run.iter().filter_map(block).unzip();
-            if !words.is_empty() {
-                tables::write(IterableMap::map(&self.blocks).fd().as_fd(), &words, &bits)
-                    .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))?;
+            if matches!(run[0], Step::Block { .. }) {
+                self.write_blocks(run)?;
+                continue;
             }
-            run.iter().filter(|step| block(step).is_none()).try_for_each(|step| self.write(step))?;
+            run.iter().try_for_each(|step| self.write(step))?;
         }
         Ok(())
+    }
+
+    fn rows(&self) -> Result<Vec<BlockRow>, KernelError> {
+        tables::read(IterableMap::map(&self.blocks).fd().as_fd(), BLOCK_ROWS)
+            .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))
+    }
+
+    /// A row that is being written may be read in part: bits mean nothing to each other.
+    fn write_blocks(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let mut rows = self.rows()?;
+        let mut changed = BTreeSet::new();
+        for step in steps {
+            let Step::Block { word, bits } = *step else { continue };
+            let (row, place) = (word / BLOCK_ROW_WORDS, word % BLOCK_ROW_WORDS);
+            if let Some(words) = rows.get_mut(row as usize) {
+                words[place as usize] = bits;
+                changed.insert(row);
+            }
+        }
+        let (numbers, rows): (Vec<u32>, Vec<BlockRow>) =
+            changed.into_iter().map(|row| (row, rows[row as usize])).unzip();
+        tables::write(IterableMap::map(&self.blocks).fd().as_fd(), &numbers, &rows)
+            .map_err(|error| KernelError::new(names::PREFILTER_BLOCKS.pin, error))
     }
 
     fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::Open { word, bits } => self.open.set(*word, bits, 0).map_err(failed(names::PREFILTER_OPEN)),
-            Step::Block { word, bits } => {
-                self.blocks.set(*word, bits, 0).map_err(failed(names::PREFILTER_BLOCKS))
-            }
+            Step::Block { .. } => self.write_blocks(std::slice::from_ref(step)),
             Step::List { slot, name } => {
                 if name.is_some() {
                     self.begin_to_count(*slot)?;

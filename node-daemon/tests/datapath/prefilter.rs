@@ -218,11 +218,11 @@ fn a_list_changes_in_the_maps_alone_and_one_that_comes_counts_from_zero() {
 }
 
 #[test]
-fn the_shortest_prefixes_are_found_at_both_ends() {
+fn short_prefixes_are_found_at_both_ends() {
     let mut uplink = Uplink::new();
-    uplink.set(&one_list(list(&["128.0.0.0/1", "8000::/1"], &[])), &[]);
-    let low = Party { v4: [127, 255, 255, 255].into(), v6: "7fff:ffff::1".parse().unwrap() };
-    let first = Party { v4: [128, 0, 0, 0].into(), v6: "8000::".parse().unwrap() };
+    uplink.set(&one_list(list(&["224.0.0.0/3", "e000::/3"], &[])), &[]);
+    let low = Party { v4: [223, 255, 255, 255].into(), v6: "dfff:ffff::1".parse().unwrap() };
+    let first = Party { v4: [224, 0, 0, 0].into(), v6: "e000::".parse().unwrap() };
     let last = Party { v4: [255; 4].into(), v6: [255; 16].into() };
     for family in FAMILIES {
         let drops = [low, first, last].map(|party| uplink.drops(&from(party, family).ping(1)));

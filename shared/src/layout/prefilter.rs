@@ -73,6 +73,12 @@ const SHORT6_FROM: u32 = (1 << BLOCK4_BITS) / 64;
 const HASHED6_FROM: u32 = SHORT6_FROM + (1 << SHORT6_BITS) / 64;
 /// Words of `PREFILTER_BLOCKS`: 3 MiB.
 pub const BLOCK_WORDS: u32 = HASHED6_FROM + (1 << HASH_BITS) / 64;
+/// They stand in rows of so many words: one row for each would take long to read.
+pub const BLOCK_ROW_WORDS: u32 = 64;
+pub const BLOCK_ROWS: u32 = BLOCK_WORDS / BLOCK_ROW_WORDS;
+const _: () = assert!(BLOCK_WORDS % BLOCK_ROW_WORDS == 0);
+/// A row of `PREFILTER_BLOCKS`.
+pub type BlockRow = [u64; BLOCK_ROW_WORDS as usize];
 
 /// The block of an IPv4 address (host order).
 #[inline(always)]
