@@ -76,7 +76,7 @@ pub const BLOCK_WORDS: u32 = HASHED6_FROM + (1 << HASH_BITS) / 64;
 /// They stand in rows of so many words: one row for each would take long to read.
 pub const BLOCK_ROW_WORDS: u32 = 64;
 pub const BLOCK_ROWS: u32 = BLOCK_WORDS / BLOCK_ROW_WORDS;
-const _: () = assert!(BLOCK_WORDS % BLOCK_ROW_WORDS == 0);
+const _: () = assert!(BLOCK_WORDS.is_multiple_of(BLOCK_ROW_WORDS));
 /// A row of `PREFILTER_BLOCKS`.
 pub type BlockRow = [u64; BLOCK_ROW_WORDS as usize];
 
@@ -126,7 +126,7 @@ mod tests {
     fn blocks_are_in_bounds_at_both_ends_and_apart() {
         for first in [0, u64::MAX, 0x2001_0db8_0bad_0000] {
             let blocks = [block4((first >> 32) as u32), short6(first), middle6(first), long6(first)];
-            assert!(blocks.iter().all(|(word, bit)| *word < BLOCK_WORDS && bit.count_ones() == 1));
+            assert!(blocks.iter().all(|(word, bit)| *word < BLOCK_WORDS && bit.is_power_of_two()));
             let words: Vec<_> = blocks.iter().map(|(word, _)| *word).collect();
             assert!(words[0] < SHORT6_FROM && (SHORT6_FROM..HASHED6_FROM).contains(&words[1]));
             assert!(words[2] >= HASHED6_FROM && words[3] >= HASHED6_FROM);
