@@ -93,7 +93,7 @@ struct State<D, L> {
     /// What the kernel holds, as far as this daemon knows.
     actual: Tables,
     services: balance::Balance,
-    prefilters: prefilter::Prefilters,
+    prefilters: Box<prefilter::Prefilters>,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

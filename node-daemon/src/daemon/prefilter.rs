@@ -101,7 +101,7 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// A list that has no program to look at it is not realised, either.
     fn tell_unrealised(&mut self) {
-        let Prefilters { slots, unrealised, bare, .. } = &self.prefilters;
+        let Prefilters { slots, unrealised, bare, .. } = &*self.prefilters;
         let why = bare.iter().next().map(|(name, why)| format!("nothing is dropped on {name}: {why}"));
         let bare = why.iter().flat_map(|why| slots.keys().map(move |name| (name.clone(), why.clone())));
         self.unrealised.extend(unrealised.iter().cloned().chain(bare).map(|(name, reason)| {
@@ -177,7 +177,7 @@ impl<D: Datapath, L: Links> State<D, L> {
 
     /// What each list has dropped.
     pub(super) fn prefilter_drops(&mut self) -> Result<Vec<v1::PrefilterDrops>, KernelError> {
-        let Prefilters { slots, .. } = &self.prefilters;
+        let Prefilters { slots, .. } = &*self.prefilters;
         let counters = self.datapath.prefiltered(&slots.values().copied().collect::<Vec<_>>())?;
         let drops = slots.iter().filter_map(|(name, slot)| {
             let counter = counters.get(slot)?;

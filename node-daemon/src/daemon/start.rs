@@ -90,7 +90,7 @@ impl Core {
         let names = Arc::new(ArcSwap::from_pointee(Names::default()));
         let actual = datapath.read_tables()?;
         let services = super::balance::Balance::begin(&settings, datapath.read_services()?);
-        let prefilters = super::prefilter::Prefilters::begin(datapath.read_prefilters()?);
+        let prefilters = Box::new(super::prefilter::Prefilters::begin(datapath.read_prefilters()?));
         let mut state = State {
             settings,
             former_sets: loaded.desired.sets().clone(),

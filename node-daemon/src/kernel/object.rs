@@ -64,7 +64,8 @@ pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
     services: ServiceMaps,
-    prefilters: PrefilterMaps,
+    /// Elsewhere: the object is moved about, and is large.
+    prefilters: Box<PrefilterMaps>,
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
     directory: Option<PathBuf>,
@@ -115,7 +116,7 @@ impl Object {
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let services = ServiceMaps::take(&mut ebpf)?;
-        let prefilters = PrefilterMaps::take(&mut ebpf)?;
+        let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
         Ok(Self {
             ebpf,
             maps,

@@ -297,7 +297,7 @@ fn random(cases: u32) -> TestRunner {
 }
 
 /// Of the prefixes around the address, the longest; of lists that have it, the first by name.
-fn walk<'a>(desired: &'a Desired, address: IpAddr) -> Option<&'a str> {
+fn walk(desired: &Desired, address: IpAddr) -> Option<&str> {
     let around = desired.iter().flat_map(|(name, list)| {
         list.prefixes.iter().filter(move |net| net.contains(&address)).map(move |net| (name, net))
     });

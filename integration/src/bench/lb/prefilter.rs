@@ -118,7 +118,7 @@ fn list(random: &mut Random, prefixes: u32) -> BTreeSet<Ipv4Net> {
     let mut listed = BTreeSet::new();
     while listed.len() < prefixes as usize {
         let word = random.next();
-        let bits = if word % 10 == 0 { 20 + (word >> 8) % 9 } else { 32 };
+        let bits = if word.is_multiple_of(10) { 20 + (word >> 8) % 9 } else { 32 };
         let net = u8::try_from(bits).ok().and_then(|bits| Ipv4Net::new(random.address(), bits).ok());
         listed.extend(net.map(|net| net.trunc()));
     }
