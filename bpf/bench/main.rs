@@ -1,12 +1,16 @@
-//! Programs that only `cargo xtask bench datapath` loads: the reference that packets' costs are told against, and the
+//! Programs that only `cargo xtask bench datapath` and `… bench lb` load: the references that packets' costs are told against, and the
 //! wrapper that makes repeated runs of a program see the same packet each time. Nothing of this is in the shipped object.
 #![no_std]
 #![no_main]
 
 mod reference;
 mod wrapper;
+mod xdp;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
@@ -28,6 +32,18 @@ pub fn tc_reference(ctx: TcContext) -> i32 {
             TC_ACT_SHOT
         }
     }
+}
+
+/// Restores the packet and calls the XDP program under test, which takes packets in several buffers: so must this.
+#[xdp(frags)]
+pub fn xdp_wrapper(ctx: XdpContext) -> u32 {
+    xdp::wrapper(&ctx)
+}
+
+/// REF-XDP.
+#[xdp(frags)]
+pub fn xdp_reference(ctx: XdpContext) -> u32 {
+    xdp::reference(&ctx)
 }
 
 #[panic_handler]

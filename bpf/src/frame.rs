@@ -25,6 +25,12 @@ impl Frame {
         Self { data: ctx.data(), end: ctx.data_end() }
     }
 
+    /// What XDP has of a packet.
+    #[inline(always)]
+    pub fn between(data: usize, end: usize) -> Self {
+        Self { data, end }
+    }
+
     /// The first bytes, if the linear part has as many.
     #[inline(always)]
     pub fn head<const BYTES: usize>(&self) -> Option<Head<BYTES>> {

@@ -15,8 +15,10 @@ use weft_shared::layout::{
     maps::{
         AFFINITY_MAX, BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
         FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
-        PREFIXES_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
+        PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX, RULES_MAX,
+        SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
+    prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
@@ -106,6 +108,22 @@ pub static SOCKET_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = LruHashMap::new();
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
+
+#[btf_map]
+pub static PREFILTER4: LpmTrie<u32, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();
+#[btf_map]
+pub static PREFILTER6: LpmTrie<PrefixBytes, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();
+#[btf_map]
+pub static PREFILTER_SENDERS: HashMap<u32, u32, { 2 * PREFILTER_SENDERS_MAX }, GROWING> = HashMap::new();
+#[btf_map]
+pub static PREFILTER_OPEN: Array<u64, { OPEN_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static PREFILTER_BLOCKS: Array<BlockRow, { BLOCK_ROWS as usize }> = Array::new();
+/// For the daemon alone.
+#[btf_map]
+pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();
+#[btf_map]
+pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

@@ -14,6 +14,21 @@ fn status(problems: &[&str]) -> v1::StatusResponse {
         realised_revision: 41,
         problems: problems.iter().map(|problem| (*problem).to_owned()).collect(),
         maps: vec![v1::MapFill { name: "ipcache".to_owned(), entries: 131_072, capacity: 524_288 }],
+        capabilities: Some(v1::NodeCapabilities {
+            devices: vec![v1::Device {
+                name: "eth0".to_owned(),
+                xdp: v1::XdpMode::Generic.into(),
+                mtu_bytes: 1500,
+            }],
+            ..v1::NodeCapabilities::default()
+        }),
+        prefilters: vec![v1::PrefilterDrops {
+            name: "scanners".to_owned(),
+            prefixes: 200_000,
+            arp_senders: 1,
+            packets: 12,
+            bytes: 720,
+        }],
         drops: [("delivered_local", 7), ("policy_denied", 9), ("spoofed", 0)]
             .map(|(reason, packets)| v1::DropCount {
                 reason: reason.to_owned(),
@@ -43,6 +58,8 @@ async fn the_status_shows_maps_and_drops_the_most_frequent_first() {
     };
     row("realised revision 41");
     row("ipcache 131072 524288 25 %");
+    row("uplink eth0, XDP: generic");
+    row("scanners 200000 1 12 720");
     assert!(row("policy_denied tc_to_endpoint 9 540") < row("delivered_local tc_to_endpoint 7 420"));
     assert!(!ran.stdout.contains("spoofed"));
 

@@ -11,4 +11,5 @@ pub mod local;
 pub mod memory;
 pub mod observe;
 pub mod plan;
+pub mod prefilter;
 pub mod stream;

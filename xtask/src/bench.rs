@@ -23,6 +23,8 @@ pub(crate) struct Options {
 enum Name {
     /// Packets through the kernel programs, beside a reference
     Datapath,
+    /// Packets through the program of XDP on uplinks, beside a reference
+    Lb,
     /// From `apply` to realised on up to 1,000 nodes, beside a bare fan-out
     Control,
     /// The policy compiler from scratch and change by change, up to 100,000 endpoints, and into the kernel
@@ -34,6 +36,7 @@ impl Name {
     fn subcommand(self) -> &'static str {
         match self {
             Self::Datapath => "datapath",
+            Self::Lb => "lb",
             Self::Control => "control",
             Self::Policy => "policy",
         }
@@ -42,7 +45,7 @@ impl Name {
     /// Whether what is measured is code of the workspace; the kernel's own is as fast from an unoptimised harness.
     fn optimised(self) -> bool {
         match self {
-            Self::Datapath => false,
+            Self::Datapath | Self::Lb => false,
             Self::Control | Self::Policy => true,
         }
     }

@@ -1,6 +1,7 @@
 //! A node's kernel: the twin, with a power switch. Writes are taken step by step, so that a crash or an error can be in the
 //! middle, and each step can be looked at.
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -10,8 +11,9 @@ use std::{
 
 use weft_noded::{
     balance::tables::{Services, Step as ServiceStep},
-    kernel::{Attached, Collected, Datapath, Hook, KernelError, twin::Twin},
+    kernel::{Attached, Collected, Datapath, Hook, KernelError, Mode, twin::Twin},
     plan::tables::{Step, Tables},
+    prefilter::lists::{Lists, Step as PrefilterStep},
 };
 use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
 
@@ -148,6 +150,35 @@ impl Datapath for Kernel {
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.alive()?;
         self.twin.attach_sockets(cgroup)
+    }
+
+    fn read_prefilters(&mut self) -> Result<Lists, KernelError> {
+        self.alive()?;
+        self.twin.read_prefilters()
+    }
+
+    fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError> {
+        self.alive()?;
+        self.twin.write_prefilters(steps)
+    }
+
+    fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError> {
+        self.twin.prefiltered(slots)
+    }
+
+    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+        self.alive()?;
+        self.twin.attach_prefilter(ifindex)
+    }
+
+    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.alive()?;
+        self.twin.detach_prefilter(ifindex)
+    }
+
+    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+        self.alive()?;
+        self.twin.prefilters_attached()
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {

@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod datapath;
+pub mod lb;
 pub mod policy;
 pub mod report;
 

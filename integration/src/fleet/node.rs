@@ -17,6 +17,7 @@ pub struct Node {
     binaries: Binaries,
     log: PathBuf,
     cgroup: Cgroup,
+    labels: Vec<String>,
     // After its process: what it runs in ends last.
     host: Host,
 }
@@ -25,7 +26,8 @@ impl Node {
     pub fn start(home: &Home, host: Host, place: Place, binaries: &Binaries) -> Result<Self> {
         let log = home.log(&format!("noded-{}", host.name()));
         let cgroup = Cgroup::create(home, host.name())?;
-        let mut node = Self { place, process: None, binaries: binaries.clone(), log, cgroup, host };
+        let mut node =
+            Self { place, labels: Vec::new(), process: None, binaries: binaries.clone(), log, cgroup, host };
         node.run()?;
         Ok(node)
     }
@@ -36,8 +38,16 @@ impl Node {
         command.args(["--name", self.host.name(), "--controller", &Controller::server(), "--uplink", UPLINK]);
         command.args(["--address", &self.place.v4().to_string(), "--address", &self.place.v6().to_string()]);
         command.arg("--cgroup").arg(self.cgroup.path_inside());
+        for label in &self.labels {
+            command.args(["--label", label]);
+        }
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
+    }
+
+    /// Labels for the daemon that is started next, each KEY=VALUE.
+    pub fn set_labels(&mut self, labels: &[&str]) {
+        self.labels = labels.iter().map(ToString::to_string).collect();
     }
 
     /// SIGKILL, and gone when this returns.

@@ -67,6 +67,8 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
         }
         self.hold_sockets();
+        self.hold_prefilters();
+        self.tell_of_modes();
     }
 
     /// `false`: it has no programs, and is closed therefore.

@@ -8,6 +8,7 @@ mod collect;
 mod command;
 mod drift;
 mod network;
+mod prefilter;
 mod realise;
 mod repairs;
 mod report;
@@ -92,6 +93,7 @@ struct State<D, L> {
     /// What the kernel holds, as far as this daemon knows.
     actual: Tables,
     services: balance::Balance,
+    prefilters: Box<prefilter::Prefilters>,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

@@ -106,6 +106,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             } else {
                 info!(uplink = %known.name, "the uplink is gone");
                 self.datapath.detach(known.ifindex)?;
+                self.datapath.detach_prefilter(known.ifindex)?;
             }
         }
         let known = self.uplinks.len();
@@ -118,6 +119,9 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
         }
         let came = self.uplinks.len() > known;
+        if came {
+            self.hold_prefilters();
+        }
         if self.links.prepare_node(&self.uplinks).await? && !came {
             warn!("somebody had changed the kernel's settings that forwarding needs: they are set again");
             self.repairs.note(Repair::Settings);

@@ -163,6 +163,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         self.note_problems(compiled);
         self.write_services(sweep)?;
+        self.write_prefilters(sweep)?;
         self.note_realised();
         if sweep == Sweep::Remove && self.problems.is_empty() {
             self.standing = Standing::of(self.input(), &self.actual);
@@ -253,7 +254,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.repairs.note(Repair::Rows);
             self.actual = found;
         }
-        if let Err(error) = self.look_at_services() {
+        if let Err(error) = self.look_at_services().and_then(|()| self.look_at_prefilters()) {
             return drop(self.failed(&error));
         }
         let stored = self.save().and_then(|()| match self.failure {

@@ -90,6 +90,7 @@ impl Core {
         let names = Arc::new(ArcSwap::from_pointee(Names::default()));
         let actual = datapath.read_tables()?;
         let services = super::balance::Balance::begin(&settings, datapath.read_services()?);
+        let prefilters = Box::new(super::prefilter::Prefilters::begin(datapath.read_prefilters()?));
         let mut state = State {
             settings,
             former_sets: loaded.desired.sets().clone(),
@@ -102,6 +103,7 @@ impl Core {
             attachments: loaded.attachments,
             actual,
             services,
+            prefilters,
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,

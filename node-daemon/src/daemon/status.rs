@@ -22,7 +22,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 .iter()
                 .map(|uplink| v1::Device {
                     name: uplink.name.clone(),
-                    xdp: v1::XdpMode::None.into(),
+                    xdp: self.prefilters.mode(uplink.ifindex).into(),
                     mtu_bytes: uplink.mtu_bytes,
                 })
                 .collect(),
@@ -43,6 +43,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             packets: count.packets,
             bytes: count.bytes,
         });
+        let prefilters = self.prefilter_drops().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Vec::new()
+        });
         v1::StatusResponse {
             node: self.settings.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,6 +64,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             enforced_after: self.enforced_after.and_then(|after| after.try_into().ok()),
             maps,
             node_judged: self.node_judged(),
+            prefilters,
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
         }
     }
@@ -93,6 +98,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 "no cgroup2 hierarchy is mounted: processes don't reach services by their sockets".to_owned(),
             );
         }
+        problems.extend(self.prefilters.problems());
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
         let rejected = self.desired.rejected().chain(self.unrealised.iter().cloned());
         problems.extend(rejected.map(|rejected| {

@@ -21,7 +21,7 @@ use weft_shared::{
     policy::{compile::IdentitySets, model::NodePolicy},
 };
 
-use crate::balance;
+use crate::{balance, prefilter};
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 pub use touched::Touched;
@@ -36,6 +36,7 @@ pub const FEATURES: &[&str] = &[
     features::CIDR_SETS,
     features::HOST_TO_ENDPOINT,
     features::SERVICES,
+    features::PREFILTER,
 ];
 
 /// Names a resource.
@@ -108,6 +109,7 @@ pub struct Desired {
     addresses: BTreeMap<IpAddr, (u32, String)>,
     endpoints: BTreeMap<String, EndpointWord>,
     services: balance::Desired,
+    prefilters: prefilter::Desired,
 }
 
 impl Desired {
@@ -191,6 +193,7 @@ impl Desired {
             }
             Resource::Endpoint(word) => drop(self.endpoints.insert(name(), word)),
             Resource::Service(service) => drop(self.services.insert(name(), Arc::new(service))),
+            Resource::Prefilter(prefilter) => drop(self.prefilters.insert(name(), Arc::new(prefilter))),
         }
     }
 
@@ -216,6 +219,7 @@ impl Desired {
             }
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.name)),
             ResourceType::Service => drop(self.services.remove(&key.name)),
+            ResourceType::Prefilter => drop(self.prefilters.remove(&key.name)),
             _ => {}
         }
     }
@@ -253,6 +257,10 @@ impl Desired {
 
     pub fn services(&self) -> &balance::Desired {
         &self.services
+    }
+
+    pub fn prefilters(&self) -> &prefilter::Desired {
+        &self.prefilters
     }
 
     /// Resources that came in a form that is not understood, with the reason.

@@ -15,7 +15,7 @@ use weft_shared::{
 };
 
 use super::Key;
-use crate::balance::service::Service;
+use crate::{balance::service::Service, prefilter::Prefilter};
 
 /// Why a resource is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,7 @@ pub enum Resource {
     },
     Endpoint(EndpointWord),
     Service(Service),
+    Prefilter(Prefilter),
 }
 
 impl Resource {
@@ -116,6 +117,9 @@ impl Resource {
             }
             ResourceType::Service => {
                 Self::Service(Service::try_from(&v1::NodeService::decode(bytes)?).map_err(wrong)?)
+            }
+            ResourceType::Prefilter => {
+                Self::Prefilter(Prefilter::try_from(&v1::NodePrefilter::decode(bytes)?).map_err(wrong)?)
             }
             _ => return Err(ParseError::Unsupported),
         })

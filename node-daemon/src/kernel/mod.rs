@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod netns;
 pub mod object;
 mod pins;
+mod prefilters;
 pub mod probe;
 mod runs;
 mod services;
@@ -23,14 +24,16 @@ mod sockets;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
+mod uplinks;
 
-use std::{error::Error, path::Path};
+use std::{collections::BTreeMap, error::Error, path::Path};
 
 use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
 
 use crate::{
     balance::tables::{Services, Step as ServiceStep},
     plan::tables::{Step, Tables},
+    prefilter::lists::{Lists, Step as PrefilterStep},
 };
 
 /// What failed in the kernel, and why.
@@ -67,6 +70,15 @@ pub enum Attached {
     InPlace,
     /// At least one was not.
     Anew,
+}
+
+/// Where the XDP program of an uplink runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before the packet gets a buffer of the stack's.
+    Native,
+    /// In the stack, for drivers that have no place for it.
+    Generic,
 }
 
 /// How full a map is.
@@ -115,6 +127,25 @@ pub trait Datapath: Send + 'static {
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;
+
+    /// What is in the maps of prefilters now.
+    fn read_prefilters(&mut self) -> Result<Lists, KernelError>;
+
+    /// Writes the steps in order and stops at the first that fails.
+    fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError>;
+
+    /// What was dropped for lists, by their slots.
+    fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError>;
+
+    /// Attaches the XDP program to an uplink, native where its driver can, or replaces in place one that an earlier daemon
+    /// attached.
+    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError>;
+
+    /// Takes the XDP program off the interface; no error where there is none or the interface is gone.
+    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError>;
+
+    /// Interfaces that carry the XDP program, gone ones among them.
+    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError>;
 
     /// Takes our programs off the interface; no error where there are none or the interface is gone.
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError>;

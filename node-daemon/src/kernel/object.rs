@@ -1,6 +1,7 @@
 //! The kernel programs' object: loaded with its maps pinned, so that they outlive the daemon, and the daemon's door to it.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError},
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
@@ -20,20 +21,23 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Attached, Collected, Datapath, Hook, KernelError, attach,
+    Attached, Collected, Datapath, Hook, KernelError, Mode, attach,
     cgroup::{self, Cgroup, SOCKET_PROGRAMS},
     events::{Events, Switch},
     flows::Collector,
     maps::{Maps, memory_bytes},
     pins,
+    prefilters::PrefilterMaps,
     services::ServiceMaps,
     sockets,
     trusted::Plain,
+    uplinks,
 };
 use crate::{
     balance::tables::{Services, Step as ServiceStep},
     limits::LOAD_ATTEMPTS_MAX,
     plan::tables::{Step, Tables},
+    prefilter::lists::{Lists, Step as PrefilterStep},
 };
 
 /// The object, as `build.rs` found it.
@@ -42,6 +46,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("WEFT_BPF_OBJECT"));
 /// The programs, by the names that they have in the object and in the kernel.
 pub const PROGRAMS: [&str; 5] =
     ["tc_from_endpoint", "tc_to_endpoint", "tc_from_overlay", "tc_from_uplink", "tc_to_uplink"];
+
+/// Where links of the XDP program are pinned.
+const UPLINKS: &str = "uplinks";
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -59,6 +66,8 @@ pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
     services: ServiceMaps,
+    /// Elsewhere: the object is moved about, and is large.
+    prefilters: Box<PrefilterMaps>,
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
     directory: Option<PathBuf>,
@@ -109,10 +118,12 @@ impl Object {
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let services = ServiceMaps::take(&mut ebpf)?;
+        let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
         Ok(Self {
             ebpf,
             maps,
             services,
+            prefilters,
             handles,
             directory: options.directory.clone(),
             config: options.config,
@@ -147,9 +158,12 @@ impl Object {
 
     /// A loaded program on socket addresses.
     pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr, KernelError> {
-        let program = self.ebpf.program_mut(name);
-        let program = program.ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
-        program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
+        program(&mut self.ebpf, name)
+    }
+
+    /// The loaded XDP program.
+    pub fn uplink_program(&mut self) -> Result<&mut Xdp, KernelError> {
+        program(&mut self.ebpf, uplinks::UPLINK_PROGRAM)
     }
 
     fn directory(&self) -> Result<&Path, KernelError> {
@@ -163,9 +177,11 @@ impl Object {
 /// longer than it must.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for name in PROGRAMS {
-        program(ebpf, name)?;
+        program::<SchedClassifier>(ebpf, name)?;
     }
-    let ours = |name: &str| PROGRAMS.contains(&name) || SOCKET_PROGRAMS.contains(&name);
+    let ours = |name: &str| {
+        PROGRAMS.contains(&name) || SOCKET_PROGRAMS.contains(&name) || name == uplinks::UPLINK_PROGRAM
+    };
     let programs = ebpf.programs_mut().filter(|(name, _)| ours(name));
     thread::scope(|scope| {
         let loading: Vec<_> =
@@ -180,9 +196,12 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     })
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, KernelError> {
-    let program =
-        ebpf.program_mut(name).ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name);
+    let program = program.ok_or_else(|| KernelError::new(name, "the object has no such program"))?;
     program.try_into().map_err(|error: ProgramError| KernelError::new(name, error))
 }
 
@@ -191,6 +210,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     fn load(program: &mut Program) -> Result<(), ProgramError> {
         match program {
             Program::CgroupSockAddr(program) => program.load(),
+            Program::Xdp(program) => program.load(),
             program => <&mut SchedClassifier>::try_from(program)?.load(),
         }
     }
@@ -284,6 +304,31 @@ impl Datapath for Object {
         Ok(found)
     }
 
+    fn read_prefilters(&mut self) -> Result<Lists, KernelError> {
+        self.prefilters.read()
+    }
+
+    fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError> {
+        self.prefilters.write_all(steps)
+    }
+
+    fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError> {
+        self.prefilters.dropped(slots)
+    }
+
+    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+        let directory = self.directory()?.join(UPLINKS);
+        uplinks::attach(self.uplink_program()?, ifindex, &directory)
+    }
+
+    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        uplinks::detach(ifindex, &self.directory()?.join(UPLINKS))
+    }
+
+    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+        uplinks::attached(&self.directory()?.join(UPLINKS))
+    }
+
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {
         let directory = self.directory()?.join("links");
         let mut found = Attached::InPlace;
@@ -344,7 +389,7 @@ pub fn cleanup(directory: &Path) -> Result<(), KernelError> {
     for (ifindex, _) in attach::attached(&links)? {
         attach::detach(ifindex, &links)?;
     }
-    for directory in [links, directory.join("sockets"), directory.join("maps")] {
+    for directory in [links, directory.join(UPLINKS), directory.join("sockets"), directory.join("maps")] {
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(in_path("remove", &directory, error));

@@ -13,6 +13,7 @@ use weft_shared::layout::{
     Address, Book, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey,
     PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
+    prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
 };
 
@@ -129,6 +130,15 @@ fn shape(map: MapName) -> Shape {
         names::SOCKET_PEERS => of::<i32, SocketPeer>(MapType::SkStorage, 0),
         names::SOCKET_FLOWS => of::<SocketFlowKey, Party>(MapType::LruHash, names::SOCKET_FLOWS_MAX),
         names::AFFINITY => of::<AffinityKey, Affinity>(MapType::LruHash, names::AFFINITY_MAX),
+        names::PREFILTER4 => of::<[u32; 2], u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
+        names::PREFILTER6 => of::<PrefixKey, u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
+        names::PREFILTER_SENDERS => of::<u32, u32>(MapType::Hash, 2 * names::PREFILTER_SENDERS_MAX),
+        names::PREFILTER_OPEN => of::<u32, u64>(MapType::Array, OPEN_WORDS as usize),
+        names::PREFILTER_BLOCKS => of::<u32, BlockRow>(MapType::Array, BLOCK_ROWS as usize),
+        names::PREFILTER_LISTS => of::<u32, PrefilterNote>(MapType::Array, names::PREFILTER_SLOTS as usize),
+        names::PREFILTER_COUNTERS => {
+            of::<u32, Counter>(MapType::PerCpuArray, names::PREFILTER_SLOTS as usize)
+        }
         _ => of::<u32, u64>(MapType::PerCpuArray, 1),
     }
 }

@@ -15,7 +15,7 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Attached, Collected, Datapath, Hook, KernelError,
+    Attached, Collected, Datapath, Hook, KernelError, Mode,
     links::{Ensured, Link, Links, MadeEndpoint, NewEndpoint},
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     desired::attachments::Mac,
     endpoint::interface,
     plan::tables::{Step, Tables},
+    prefilter::lists::{Lists, Step as PrefilterStep},
 };
 
 /// What a twin holds.
@@ -37,6 +38,15 @@ pub struct TwinState {
     pub service_steps: Vec<ServiceStep>,
     /// Of connected UDP sockets.
     pub sockets: Vec<SocketPeer>,
+    pub prefilters: Lists,
+    /// Every step of prefilters ever written, in order.
+    pub prefilter_steps: Vec<PrefilterStep>,
+    /// What each list has dropped, by its slot.
+    pub prefiltered: BTreeMap<u32, Counter>,
+    /// Interfaces that have the XDP program.
+    pub prefiltering: BTreeMap<u32, Mode>,
+    /// Drivers have no place for XDP programs.
+    pub only_generic: bool,
     /// The cgroup that has the socket programs.
     pub cgroup: Option<PathBuf>,
     /// The node's counter of changes, and the epochs of subjects and nodes.
@@ -129,6 +139,55 @@ impl Datapath for Twin {
             let before = state.cgroup.replace(cgroup.to_owned());
             Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })
+    }
+
+    fn read_prefilters(&mut self) -> Result<Lists, KernelError> {
+        Ok(self.with(|state| state.prefilters.clone()))
+    }
+
+    fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError> {
+        self.with(|state| {
+            if let Some(why) = &state.broken {
+                return Err(KernelError::new("write the twin's prefilters", why.as_str()));
+            }
+            for step in steps {
+                state.prefilters.apply(step);
+                if let PrefilterStep::List { slot, .. } = step {
+                    state.prefiltered.remove(slot);
+                }
+                state.prefilter_steps.push(step.clone());
+            }
+            Ok(())
+        })
+    }
+
+    fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError> {
+        let none = Counter { packets: 0, bytes: 0 };
+        let counter = |state: &TwinState, slot: &u32| state.prefiltered.get(slot).copied().unwrap_or(none);
+        Ok(self.with(|state| slots.iter().map(|slot| (*slot, counter(state, slot))).collect()))
+    }
+
+    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+        self.with(|state| {
+            if let Some(why) = &state.refuses_programs {
+                return Err(KernelError::new("attach the twin's XDP program", why.as_str()));
+            }
+            if let Some(mode) = state.prefiltering.get(&ifindex) {
+                return Ok((Attached::InPlace, *mode));
+            }
+            let mode = if state.only_generic { Mode::Generic } else { Mode::Native };
+            state.prefiltering.insert(ifindex, mode);
+            Ok((Attached::Anew, mode))
+        })
+    }
+
+    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.with(|state| state.prefiltering.remove(&ifindex));
+        Ok(())
+    }
+
+    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+        Ok(self.with(|state| state.prefiltering.keys().copied().collect()))
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {

@@ -7,6 +7,7 @@ mod known;
 mod local;
 mod node;
 mod overflow;
+mod prefilter;
 
 use fake::{Fake, SOON, Stream};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -31,13 +32,16 @@ fn upsert(kind: ResourceType, name: &str, message: &impl Message) -> v1::Upsert 
     }
 }
 
-/// What every node is sent first.
-fn base() -> Vec<v1::Upsert> {
-    let fleet = v1::NodeFleet {
+fn fleet() -> v1::NodeFleet {
+    v1::NodeFleet {
         pools: vec!["10.200.0.0/16".to_owned()],
         unknown_pool_address: v1::Entity::Fleet.into(),
         ..v1::NodeFleet::default()
-    };
+    }
+}
+
+/// What every node is sent first.
+fn base() -> Vec<v1::Upsert> {
     let own = v1::NodeRoute {
         addresses: vec!["192.0.2.11".to_owned()],
         endpoint_cidrs: vec!["10.200.1.0/24".to_owned()],
@@ -49,7 +53,7 @@ fn base() -> Vec<v1::Upsert> {
         identity: 0,
     };
     vec![
-        upsert(ResourceType::Fleet, "fleet", &fleet),
+        upsert(ResourceType::Fleet, "fleet", &fleet()),
         upsert(ResourceType::Node, "n1", &own),
         upsert(ResourceType::Node, "n2", &other),
     ]

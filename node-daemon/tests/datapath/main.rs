@@ -25,6 +25,7 @@ mod overlay;
 mod packets;
 mod policies;
 mod policy;
+mod prefilter;
 mod random;
 mod refusals;
 mod revisions;

@@ -14,4 +14,8 @@ fn every_program_is_verified_in_a_tenth_of_what_the_kernel_grants() {
         println!("{name}: {instructions} verified, {:?} bytes translated", info.size_translated());
         assert!(instructions < INSTRUCTIONS_MAX, "{name}: {instructions}");
     }
+    let info = object.uplink_program().unwrap().info().unwrap();
+    let instructions = info.verified_instruction_count().unwrap();
+    println!("xdp_uplink: {instructions} verified, {:?} bytes translated", info.size_translated());
+    assert!(instructions < INSTRUCTIONS_MAX, "xdp_uplink: {instructions}");
 }

@@ -61,6 +61,22 @@ pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
 /// Least-recently-used hash: `AffinityKey` → `Affinity`.
 pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
 
+/// Longest prefix match: IPv4 source, 4 bytes in network order → slot of a prefilter (u32). Apart from IPv6: a look-up costs by
+/// the key's bytes.
+pub const PREFILTER4: MapName = map("PREFILTER4", "prefilter4_v1");
+/// Longest prefix match: IPv6 source, 16 bytes → slot of a prefilter (u32).
+pub const PREFILTER6: MapName = map("PREFILTER6", "prefilter6_v1");
+/// Hash: IPv4 sender of ARP requests, network order (u32) → slot of a prefilter (u32).
+pub const PREFILTER_SENDERS: MapName = map("PREFILTER_SENDERS", "prefilter_senders_v1");
+/// Array: bits of what failsafe entries hold open for everybody (`prefilter::open_bit`).
+pub const PREFILTER_OPEN: MapName = map("PREFILTER_OPEN", "prefilter_open_v1");
+/// Array: bits of blocks that prefixes of prefilters meet (`prefilter::block4` and others).
+pub const PREFILTER_BLOCKS: MapName = map("PREFILTER_BLOCKS", "prefilter_blocks_v1");
+/// Array: slot → `PrefilterNote`. For the daemon alone.
+pub const PREFILTER_LISTS: MapName = map("PREFILTER_LISTS", "prefilter_lists_v1");
+/// Array for each CPU: slot → `Counter` of what the prefilter dropped.
+pub const PREFILTER_COUNTERS: MapName = map("PREFILTER_COUNTERS", "prefilter_counters_v1");
+
 /// Array of one map: no program looks into it. To change it is to wait until all programs that run have come to their end. Not
 /// pinned.
 pub const GRACE: MapName = map("GRACE", "grace");
@@ -72,7 +88,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 22] = [
+pub const ALL: [MapName; 29] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -94,12 +110,28 @@ pub const ALL: [MapName; 22] = [
     SOCKET_PEERS,
     SOCKET_FLOWS,
     AFFINITY,
+    PREFILTER4,
+    PREFILTER6,
+    PREFILTER_SENDERS,
+    PREFILTER_OPEN,
+    PREFILTER_BLOCKS,
+    PREFILTER_LISTS,
+    PREFILTER_COUNTERS,
     EVENTS_LOST,
 ];
 
 /// Those that packets leave something in.
-pub const WRITTEN_BY_PACKETS: [MapName; 8] =
-    [FLOWS, FRAGMENTS, COUNTERS, EVENTS, SOCKET_PEERS, SOCKET_FLOWS, AFFINITY, EVENTS_LOST];
+pub const WRITTEN_BY_PACKETS: [MapName; 9] = [
+    FLOWS,
+    FRAGMENTS,
+    COUNTERS,
+    EVENTS,
+    SOCKET_PEERS,
+    SOCKET_FLOWS,
+    AFFINITY,
+    PREFILTER_COUNTERS,
+    EVENTS_LOST,
+];
 
 pub const ENDPOINTS_MAX: usize = 4096;
 pub const IPCACHE_MAX: usize = 512 * 1024;
@@ -132,6 +164,17 @@ pub const FRONTENDS_MAX: usize = 128 * 1024;
 pub const BACKENDS_MAX: usize = 2047;
 pub const SOCKET_FLOWS_MAX: usize = 64 * 1024;
 pub const AFFINITY_MAX: usize = 64 * 1024;
+/// Prefixes of all prefilters of a node, of each family: more are an overflow, for which a prefilter is rejected. The maps have
+/// twice as much room, so that what comes is there before what goes is taken out.
+pub const PREFILTER_PREFIXES_MAX: usize = 512 * 1024;
+/// Senders of ARP of all prefilters of a node.
+pub const PREFILTER_SENDERS_MAX: usize = 64 * 1024;
+/// Prefilters of a node.
+pub const PREFILTERS_MAX: usize = 512;
+/// Slots of prefilters, with 0, which is never used: twice as many as there may be, so that those that come have theirs before
+/// those that go leave theirs.
+pub const PREFILTER_SLOTS: u32 = 1024;
+const _: () = assert!(PREFILTER_SLOTS as usize == 2 * PREFILTERS_MAX);
 const POINTS_MAX: usize = 8;
 
 /// Packets and bytes.

@@ -14,6 +14,7 @@ mod fragment;
 pub mod maps;
 mod peer;
 mod policy;
+pub mod prefilter;
 mod reason;
 pub mod service;
 

@@ -74,6 +74,14 @@ numbered! {
         ForbiddenAddress = 21 => "forbidden_address",
         /// ND or ARP that no endpoint needs (foreign questions, advertisements, redirects).
         NeighbourIgnored = 22 => "neighbour_ignored",
+        /// No drop: a frame with a VLAN tag, of which XDP judges nothing.
+        PassedTagged = 23 => "passed_tagged",
+        /// No drop: XDP can't read the packet's source. What comes after judges it.
+        PassedUnread = 24 => "passed_unread",
+        /// No drop: a prefilter lists the source, and a failsafe entry holds the flow open.
+        PassedFailsafe = 25 => "passed_failsafe",
+        /// A prefilter lists the source.
+        Prefiltered = 26 => "prefiltered",
     }
 }
 
@@ -85,6 +93,7 @@ numbered! {
         FromOverlay = 2 => "tc_from_overlay",
         FromUplink = 3 => "tc_from_uplink",
         ToUplink = 4 => "tc_to_uplink",
+        XdpUplink = 5 => "xdp_uplink",
     }
 }
 
@@ -95,5 +104,6 @@ impl Reason {
     /// Whether the packet went no further.
     pub const fn is_drop(self) -> bool {
         self as u32 >= Self::PolicyDenied as u32
+            && !matches!(self, Self::PassedTagged | Self::PassedUnread | Self::PassedFailsafe)
     }
 }

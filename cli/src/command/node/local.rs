@@ -71,6 +71,9 @@ fn text(status: &v1::StatusResponse) -> String {
         line("flows", format!("{entries} of {capacity}, {collected} collected"));
     }
     line("events lost", status.events_lost.to_string());
+    for device in status.capabilities.iter().flat_map(|capabilities| &capabilities.devices) {
+        line("uplink", format!("{}, XDP: {}", device.name, xdp(device.xdp())));
+    }
     for problem in &status.problems {
         line("problem", problem.clone());
     }
@@ -79,7 +82,7 @@ fn text(status: &v1::StatusResponse) -> String {
         line("repaired", format!("{}: {}, last {last}", repair.what, count(repair.times, "time", "times")));
     }
     let (maps, drops) = (maps(&status.maps), drops(&status.drops));
-    text + "\n" + &maps + "\n" + &drops
+    text + "\n" + &maps + "\n" + &prefilters(&status.prefilters) + &drops
 }
 
 fn maps(maps: &[v1::MapFill]) -> String {
@@ -88,6 +91,30 @@ fn maps(maps: &[v1::MapFill]) -> String {
         [map.name.clone(), map.entries.to_string(), map.capacity.to_string(), format!("{percent} %")]
     });
     table(["MAP", "ENTRIES", "CAPACITY", "FULL"], rows)
+}
+
+/// Where the program of a device runs.
+const fn xdp(mode: v1::XdpMode) -> &'static str {
+    match mode {
+        v1::XdpMode::Unspecified => "not known",
+        v1::XdpMode::None => "no program",
+        v1::XdpMode::Generic => "generic",
+        v1::XdpMode::Native => "native",
+    }
+}
+
+/// Nothing, where there are none.
+fn prefilters(prefilters: &[v1::PrefilterDrops]) -> String {
+    if prefilters.is_empty() {
+        return String::new();
+    }
+    let rows = prefilters.iter().map(|list| {
+        let numbers =
+            [list.prefixes, list.arp_senders, list.packets, list.bytes].map(|number| number.to_string());
+        let [prefixes, senders, packets, bytes] = numbers;
+        [list.name.clone(), prefixes, senders, packets, bytes]
+    });
+    table(["PREFILTER", "PREFIXES", "ARP SENDERS", "DROPPED", "BYTES"], rows) + "\n"
 }
 
 /// Most packets first. Reasons that are no drops are among them: what was delivered, and whereto.

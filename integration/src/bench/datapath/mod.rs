@@ -4,7 +4,7 @@
 //! Each run is checked against the programs' own counters: one in which a packet went another way than the figure says is
 //! an error and no figure.
 
-mod packets;
+pub(super) mod packets;
 mod reference;
 mod subject;
 mod wrapper;
@@ -190,7 +190,7 @@ fn figures(groups: &[Group]) -> Vec<Figure> {
 }
 
 /// Another CPU's caches are cold, and its share of the tables' free rows is another.
-fn stay_on_this_cpu() -> Result<()> {
+pub(super) fn stay_on_this_cpu() -> Result<()> {
     let mut here = CpuSet::new();
     here.set(sched_getcpu()?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &here)?)

@@ -5,18 +5,18 @@ use std::net::Ipv4Addr;
 use etherparse::PacketBuilder;
 
 /// The workload of this node.
-pub(super) const WORKLOAD: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 2);
+pub(in crate::bench) const WORKLOAD: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 2);
 /// Whom it talks with, on another node.
-pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 7);
+pub(in crate::bench) const PEER: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 7);
 /// The service's port.
-pub(super) const PORT: u16 = 8080;
+pub(in crate::bench) const PORT: u16 = 8080;
 pub(super) const WORKLOAD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 const PAYLOAD: [u8; 46] = [0; 46];
 
 /// A segment of an established connection, from the workload to the peer; 100 bytes. The source port is the wrapper's.
-pub(super) fn established() -> Vec<u8> {
+pub(in crate::bench) fn established() -> Vec<u8> {
     segment(WORKLOAD, PEER, false)
 }
 

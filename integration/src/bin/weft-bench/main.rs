@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_integration::bench::{Report, control, datapath, policy};
+use weft_integration::bench::{Report, control, datapath, lb, policy};
 
 #[derive(Debug, Parser)]
 #[command(name = "weft-bench", about = "Measures what Weft promises in numbers")]
@@ -24,6 +24,8 @@ struct Arguments {
 enum Bench {
     /// Packets through the kernel programs, beside a reference
     Datapath(datapath::Options),
+    /// Packets through the program of XDP, beside a reference
+    Lb(lb::Options),
     /// From `apply` to realised, beside a bare fan-out of the same bytes
     Control(control::Options),
     /// The policy compiler: the controller's half and the daemon's, into the kernel
@@ -54,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let say = |text: &str| eprintln!("  {text}");
     let report: Report = match &arguments.bench {
         Bench::Datapath(options) => datapath::run(&arguments.object, options, say)?,
+        Bench::Lb(options) => lb::run(&arguments.object, options, say)?,
         Bench::Control(options) => control::run(options, say)?,
         Bench::Policy(options) => policy::run(options, say)?,
         Bench::PolicyMemoryProcess(options) => return policy::memory_process(options),

@@ -1,0 +1,132 @@
+//! Runs an XDP program many times on the same packet, and REF-XDP: see `bpf/bench/xdp.rs`.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, ProgramArray},
+    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
+};
+
+use super::TURNS;
+use crate::bench::datapath::packets::{PEER, PORT, WORKLOAD, established};
+
+const TX: u32 = 3;
+const RESTORED_BYTES: usize = 64;
+/// `XdpTemplate` of the kernel program, word by word.
+type Template = [u64; 10];
+
+/// What takes turns in the packet, as it stands there.
+#[derive(Clone, Debug)]
+pub(super) enum Turns {
+    Ports(Vec<u16>),
+    Addresses(Vec<u32>),
+}
+
+/// The wrapper, aimed at one program.
+pub(super) struct Wrapper {
+    ebpf: Ebpf,
+    template: Array<MapData, Template>,
+    turns: Array<MapData, u32>,
+    targets: ProgramArray<MapData>,
+}
+
+impl std::fmt::Debug for Wrapper {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Wrapper").finish_non_exhaustive()
+    }
+}
+
+impl Wrapper {
+    pub(super) fn load(object: &Path) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            // The references' tables are of another instance.
+            .map_max_entries("REF_FLOWS", 64)
+            .map_max_entries("REF_CONNECTIONS", 64)
+            .load_file(object)
+            .with_context(|| format!("load {}", object.display()))?;
+        program(&mut ebpf, "xdp_wrapper")?.load().context("load xdp_wrapper")?;
+        let template = Array::try_from(ebpf.take_map("XDP_TEMPLATE").context("no map XDP_TEMPLATE")?)?;
+        let turns = Array::try_from(ebpf.take_map("XDP_TURNS").context("no map XDP_TURNS")?)?;
+        let targets = ProgramArray::try_from(ebpf.take_map("XDP_TARGET").context("no map XDP_TARGET")?)?;
+        Ok(Self { ebpf, template, turns, targets })
+    }
+
+    /// Puts a program where the wrapper calls it.
+    pub(super) fn aim(&mut self, program: &ProgramFd) -> Result<()> {
+        self.targets.set(0, program, 0).context("put the program under test behind the wrapper")
+    }
+
+    /// What the next runs do.
+    pub(super) fn prepare(&mut self, packet: &[u8], turns: &Turns) -> Result<()> {
+        let length = u64::try_from(packet.len())?;
+        ensure!(packet.len() >= RESTORED_BYTES && length < 1500, "a packet of {length} bytes");
+        let words: Vec<u32> = match turns {
+            Turns::Ports(ports) => ports.iter().map(|port| u32::from(*port)).collect(),
+            Turns::Addresses(addresses) => addresses.clone(),
+        };
+        for (index, word) in (0..).zip(&words) {
+            self.turns.set(index, word, 0)?;
+        }
+        let mut template = [0; 10];
+        for (word, bytes) in template.iter_mut().zip(packet[..RESTORED_BYTES].chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into()?);
+        }
+        let addresses = u64::from(matches!(turns, Turns::Addresses(_)));
+        template[8] = length | addresses << 32;
+        template[9] = u64::try_from(words.len())?;
+        Ok(self.template.set(0, template, 0)?)
+    }
+
+    /// The last verdict, and the nanoseconds of one run.
+    pub(super) fn run(&mut self, packet: &[u8], repeat: u32) -> Result<(u32, f64)> {
+        let wrapper = program(&mut self.ebpf, "xdp_wrapper")?;
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
+        let result = wrapper.test_run(options)?;
+        Ok((result.return_value, result.duration.as_secs_f64() * 1e9))
+    }
+}
+
+/// REF-XDP with its table, behind a wrapper.
+pub(super) struct Reference {
+    wrapper: Wrapper,
+    /// Keeps the program and its maps.
+    _ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Reference").finish_non_exhaustive()
+    }
+}
+
+impl Reference {
+    pub(super) fn load(object: &Path) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().map_max_entries("REF_FLOWS", 64).load_file(object)?;
+        program(&mut ebpf, "xdp_reference")?.load().context("load xdp_reference")?;
+        let mut wrapper = Wrapper::load(object)?;
+        wrapper.aim(program(&mut ebpf, "xdp_reference")?.fd()?)?;
+        let table = ebpf.take_map("REF_CONNECTIONS").context("no map REF_CONNECTIONS")?;
+        let mut connections: HashMap<_, [u32; 4], [u32; 4]> = HashMap::try_from(table)?;
+        let wire = |address: std::net::Ipv4Addr| u32::from(address).to_be();
+        let ports: Vec<u16> = (0..TURNS).map(|turn| (2000 + turn).to_be()).collect();
+        for port in &ports {
+            let both = u32::from(*port) | u32::from(PORT.to_be()) << 16;
+            connections.insert([wire(WORKLOAD), wire(PEER), both, 6], [1, 0, 0, 0], 0)?;
+        }
+        wrapper.prepare(&established(), &Turns::Ports(ports))?;
+        Ok(Self { wrapper, _ebpf: ebpf })
+    }
+
+    pub(super) fn run(&mut self, repeat: u32) -> Result<f64> {
+        let (verdict, nanoseconds) = self.wrapper.run(&established(), repeat)?;
+        ensure!(verdict == TX, "the reference's last packet got verdict {verdict}");
+        Ok(nanoseconds)
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+    Ok(program.try_into()?)
+}
