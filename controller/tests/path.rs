@@ -325,3 +325,28 @@ async fn a_node_that_was_behind_with_its_acknowledgements_learns_of_new_identiti
     let knows = |node: &Node| node.deltas.last().is_some_and(|delta| delta.identities_through >= newest);
     first.until("it knows the identity", knows).await;
 }
+
+#[tokio::test]
+async fn a_node_without_other_news_is_told_of_identities_at_most_ten_times_a_second() {
+    let mut fleet = fleet().await;
+    let mut bystander = fleet.node("node-1", "192.0.2.1").await.in_sync().await;
+    let mut busy = fleet.node("node-2", "192.0.2.2").await.in_sync().await;
+    let other = (ResourceType::Node, "node-2".to_owned());
+    bystander.until("it knows the other node", |node| node.held.contains_key(&other)).await;
+    let (before, began) = (bystander.deltas.len(), tokio::time::Instant::now());
+    for number in 0..30 {
+        let (name, address) = (format!("e-{number}"), busy.address(5 + number));
+        let app = format!("app-{number}");
+        assert!(busy.attach(&name, &[("app", &app)], &[&address]).await.accepted);
+    }
+    let newest = identities(&mut fleet).await.iter().map(|identity| identity.number).max().unwrap();
+    let knows = |node: &Node| node.deltas.last().is_some_and(|delta| delta.identities_through >= newest);
+    bystander.until("it knows the last identity", knows).await;
+
+    let told = &bystander.deltas[before..];
+    assert!(told.iter().all(|delta| delta.upserts.is_empty() && delta.removes.is_empty()), "{told:?}");
+    // Each after the interval since the one before; the first at once.
+    let intervals =
+        began.elapsed().as_millis() / weft_controller::limits::IDENTITIES_THROUGH_INTERVAL.as_millis();
+    assert!(told.len() as u128 <= intervals + 1, "{} in {intervals} tenths of a second", told.len());
+}
