@@ -142,6 +142,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    memory::keep_little();
     start_logging(arguments.log_format);
     let ended = tokio::runtime::Runtime::new().context("start the runtime").and_then(|runtime| {
         let ended = runtime.block_on(run(arguments, began));
