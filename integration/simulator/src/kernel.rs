@@ -147,6 +147,11 @@ impl Datapath for Kernel {
         self.twin.end_sockets(namespaces, serves)
     }
 
+    fn sockets_attached(&mut self) -> Result<bool, KernelError> {
+        self.alive()?;
+        self.twin.sockets_attached()
+    }
+
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.alive()?;
         self.twin.attach_sockets(cgroup)

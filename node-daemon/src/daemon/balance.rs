@@ -19,12 +19,20 @@ pub(super) struct Balance {
     unrealised: Vec<(String, String)>,
     /// How far the kernel was brought to what was desired last; `None`: it was not.
     settled: Option<Sweep>,
+    /// The socket programs of this daemon are attached: from the first service on.
+    at_sockets: bool,
 }
 
 impl Balance {
     pub(super) fn begin(settings: &Settings, actual: Services) -> Self {
         let here = Here { node: settings.node.clone(), labels: settings.labels.clone() };
-        Self { balancer: Balancer::new(here), actual, unrealised: Vec::new(), settled: None }
+        Self {
+            balancer: Balancer::new(here),
+            actual,
+            unrealised: Vec::new(),
+            settled: None,
+            at_sockets: false,
+        }
     }
 }
 
@@ -32,6 +40,9 @@ impl<D: Datapath, L: Links> State<D, L> {
     /// Brings the kernel to the services that are desired. What can't be realised is told as rejected, and keeps nothing else
     /// from being written.
     pub(super) fn write_services(&mut self, sweep: Sweep) -> Result<(), KernelError> {
+        if !self.desired.services().is_empty() {
+            self.need_sockets()?;
+        }
         let desired = self.desired.services();
         let services = &mut self.services;
         if services.settled != Some(sweep) || !services.balancer.knows(desired) {
@@ -87,9 +98,21 @@ impl<D: Datapath, L: Links> State<D, L> {
         Ok(())
     }
 
+    /// The first service needs the socket programs: without any, processes do without what they cost. Those that an earlier
+    /// daemon attached are always taken over.
+    pub(super) fn need_sockets(&mut self) -> Result<(), KernelError> {
+        if let Some(cgroup) = &self.settings.cgroup
+            && !self.services.at_sockets
+        {
+            self.datapath.attach_sockets(cgroup)?;
+            self.services.at_sockets = true;
+        }
+        Ok(())
+    }
+
     /// The socket programs are where they belong.
     pub(super) fn hold_sockets(&mut self) {
-        let Some(cgroup) = &self.settings.cgroup else { return };
+        let Some(cgroup) = self.settings.cgroup.as_ref().filter(|_| self.services.at_sockets) else { return };
         match self.datapath.attach_sockets(cgroup) {
             Ok(Attached::InPlace) => {}
             Ok(Attached::Anew) => {

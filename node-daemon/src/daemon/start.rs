@@ -136,8 +136,8 @@ impl Core {
         state.drop_ended_attachments().await?;
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
-        if let Some(cgroup) = &state.settings.cgroup {
-            state.datapath.attach_sockets(cgroup)?;
+        if state.datapath.sockets_attached()? {
+            state.need_sockets()?;
         }
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");

@@ -114,6 +114,9 @@ pub trait Datapath: Send + 'static {
     /// Writes the steps in order and stops at the first that fails.
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError>;
 
+    /// Whether some daemon has attached the socket programs.
+    fn sockets_attached(&mut self) -> Result<bool, KernelError>;
+
     /// Attaches the socket programs to a cgroup, or replaces in place those that an earlier daemon attached there.
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
 

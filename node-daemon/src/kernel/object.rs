@@ -290,6 +290,11 @@ impl Datapath for Object {
         Ok(ended)
     }
 
+    fn sockets_attached(&mut self) -> Result<bool, KernelError> {
+        let pin = self.directory()?.join("sockets").join(SOCKET_PROGRAMS[0]);
+        pin.try_exists().map_err(|error| in_path("look for", &pin, error))
+    }
+
     fn attach_sockets(&mut self, path: &Path) -> Result<Attached, KernelError> {
         let directory = self.directory()?.join("sockets");
         fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;

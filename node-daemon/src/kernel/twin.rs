@@ -134,6 +134,10 @@ impl Datapath for Twin {
         })
     }
 
+    fn sockets_attached(&mut self) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.cgroup.is_some()))
+    }
+
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.with(|state| {
             let before = state.cgroup.replace(cgroup.to_owned());

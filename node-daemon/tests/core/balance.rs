@@ -68,6 +68,26 @@ async fn services_are_in_the_kernel_when_they_are_acknowledged() {
 }
 
 #[tokio::test]
+async fn the_first_service_brings_the_socket_programs_and_a_restart_keeps_them() {
+    let (state, kernel, fake, node, stream) = synced(Vec::new()).await;
+    let attached = |kernel: &Kernel| kernel.maps.with(|state| state.cgroup.clone());
+    assert_eq!(attached(&kernel), None, "no call of a process pays for services that there are not");
+    stream.delta(delta(6, vec![service("web", "10.96.0.1", &["10.200.1.5"])])).await;
+    let mut stream = stream;
+    assert_eq!(stream.ack().await.revision, 6);
+    assert_eq!(attached(&kernel), Some("/the/cgroup".into()));
+
+    let removes = vec![v1::Remove { r#type: ResourceType::Service.into(), name: "web".to_owned() }];
+    stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
+    stream.ack().await;
+    drop((stream, fake));
+    node.kill();
+    kernel.maps.with(|state| state.cgroup = Some("/another".into()));
+    let _node = Node::start(&kernel, state.path(), &[]).await;
+    assert_eq!(attached(&kernel), Some("/the/cgroup".into()), "an earlier daemon's are taken over");
+}
+
+#[tokio::test]
 async fn a_service_that_is_wrong_is_rejected_by_name_and_keeps_its_last_good_form() {
     let (_state, kernel, _fake, _node, mut stream) =
         synced(vec![service("web", "10.96.0.1", &["10.200.1.5"])]).await;

@@ -40,7 +40,8 @@ fn settings() -> Settings {
         uplinks: Vec::new(),
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: 8472,
-        cgroup: None,
+        // The twin takes any name.
+        cgroup: Some("/the/cgroup".into()),
         boot_id: "boot-1".to_owned(),
         kernel_release: "6.1".to_owned(),
         tcx: true,
