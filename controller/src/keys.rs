@@ -30,6 +30,12 @@ pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
 pub const ADDRESSES_SPOKEN_FOR: &str = "/weft/v1/meta/addresses-spoken-for";
 /// Written whenever a node gets an address: what was seen of all nodes' addresses holds if this has not changed.
 pub const NODE_ADDRESS_GIVEN: &str = "/weft/v1/meta/node-address-given";
+/// What each node has found out about services' backends; the value is a `ServiceHealth`.
+pub const HEALTH: &str = "/weft/v1/backend-health/";
+/// Written whenever such a word, or one about who is away, is taken back.
+pub const HEALTH_TAKEN_BACK: &str = "/weft/v1/meta/backend-health-taken-back";
+/// Nodes that are away, so that others probe backends outside of the fleet for them.
+pub const PROBERS_AWAY: &str = "/weft/v1/prober-away/";
 /// Written whenever an endpoint is taken out.
 pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 
@@ -68,7 +74,27 @@ pub fn parse(key: &str) -> Option<(Kind, &str)> {
 
 /// Whether the key changes with everything that nodes may have to be told of, removals among it.
 pub fn tells_of_change(key: &str) -> bool {
-    key == OPERATOR_CHANGE || key == ENDPOINT_REMOVED || parse(key).is_some()
+    [OPERATOR_CHANGE, ENDPOINT_REMOVED, HEALTH_TAKEN_BACK].contains(&key)
+        || parse(key).is_some()
+        || parse_health(key).is_some()
+        || parse_prober_away(key).is_some()
+}
+
+pub fn health(node: &str, service: &str) -> String {
+    format!("{HEALTH}{node}/{service}")
+}
+
+/// Whose word about which service.
+pub fn parse_health(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(HEALTH)?.split_once('/')
+}
+
+pub fn prober_away(node: &str) -> String {
+    format!("{PROBERS_AWAY}{node}")
+}
+
+pub fn parse_prober_away(key: &str) -> Option<&str> {
+    key.strip_prefix(PROBERS_AWAY)
 }
 
 /// Claim of an address; the value is its [`Owner`](crate::claims::Owner).
@@ -116,6 +142,8 @@ mod tests {
             assert_eq!(parse(&object(kind, "a.b")), Some((kind, "a.b")));
         }
         assert_eq!(parse(STORE_ID), None);
+        assert_eq!(parse_health(&health("n.1", "api-2")), Some(("n.1", "api-2")));
+        assert_eq!(parse_prober_away(&prober_away("n.1")), Some("n.1"));
         assert_eq!(parse(&identity_by_labels(&Labels::new())), None);
     }
 }

@@ -9,6 +9,7 @@ pub mod expiry;
 pub mod fleet;
 pub mod fleet_config;
 pub mod guard;
+pub mod health;
 pub mod identity;
 pub mod keys;
 pub mod limits;

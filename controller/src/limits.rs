@@ -141,6 +141,10 @@ pub const OPEN_HOLD: Duration = Duration::from_secs(5);
 pub const NODE_ADDRESSES_MAX: usize = 16;
 /// A Hello, and what a report says of one endpoint.
 pub const REPORT_MAX_BYTES: usize = 64 * 1024;
+/// Why a probe failed, as a node says it.
+pub const PROBE_ERROR_MAX_BYTES: usize = 200;
+/// Words about backends that one transaction takes back.
+pub const HEALTH_FORGOTTEN_AT_ONCE: usize = 100;
 /// Names in one inventory.
 pub const INVENTORY_MAX_NAMES: usize = 10_000;
 /// Answers that wait for a slow node; meanwhile its reports are not read.
@@ -152,5 +156,7 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(MOVE_PAGE_KEYS <= TRANSACTION_MAX_OPERATIONS);
 
+/// For so long a node is away before others probe backends outside of the fleet in its place.
+pub const PROBER_AWAY: Duration = Duration::from_secs(30);
 /// Between two looks at which nodes are away.
 pub const ABSENCE_INTERVAL: Duration = Duration::from_secs(5);

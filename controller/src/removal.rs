@@ -1,7 +1,7 @@
 //! Taking a node out of the fleet, with everything it has. Its endpoints go one by one, the node last: whoever dies in
 //! between leaves a node with fewer endpoints, which is removed by trying again.
 use crate::{
-    endpoints, keys, limits,
+    endpoints, health, keys, limits,
     nodes::{NodeError, parse_all},
     plan::{Contended, Plan},
     resource,
@@ -52,6 +52,7 @@ async fn try_remove(
     for endpoint in &known.endpoints {
         endpoints::gone(store, name, endpoint, None).await.map_err(NodeError::Endpoint)?;
     }
+    health::forget(store, name).await?;
     let mut plan = Plan::default();
     plan.expect(&key, Some(&stored));
     // An endpoint that it was given since then would outlive it.
@@ -62,6 +63,7 @@ async fn try_remove(
     }
     plan.delete(key);
     plan.delete(added);
+    plan.delete(keys::prober_away(name));
     for address in parse_all(&node.addresses) {
         plan.delete(keys::address(address));
     }

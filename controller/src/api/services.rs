@@ -13,7 +13,7 @@ use weft_shared::{
 
 use super::{Operator, errors, read};
 use crate::{
-    fleet::{Answering, Fleet},
+    fleet::{Answering, Fleet, Probe, health},
     limits,
 };
 
@@ -75,6 +75,11 @@ fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceSt
     let answering = fleet.answering(service);
     let taking = Family::BOTH.map(|family| taking(&answering, family));
     let active = taking.iter().map(|taking| taking.backends).sum();
+    let unhealthy = answering.backends.iter().filter(|(place, one)| {
+        let (_, healthy) = fleet.probes(service, **place, one);
+        healthy == Some(false)
+    });
+    let unhealthy = unhealthy.count();
     let (condition, reason) = condition(service, &answering, taking);
     v1::ServiceState {
         name: service.name.clone(),
@@ -83,7 +88,9 @@ fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceSt
         reason,
         backends_total: count(answering.backends.len() + answering.absent.len()),
         backends_active: count(active),
-        backends: if with_backends { backends(fleet, &answering, taking) } else { Vec::new() },
+        backends_unhealthy: count(unhealthy),
+        health_check: service.health_check.as_ref().map(wire::health_check),
+        backends: if with_backends { backends(fleet, service, &answering, taking) } else { Vec::new() },
         algorithm: wire::algorithm(service.algorithm).into(),
         forwarding_mode: wire::forwarding(service.forwarding).into(),
         left_out: count(answering.left_out),
@@ -147,8 +154,14 @@ fn condition(
     (v1::ServiceCondition::Serving, notes.collect::<Vec<_>>().join("; "))
 }
 
-fn backends(fleet: &Fleet, answering: &Answering, taking: [Taking; 2]) -> Vec<v1::ServiceBackend> {
-    let there = answering.backends.iter().map(|((address, port), one)| {
+fn backends(
+    fleet: &Fleet,
+    service: &Service,
+    answering: &Answering,
+    taking: [Taking; 2],
+) -> Vec<v1::ServiceBackend> {
+    let there = answering.backends.iter().map(|(place @ (address, port), one)| {
+        let (probes, healthy) = fleet.probes(service, *place, one);
         let taking = taking[usize::from(address.is_ipv6())];
         let endpoint = fleet.endpoint_by_address(*address).filter(|_| !one.node.is_empty());
         v1::ServiceBackend {
@@ -164,6 +177,8 @@ fn backends(fleet: &Fleet, answering: &Answering, taking: [Taking; 2]) -> Vec<v1
                 0
             },
             absent: false,
+            health: health(healthy).into(),
+            probes: probes.into_iter().map(probe).collect(),
         }
     });
     let absent = answering.absent.iter().map(|((address, port), weight)| v1::ServiceBackend {
@@ -174,6 +189,12 @@ fn backends(fleet: &Fleet, answering: &Answering, taking: [Taking; 2]) -> Vec<v1
         ..v1::ServiceBackend::default()
     });
     there.chain(absent).collect()
+}
+
+fn probe(Probe { node, word }: Probe) -> v1::BackendProbe {
+    let healthy = word.as_ref().map(|word| word.healthy);
+    let (since, error) = word.map(|word| (word.since, word.error)).unwrap_or_default();
+    v1::BackendProbe { node, health: health(healthy).into(), since: since.map(Into::into), error }
 }
 
 fn count(count: usize) -> u32 {

@@ -37,6 +37,12 @@ impl Absence {
         over.cloned().collect()
     }
 
+    /// Nodes that have been away for so long.
+    pub fn longer_than(&self, time: Duration, now: Duration) -> BTreeSet<String> {
+        let away = self.since.iter().filter(|(_, since)| now.saturating_sub(**since) >= time);
+        away.map(|(node, _)| node.clone()).collect()
+    }
+
     /// When the node is removed if it stays away; `None`: it is not away, or may be.
     pub fn expires_in(&self, node: &str, now: Duration) -> Option<Duration> {
         let away = now.saturating_sub(*self.since.get(node)?);

@@ -1,5 +1,6 @@
 //! Removes nodes that stay away for longer than the fleet allows.
 mod absence;
+mod probers;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -48,10 +49,11 @@ async fn look(store: &dyn Store, hub: &Hub) -> Result<(), StoreError> {
     let nodes: Vec<String> = hub.ask(|fleet| fleet.nodes().map(|(name, _)| name.to_owned()).collect());
     let away: BTreeSet<String> =
         nodes.into_iter().filter(|node| hub.standing(node).is_some_and(|node| !node.connected)).collect();
-    let expired = hub.absence(|absence, now| {
+    let (expired, away) = hub.absence(|absence, now| {
         absence.look(away, expiry, now);
-        absence.expired(now)
+        (absence.expired(now), absence.longer_than(limits::PROBER_AWAY, now))
     });
+    probers::mark(store, hub, &away).await?;
     for node in expired {
         remove(store, hub, &node, expiry.unwrap_or_default()).await?;
     }
@@ -153,6 +155,56 @@ mod tests {
         tokio::time::sleep(2 * limits::ABSENCE_INTERVAL).await;
         assert_eq!(names(&store, v1::Kind::Node).await, ["here"]);
         assert_eq!(names(&store, v1::Kind::Endpoint).await, ["on-here"]);
+    }
+
+    /// A service with a backend outside of the fleet that is probed.
+    async fn put_probed_service(store: &Arc<dyn Store>) {
+        let frontend = v1::Frontend {
+            address: "10.96.0.1".to_owned(),
+            port: 80,
+            protocol: v1::Protocol::Tcp.into(),
+            ..v1::Frontend::default()
+        };
+        let backend = v1::Backend { address: "203.0.113.5".to_owned(), ..v1::Backend::default() };
+        let service = v1::Service {
+            metadata: Some(v1::Metadata { name: "out".to_owned(), ..v1::Metadata::default() }),
+            frontends: vec![frontend],
+            backends: Some(v1::BackendList { items: vec![backend] }),
+            health_check: Some(v1::HealthCheck::default()),
+            ..v1::Service::default()
+        };
+        let mut plan = Plan::default();
+        let object = resource::object(Of::Service(service));
+        plan.put(keys::object(v1::Kind::Service, "out"), resource::encode(object));
+        plan.commit(store.as_ref()).await.unwrap();
+    }
+
+    fn probers(hub: &Hub) -> Vec<String> {
+        hub.ask(|fleet| {
+            let answering = fleet.answering(fleet.service("out").unwrap());
+            answering.backends.into_values().flat_map(|backend| backend.probed_by).collect()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_away_probes_nothing_outside_until_it_is_back_and_all_controllers_know() {
+        let store = store_with(&["away", "here"], "c1").await;
+        put_probed_service(&store).await;
+        let (first, second) = (controller(&store, "c1").await, controller(&store, "c2").await);
+        let _here = first.hub.connect("here", None);
+        tokio::time::sleep(limits::PROBER_AWAY / 2).await;
+        assert_eq!(probers(&first.hub), ["away", "here"], "it may come back at once");
+        tokio::time::sleep(limits::PROBER_AWAY).await;
+        for hub in [&first.hub, &second.hub] {
+            assert_eq!(probers(hub), ["here"]);
+        }
+        let marked = store.get(&keys::prober_away("away")).await.unwrap().0.unwrap();
+        assert_eq!(marked.version, 1, "written once");
+        let _away = first.hub.connect("away", None);
+        tokio::time::sleep(3 * limits::ABSENCE_INTERVAL).await;
+        for hub in [&first.hub, &second.hub] {
+            assert_eq!(probers(hub), ["away", "here"]);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! What the fleet compiler learns from the store: objects as facts, without what nodes are never sent.
 use std::net::IpAddr;
 
+use prost::Message as _;
 use weft_proto::v1::{self, Kind, object::Kind as Of};
 use weft_shared::{
     digest::Digest,
@@ -14,6 +15,7 @@ use weft_shared::{
     },
 };
 
+use super::health::{self, Words};
 use crate::{
     keys, nodes, resource,
     store::{Event, KeyValue, StoreError},
@@ -22,13 +24,45 @@ use crate::{
 /// One object changed; `None`: it was deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    Node { name: String, facts: Option<NodeFacts> },
-    Endpoint { name: String, facts: Option<EndpointFacts> },
-    Identity { number: u32, labels: Option<Labels> },
-    Policy { name: String, policy: Option<Policy> },
-    CidrSet { name: String, set: Option<CidrSet> },
-    Service { name: String, service: Option<Service> },
-    Prefilter { name: String, prefilter: Option<Prefilter> },
+    Node {
+        name: String,
+        facts: Option<NodeFacts>,
+    },
+    Endpoint {
+        name: String,
+        facts: Option<EndpointFacts>,
+    },
+    Identity {
+        number: u32,
+        labels: Option<Labels>,
+    },
+    Policy {
+        name: String,
+        policy: Option<Policy>,
+    },
+    CidrSet {
+        name: String,
+        set: Option<CidrSet>,
+    },
+    Service {
+        name: String,
+        service: Option<Service>,
+    },
+    Prefilter {
+        name: String,
+        prefilter: Option<Prefilter>,
+    },
+    /// What a node says of a service's backends.
+    Health {
+        node: String,
+        service: String,
+        words: Option<Words>,
+    },
+    /// Whether a node is away for so long that others probe for it.
+    Away {
+        node: String,
+        away: bool,
+    },
     Config(Option<v1::FleetConfig>),
 }
 
@@ -72,7 +106,7 @@ impl Change {
     }
 
     pub fn from_item(item: &KeyValue) -> Result<Option<Self>, EventError> {
-        let Some((_, name)) = keys::parse(&item.key) else { return Ok(None) };
+        let Some((_, name)) = keys::parse(&item.key) else { return Ok(Self::of_probes(item)) };
         let name = name.to_owned();
         let object = resource::decode(item)?;
         let change = match object.kind {
@@ -110,7 +144,30 @@ impl Change {
         Ok(Some(change))
     }
 
+    /// Of what is no object.
+    fn of_probes(item: &KeyValue) -> Option<Self> {
+        if let Some(node) = keys::parse_prober_away(&item.key) {
+            return Some(Self::Away { node: node.to_owned(), away: true });
+        }
+        let (node, service) = keys::parse_health(&item.key)?;
+        let words = match v1::ServiceHealth::decode(item.value.clone()) {
+            Ok(message) => Some(health::from_message(&message)),
+            Err(error) => {
+                // As if nothing had been said: no backend is taken out for it.
+                tracing::error!(node, service, %error, "what a node has found out about a service cannot be read");
+                None
+            }
+        };
+        Some(Self::Health { node: node.to_owned(), service: service.to_owned(), words })
+    }
+
     fn deleted(key: &str) -> Option<Self> {
+        if let Some((node, service)) = keys::parse_health(key) {
+            return Some(Self::Health { node: node.to_owned(), service: service.to_owned(), words: None });
+        }
+        if let Some(node) = keys::parse_prober_away(key) {
+            return Some(Self::Away { node: node.to_owned(), away: false });
+        }
         let (kind, name) = keys::parse(key)?;
         let name = name.to_owned();
         match kind {
@@ -136,6 +193,8 @@ impl Change {
             Self::CidrSet { set, .. } => set.is_none(),
             Self::Service { service, .. } => service.is_none(),
             Self::Prefilter { prefilter, .. } => prefilter.is_none(),
+            Self::Health { words, .. } => words.is_none(),
+            Self::Away { away, .. } => !away,
             Self::Config(config) => config.is_none(),
         }
     }

@@ -15,6 +15,7 @@ use weft_shared::policy::{
 
 use super::{
     event::{EndpointFacts, NodeFacts},
+    health::Health,
     labelled::Labelled,
     prefilters::Prefilters,
     resources::{Id, Key, Resources},
@@ -30,6 +31,7 @@ pub(super) struct Index {
     pub(super) policies: BTreeMap<String, PolicyEntry>,
     pub(super) cidr_sets: BTreeMap<String, CidrSetEntry>,
     pub(super) services: Services,
+    pub(super) health: Health,
     pub(super) prefilters: Prefilters,
     pub(super) identities: Labelled,
     highest_identity: u32,

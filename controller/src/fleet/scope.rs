@@ -18,11 +18,13 @@ impl Fleet {
     pub(super) fn apply_one(&mut self, change: Change, now: Duration, aftermath: &mut Aftermath) {
         match change {
             Change::Node { name, facts } => {
+                let probed = self.may_probe(&name);
                 match facts {
                     Some(facts) => self.put_node(name.clone(), facts, aftermath),
                     None => self.remove_node(&name),
                 }
                 self.note_node(&name, aftermath);
+                self.choose_after(&name, probed, aftermath);
             }
             Change::Endpoint { name, facts } => {
                 let same = self.is_same_backend(&name, facts.as_ref());
@@ -47,6 +49,10 @@ impl Fleet {
             Change::Policy { name, policy } => self.change_policy(&name, policy, aftermath),
             Change::CidrSet { name, set } => self.change_cidr_set(&name, set, aftermath),
             Change::Service { name, service } => self.change_service(&name, service, aftermath),
+            Change::Health { node, service, words } => {
+                self.change_words(&node, &service, words, aftermath);
+            }
+            Change::Away { node, away } => self.change_away(&node, away, aftermath),
             Change::Prefilter { name, prefilter } => self.change_prefilter(&name, prefilter),
             Change::Config(config) => {
                 self.change_config(config.as_ref(), aftermath);

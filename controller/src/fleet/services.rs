@@ -139,6 +139,7 @@ impl Fleet {
             }
             (None, None) => {}
         }
+        self.choose_probers(name);
     }
 
     /// Of a configuration: which listed addresses are endpoints'.
@@ -277,7 +278,8 @@ impl Index {
                 for (number, _) in selected {
                     for (address, facts) in self.ready_with(number) {
                         if service.serves(address.into()) {
-                            let resolved = self.resolved(service, facts, 1, BackendState::Active);
+                            let mut resolved = self.resolved(service, facts, 1, BackendState::Active);
+                            self.judge(service, (address, *port), &mut resolved);
                             answering.backends.insert((address, *port), resolved);
                         }
                     }
@@ -289,7 +291,7 @@ impl Index {
                     let place = (backend.address, backend.port);
                     let owner = self.owners.get(&backend.address).and_then(|name| self.endpoints.get(name));
                     let inside = self.services.pools.iter().any(|pool| pool.contains(&backend.address));
-                    let resolved = match owner {
+                    let mut resolved = match owner {
                         Some(facts) if facts.ready => {
                             self.resolved(service, facts, backend.weight, backend.state)
                         }
@@ -298,12 +300,14 @@ impl Index {
                             state: backend.state,
                             node: String::new(),
                             topology: String::new(),
+                            probed_by: self.health.probers_of(&service.name, place),
                         },
                         _ => {
                             answering.absent.insert(place, backend.weight);
                             continue;
                         }
                     };
+                    self.judge(service, place, &mut resolved);
                     answering.backends.insert(place, resolved);
                 }
             }
@@ -331,6 +335,12 @@ impl Index {
     ) -> Resolved {
         let label = service.topology_label.as_ref();
         let topology = label.and_then(|label| self.node_labels(&facts.node)?.get(label).cloned());
-        Resolved { weight, state, node: facts.node.clone(), topology: topology.unwrap_or_default() }
+        Resolved {
+            weight,
+            state,
+            node: facts.node.clone(),
+            topology: topology.unwrap_or_default(),
+            probed_by: Vec::new(),
+        }
     }
 }

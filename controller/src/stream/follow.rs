@@ -114,6 +114,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let (mut nodes, mut endpoints, mut policies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut identities, mut cidr_sets) = (BTreeSet::new(), BTreeSet::new());
     let (mut services, mut prefilters) = (BTreeSet::new(), BTreeSet::new());
+    let (mut words, mut away) = (BTreeSet::new(), BTreeSet::new());
     for change in listed {
         match change {
             Change::Node { name, .. } => drop(nodes.insert(name.as_str())),
@@ -123,6 +124,8 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
             Change::CidrSet { name, .. } => drop(cidr_sets.insert(name.as_str())),
             Change::Service { name, .. } => drop(services.insert(name.as_str())),
             Change::Prefilter { name, .. } => drop(prefilters.insert(name.as_str())),
+            Change::Health { node, service, .. } => drop(words.insert((node.as_str(), service.as_str()))),
+            Change::Away { node, .. } => drop(away.insert(node.as_str())),
             Change::Config(_) => {}
         }
     }
@@ -137,6 +140,8 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
         fleet.services().map(|service| service.name.as_str()).filter(|name| !services.contains(name));
     let gone_prefilters =
         fleet.prefilters().map(|one| one.name.as_str()).filter(|name| !prefilters.contains(name));
+    let gone_words = fleet.all_words().filter(|word| !words.contains(word));
+    let gone_away = fleet.away().filter(|node| !away.contains(node));
     let gone_identities = fleet.identity_numbers().filter(|number| !identities.contains(number));
     let mut changes: Vec<Change> =
         gone_nodes.map(|name| Change::Node { name: owned(name), facts: None }).collect();
@@ -145,6 +150,12 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     changes.extend(gone_cidr_sets.map(|name| Change::CidrSet { name: owned(name), set: None }));
     changes.extend(gone_services.map(|name| Change::Service { name: owned(name), service: None }));
     changes.extend(gone_prefilters.map(|name| Change::Prefilter { name: owned(name), prefilter: None }));
+    changes.extend(gone_words.map(|(node, service)| Change::Health {
+        node: owned(node),
+        service: owned(service),
+        words: None,
+    }));
+    changes.extend(gone_away.map(|node| Change::Away { node: owned(node), away: false }));
     changes.extend(gone_identities.map(|number| Change::Identity { number, labels: None }));
     changes
 }

@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use tonic::Status;
 use weft_proto::v1;
 
-use super::hub::Hub;
+use super::{
+    hub::{Hub, Session},
+    session::Context,
+};
 use crate::{
     endpoints::{self, EndpointError},
+    health::{self, Bearer, HealthError},
     limits,
     plan::Registry,
     store::Store,
@@ -63,6 +67,72 @@ pub(super) async fn inventory(
         endpoints::gone(store, node, &name, None).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// What probes say. Most of it is known at the beginning of a stream, and not written.
+pub(super) async fn health(
+    context: &Context,
+    session: &Session,
+    report: &v1::HealthReport,
+) -> Result<(), Status> {
+    for service in &report.services {
+        health::check(service).map_err(refused)?;
+        store_health(context, session, service).await?;
+    }
+    Ok(())
+}
+
+async fn store_health(
+    context: &Context,
+    session: &Session,
+    service: &v1::ServiceHealth,
+) -> Result<(), Status> {
+    let is_known = context.hub.ask(|fleet| {
+        let known = fleet.words(&session.node, &service.service);
+        let words = health::merge(known, service);
+        known.map_or(words.is_empty(), |known| *known == words)
+    });
+    if is_known {
+        return Ok(());
+    }
+    let bearer = Bearer {
+        node: &session.node,
+        controller: &context.controller,
+        is_current: || !session.replaced.is_cancelled(),
+    };
+    health::report(context.registry.store.as_ref(), &bearer, service).await.map_err(refused)
+}
+
+/// What the node has said of services of which it probes no backend any more is taken back.
+pub(super) async fn health_inventory(
+    context: &Context,
+    session: &Session,
+    inventory: v1::HealthInventory,
+) -> Result<(), Status> {
+    let (count, most) = (inventory.services.len(), limits::SERVICES_MAX);
+    if count > most {
+        return Err(Status::invalid_argument(format!(
+            "an inventory of {count} services, the limit is {most}"
+        )));
+    }
+    let kept: BTreeSet<String> = inventory.services.into_iter().collect();
+    let others: Vec<String> = context.hub.ask(|fleet| {
+        let others = fleet.services_probed_by(&session.node).filter(|name| !kept.contains(*name));
+        others.map(str::to_owned).collect()
+    });
+    for service in others {
+        let nothing = v1::ServiceHealth { service, backends: Vec::new() };
+        store_health(context, session, &nothing).await?;
+    }
+    Ok(())
+}
+
+fn refused(error: HealthError) -> Status {
+    match error {
+        HealthError::Invalid(text) => Status::invalid_argument(text),
+        // The stream ends; the node comes again with all it knows.
+        error => Status::unavailable(error.to_string()),
+    }
 }
 
 /// The stream ends; the node comes again with its inventory.

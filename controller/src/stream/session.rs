@@ -358,6 +358,10 @@ impl Stream<'_> {
                 self.resume_until = None;
                 self.session.take_items(&items);
             }
+            Some(Report::Health(report)) => reports::health(self.context, self.session, &report).await?,
+            Some(Report::HealthInventory(inventory)) => {
+                reports::health_inventory(self.context, self.session, inventory).await?;
+            }
             // Of a map's fill nothing depends yet.
             Some(Report::Pressure(_)) | None => {}
         }

@@ -38,6 +38,7 @@ fn backend(text: &str, state: v1::BackendState) -> v1::NodeBackend {
         state: state.into(),
         node: node.to_owned(),
         topology: topology.to_owned(),
+        probed_by: Vec::new(),
     }
 }
 

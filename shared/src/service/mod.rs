@@ -3,5 +3,6 @@
 
 pub mod model;
 pub mod parse;
+pub mod probers;
 pub mod shares;
 pub mod wire;

@@ -23,6 +23,8 @@ pub struct Resolved {
     pub node: String,
     /// Value of the service's topology label on that node; empty: none.
     pub topology: String,
+    /// Nodes that probe it; of one on a node, that one, and not said.
+    pub probed_by: Vec<String>,
 }
 
 /// By address and port; `None`: the frontend's.
@@ -96,6 +98,7 @@ fn backend((place, resolved): (&(IpAddr, Option<NonZeroU16>), &Resolved)) -> v1:
         state: state(resolved.state).into(),
         node: resolved.node.clone(),
         topology: resolved.topology.clone(),
+        probed_by: resolved.probed_by.clone(),
     }
 }
 
@@ -145,7 +148,8 @@ fn source_ranges(ranges: &SourceRanges) -> v1::SourceRanges {
     v1::SourceRanges { action: action.into(), cidrs: cidrs.iter().map(IpNet::to_string).collect() }
 }
 
-fn health_check(check: &HealthCheck) -> v1::HealthCheck {
+/// As in manifests, defaults written out.
+pub fn health_check(check: &HealthCheck) -> v1::HealthCheck {
     v1::HealthCheck {
         interval_milliseconds: check.interval_milliseconds,
         timeout_milliseconds: check.timeout_milliseconds,
@@ -191,8 +195,13 @@ mod tests {
     }
 
     fn backends(count: u16, weight: u16) -> ResolvedBackends {
-        let resolved =
-            Resolved { weight, state: BackendState::Active, node: String::new(), topology: String::new() };
+        let resolved = Resolved {
+            weight,
+            state: BackendState::Active,
+            node: String::new(),
+            topology: String::new(),
+            probed_by: Vec::new(),
+        };
         let address = |number: u16| IpAddr::from([10, 200, (number >> 8) as u8, (number & 255) as u8]);
         (0..count).map(|number| ((address(number), None), resolved.clone())).collect()
     }

@@ -7,6 +7,7 @@ use weft_shared::{
 };
 
 use super::{
+    health::{check, said},
     services::{listed, listing, put_prefilter, put_service, ready, selecting},
     *,
 };
@@ -61,10 +62,25 @@ fn any_service() -> impl Strategy<Value = Change> {
         listing("", backends)
     });
     let service = prop_oneof![2 => any_selector().prop_map(|selector| selecting("", selector)), 1 => listed];
-    (0..3_u8, service, any::<bool>()).prop_map(|(number, mut service, topology)| {
+    (0..3_u8, service, any::<bool>(), any::<bool>()).prop_map(|(number, mut service, topology, checked)| {
         service.name = format!("v{number}");
+        service.health_check = checked.then(check);
         service.topology_label = topology.then(|| "app".to_owned());
         put_service(service)
+    })
+}
+
+/// Of backends as they may be, and of others.
+fn any_words() -> impl Strategy<Value = Change> {
+    let word = prop_oneof![
+        2 => (0..6_u8, 0..2_u8).prop_map(|(number, address)| format!("10.200.{number}.{address}")),
+        1 => Just("203.0.113.5".to_owned()),
+    ];
+    let words = prop::collection::btree_map(word, any::<bool>(), 0..4);
+    (0..3_u8, select(&NODES[..]), prop::option::weighted(0.8, words)).prop_map(|(number, node, words)| {
+        let words: Option<Vec<_>> = words.map(|words| words.into_iter().collect());
+        let words = words.as_ref().map(|words| words.iter().map(|(text, healthy)| (&**text, *healthy)));
+        said(node, &format!("v{number}"), words)
     })
 }
 
@@ -103,6 +119,9 @@ fn any_change() -> impl Strategy<Value = Change> {
         2 => any_cidr_set(),
         3 => any_service(),
         1 => (0..3_u8).prop_map(|number| Change::Service { name: format!("v{number}"), service: None }),
+        4 => any_words(),
+        2 => (select(&NODES[..]), any::<bool>())
+            .prop_map(|(number, away)| Change::Away { node: format!("n{number}"), away }),
         2 => any_prefilter(),
         1 => (0..2_u8).prop_map(|number| Change::Prefilter { name: format!("f{number}"), prefilter: None }),
         1 => (0..4_u8).prop_map(|number| Change::Policy { name: format!("p{number}"), policy: None }),
@@ -149,6 +168,8 @@ fn subject(change: &Change) -> (u8, String) {
         Change::CidrSet { name, .. } => (5, name.clone()),
         Change::Service { name, .. } => (6, name.clone()),
         Change::Prefilter { name, .. } => (7, name.clone()),
+        Change::Health { node, service, .. } => (8, format!("{node}/{service}")),
+        Change::Away { node, .. } => (9, node.clone()),
         Change::Config(_) => (4, String::new()),
     }
 }

@@ -11,6 +11,7 @@ use weft_shared::policy::model::{Class, Mode, Peer, Requirement, Rule, RuleActio
 use super::*;
 use crate::limits;
 
+mod health;
 mod histories;
 mod selected;
 mod services;
