@@ -5,6 +5,7 @@ pub mod balance;
 pub mod daemon;
 pub mod desired;
 pub mod endpoint;
+pub mod health;
 pub mod kernel;
 pub mod limits;
 pub mod local;

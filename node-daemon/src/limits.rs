@@ -25,6 +25,18 @@ pub const REPORTS_QUEUED_MAX: usize = 4 * ENDPOINTS_MAX;
 /// Tables of services that one call of the kernel swaps: each has a descriptor open until then, of the 1024 that a process has
 /// by default.
 pub const TABLES_IN_ONE_WRITE_MAX: usize = 256;
+/// Probes of backends at once, each with a descriptor open; more wait.
+pub const PROBES_AT_ONCE_MAX: usize = 256;
+/// Where many backends are new at once, their first probes begin so far apart on average; each within its interval.
+pub const PROBES_BEGIN_MILLISECONDS: u64 = 10;
+/// Between two words of the prober about what has changed.
+pub const HEALTH_TOLD_MILLISECONDS: u64 = 1_000;
+/// One report of what probes say.
+pub const HEALTH_REPORT_BYTES: usize = 256 * 1024;
+/// Why a probe failed; controllers take no longer text.
+pub const PROBE_ERROR_BYTES_MAX: usize = 200;
+/// Head of an HTTP answer to a probe.
+pub const PROBE_ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Between looks whether programs are still on their interfaces: the kernel tells nobody when they are taken off.
 pub const DOORS_CHECK_SECONDS: u64 = 5;
 /// A burst of changes of the node's network is looked at once, after this.

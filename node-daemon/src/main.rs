@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use weft_noded::{
     daemon::{Core, Ground, Loaded, Settings, VXLAN_DEVICE},
     desired::disk::{Content, Disk},
+    health::prober,
     kernel::{
         cgroup, features,
         netlink::{self, Netlink, Watched},
@@ -197,11 +198,13 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
     let events = Events::new(object.switch()?);
     publish(&mut object, events.clone())?;
     let watched = netlink::watch()?;
+    let node = settings.node.clone();
     let core = Core::start(settings, loaded, ground, object, links).await?;
     let enforced_after = began.elapsed();
     info!(milliseconds = enforced_after.as_millis(), "enforcing");
     core.enforced(enforced_after).await?;
     memory::give_back();
+    tokio::spawn(prober::run(core.clone(), node));
     serve(arguments, core, Doors { events, probe, listener }, watched).await
 }
 

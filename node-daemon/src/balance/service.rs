@@ -1,13 +1,16 @@
 //! A service as the controllers say it, parsed once at the edge.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+use http::uri::PathAndQuery;
 use ipnet::IpNet;
 use weft_proto::v1;
 use weft_shared::{
     balance::maglev::is_size, layout::maps::BACKENDS_MAX, policy::parse::FieldError,
     service::shares::WEIGHT_MAX,
 };
+
+use crate::health::{Check, Http};
 
 /// Who answers at which places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Service {
     pub topology_label: Option<String>,
     /// Of a Maglev table.
     pub slots: u16,
+    /// `None`: backends are not probed.
+    pub health_check: Option<Check>,
 }
 
 /// How the backend of a new flow is picked.
@@ -69,6 +74,8 @@ pub struct Backend {
     pub node: String,
     /// Value of the topology label on that node; empty: none.
     pub topology: String,
+    /// Outside of the fleet: nodes that probe it.
+    pub probed_by: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,12 +124,44 @@ impl TryFrom<&v1::NodeService> for Service {
             },
             topology_label: Some(sent.topology_label.clone()).filter(|label| !label.is_empty()),
             slots,
+            health_check: sent.health_check.as_ref().map(health_check).transpose()?,
         })
     }
 }
 
 fn wrong(path: impl Into<String>, message: impl Into<String>) -> FieldError {
     FieldError::new(path, message)
+}
+
+fn health_check(sent: &v1::HealthCheck) -> Result<Check, FieldError> {
+    let wrong = |field: &str, expected: &str| wrong(format!("healthCheck.{field}"), expected);
+    let v1::HealthCheck {
+        interval_milliseconds, timeout_milliseconds, unhealthy_after, healthy_after, ..
+    } = *sent;
+    if interval_milliseconds == 0 {
+        return Err(wrong("intervalMilliseconds", "expected 1 or more"));
+    }
+    if !(1..=interval_milliseconds).contains(&timeout_milliseconds) {
+        return Err(wrong("timeoutMilliseconds", "expected 1 to the interval"));
+    }
+    if unhealthy_after == 0 || healthy_after == 0 {
+        return Err(wrong("unhealthyAfter, healthyAfter", "expected 1 or more"));
+    }
+    let http = sent.http.as_ref().map(|http| {
+        if http.path.parse::<PathAndQuery>().is_err() || !http.path.starts_with('/') {
+            return Err(wrong("http.path", "expected / and what a request can have behind it"));
+        }
+        let status = u16::try_from(http.expected_status).ok().filter(|status| (100..=599).contains(status));
+        let expected_status = status.ok_or_else(|| wrong("http.expectedStatus", "expected 100 to 599"))?;
+        Ok(Http { path: http.path.clone(), expected_status })
+    });
+    Ok(Check {
+        interval: Duration::from_millis(interval_milliseconds.into()),
+        timeout: Duration::from_millis(timeout_milliseconds.into()),
+        unhealthy_after,
+        healthy_after,
+        http: http.transpose()?,
+    })
 }
 
 fn is_local(path: &str, policy: v1::TrafficPolicy) -> Result<bool, FieldError> {
@@ -200,6 +239,7 @@ fn backends(sent: &[v1::NodeBackend]) -> Result<Vec<Backend>, FieldError> {
             },
             node: backend.node.clone(),
             topology: backend.topology.clone(),
+            probed_by: backend.probed_by.clone(),
         };
         if !seen.insert((parsed.address, parsed.port)) {
             return Err(wrong(path(""), "it is there twice"));

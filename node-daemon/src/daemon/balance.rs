@@ -57,6 +57,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 services.actual.apply(step);
             }
             services.unrealised = plan.unrealised;
+            self.health.probe(desired, &self.settings.node);
             services.settled = Some(sweep);
             if sweep == Sweep::Remove {
                 self.end_sockets();

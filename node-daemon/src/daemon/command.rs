@@ -12,6 +12,7 @@ use crate::{
         Batch,
         digests::{Listing, QuestionError},
     },
+    health::Probed,
     kernel::links::Changes,
     observe::names::Names,
 };
@@ -67,6 +68,7 @@ pub(super) enum Command {
     LinkGone { ifindex: u32 },
     NetworkChanged { changes: Changes },
     Enforced { after: Duration },
+    Found { services: Vec<v1::ServiceHealth> },
     Check { reply: oneshot::Sender<()> },
 }
 
@@ -76,6 +78,7 @@ pub struct Core {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) changed: watch::Receiver<u64>,
     pub(super) names: Arc<ArcSwap<Names>>,
+    pub(super) probed: watch::Receiver<Arc<Probed>>,
 }
 
 impl std::fmt::Debug for Command {
@@ -189,6 +192,16 @@ impl Core {
     /// Compares the kernel with what is desired now, as is done periodically, and mends it.
     pub async fn check(&self) -> Result<(), CoreGone> {
         self.ask(|reply| Command::Check { reply }).await
+    }
+
+    /// Services of which this node probes a backend.
+    pub fn probed(&self) -> watch::Receiver<Arc<Probed>> {
+        self.probed.clone()
+    }
+
+    /// What probes have found out: of each of these services, all that is probed of it.
+    pub async fn found(&self, services: Vec<v1::ServiceHealth>) -> Result<(), CoreGone> {
+        self.tell(Command::Found { services }).await
     }
 
     /// Changes when something that a caller may wait for has changed.

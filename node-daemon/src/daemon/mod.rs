@@ -7,6 +7,7 @@ mod balance;
 mod collect;
 mod command;
 mod drift;
+mod health;
 mod network;
 mod prefilter;
 mod realise;
@@ -94,6 +95,7 @@ struct State<D, L> {
     actual: Tables,
     services: balance::Balance,
     prefilters: Box<prefilter::Prefilters>,
+    health: health::Health,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

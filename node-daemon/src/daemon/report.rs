@@ -75,6 +75,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         self.set_right.clear();
         self.report_endpoints();
+        self.begin_to_report_health();
     }
 
     /// The controller is told of all endpoints.

@@ -90,6 +90,7 @@ impl Core {
         let names = Arc::new(ArcSwap::from_pointee(Names::default()));
         let actual = datapath.read_tables()?;
         let services = super::balance::Balance::begin(&settings, datapath.read_services()?);
+        let (health, probed) = super::health::Health::begin();
         let prefilters = Box::new(super::prefilter::Prefilters::begin(datapath.read_prefilters()?));
         let mut state = State {
             settings,
@@ -104,6 +105,7 @@ impl Core {
             actual,
             services,
             prefilters,
+            health,
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,
@@ -147,7 +149,7 @@ impl Core {
             endpoints = state.attachments.endpoints.len(),
             "the last known state is enforced"
         );
-        Ok((Self { commands, changed: watcher, names }, state, queue))
+        Ok((Self { commands, changed: watcher, names, probed }, state, queue))
     }
 }
 

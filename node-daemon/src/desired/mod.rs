@@ -36,6 +36,7 @@ pub const FEATURES: &[&str] = &[
     features::CIDR_SETS,
     features::HOST_TO_ENDPOINT,
     features::SERVICES,
+    features::SERVICE_HEALTH,
     features::PREFILTER,
 ];
 

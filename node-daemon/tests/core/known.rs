@@ -55,6 +55,7 @@ async fn told(node: &Node, stream: &mut Stream, endpoints_known: bool) -> Vec<St
         let report = stream.report(Some).await;
         let word = match &report {
             Report::Inventory(_) => "inventory".to_owned(),
+            Report::HealthInventory(_) => continue,
             Report::EndpointGone(_) => "gone".to_owned(),
             report => name_of(report).unwrap_or_default(),
         };

@@ -3,6 +3,7 @@
 
 mod balance;
 mod fake;
+mod health;
 mod known;
 mod local;
 mod node;
