@@ -141,6 +141,66 @@ n1 rejected it: this node lacks services
 }
 
 #[tokio::test]
+async fn show_tells_of_a_probed_service_what_each_probe_found_that_is_not_well() {
+    let probe = |node: &str, health: v1::Health, error: &str| v1::BackendProbe {
+        node: node.to_owned(),
+        health: health.into(),
+        since: (health != v1::Health::Unspecified)
+            .then_some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 }),
+        error: error.to_owned(),
+    };
+    let refused = probe("n1", v1::Health::Unhealthy, "Connection refused (os error 111)");
+    let mut service = api();
+    service.health_check = Some(v1::HealthCheck {
+        interval_milliseconds: 2000,
+        timeout_milliseconds: 1000,
+        unhealthy_after: 3,
+        healthy_after: 2,
+        http: Some(v1::HttpCheck { path: "/up".to_owned(), expected_status: 200 }),
+    });
+    service.backends_unhealthy = 1;
+    let [first, second, ..] = &mut service.backends[..] else { panic!("four") };
+    (first.health, first.state) = (v1::Health::Unhealthy.into(), v1::BackendState::Quarantined.into());
+    first.probes = vec![refused.clone()];
+    second.health = v1::Health::Healthy.into();
+    second.probes =
+        vec![refused, probe("n2", v1::Health::Healthy, ""), probe("n3", v1::Health::Unspecified, "")];
+    service.nodes_rejecting = 0;
+    service.rejections.clear();
+    let controller = Controller::start(Script { services: vec![service], ..Script::default() }).await;
+    let ran = controller.weft(&["service", "show", "api"]).await;
+    ran.assert_code(0);
+    let expected = "\
+state           serving: rejecting IPv6: no backends
+health check    HTTP /up, status 200, every 2000 ms, within 1000 ms; unhealthy after 3, healthy after 2
+
+BACKEND           ENDPOINT  NODE       STATE                                      HEALTH     WEIGHT  SHARE
+10.200.0.5        on-n1     n1         quarantined                                unhealthy  2       66.67%
+203.0.113.5:8080  -         (outside)  active                                     healthy    1       33.33%
+203.0.113.6       -         (outside)  maintenance                                unknown    1       0.00%
+10.200.9.9        -         -          absent: no ready endpoint has the address  -          1       0.00%
+
+PROBED            BY  FOUND      SINCE                 WHY
+10.200.0.5        n1  unhealthy  2023-11-14T22:13:20Z  Connection refused (os error 111)
+203.0.113.5:8080  n1  unhealthy  2023-11-14T22:13:20Z  Connection refused (os error 111)
+203.0.113.5:8080  n3  unknown    -                     -
+";
+    assert!(ran.stdout.ends_with(expected), "{}", ran.stdout);
+
+    let json = controller.weft(&["service", "show", "api", "-o", "json"]).await.assert_code(0).json();
+    let backend = &json["service"]["backends"][0];
+    assert_eq!(backend["health"], json!("unhealthy"));
+    assert_eq!(backend["probes"][0]["error"], json!("Connection refused (os error 111)"));
+    assert_eq!(json["service"]["healthCheck"]["http"]["path"], json!("/up"));
+
+    let ran = controller.weft(&["service", "list"]).await;
+    ran.assert_code(0);
+    let columns: Vec<&str> = ran.stdout.lines().nth(1).unwrap_or_default().split("  ").collect();
+    let columns: Vec<&str> = columns.into_iter().map(str::trim).filter(|text| !text.is_empty()).collect();
+    assert_eq!(columns[2..4], ["2/4", "1"], "{}", ran.stdout);
+}
+
+#[tokio::test]
 async fn get_has_columns_for_services_and_prefilters() {
     let metadata =
         |name: &str| Some(v1::Metadata { name: name.to_owned(), revision: 7, ..v1::Metadata::default() });

@@ -1,0 +1,183 @@
+//! Promise: a backend whose server has stopped gets no new connection from any node once its probes have failed, and gets them
+//! again when it is back; what answers in its place is not broken. If all are broken, all are tried.
+#![expect(clippy::expect_used, reason = "addresses of the test's own")]
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use weft_integration::{
+    fleet::{Fleet, Party, scenario},
+    limits::READY,
+    traffic::{NamedServer, Namespace, connect_and_ask},
+    wait,
+};
+
+const PORT: u16 = 1000;
+/// Clients that are asked of a service with two backends: that all of them get the same one has a chance of 2^-39.
+const CLIENTS: usize = 40;
+
+fn service() -> SocketAddr {
+    "10.96.0.10:80".parse().expect("an address and a port")
+}
+
+/// Who answers new connections; the first that fails is the error.
+fn answering(from: &Namespace) -> Result<BTreeSet<String>> {
+    from.within(|| {
+        let ask = |_| Ok(connect_and_ask(service()).context("connect")?.1.by);
+        (0..CLIENTS).map(ask).collect()
+    })
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn server(party: &Party, name: &str) -> Result<NamedServer> {
+    NamedServer::start(&party.namespace, PORT, name)
+}
+
+/// What `weft service show` says of the backend.
+fn shown(fleet: &Fleet, address: IpAddr) -> Result<Value> {
+    let shown = fleet.weft(&["service", "show", "api", "--output", "json"])?.success()?.json()?;
+    let backends = shown["service"]["backends"].as_array().context("no backends")?;
+    let address = address.to_string();
+    let backend = backends.iter().find(|backend| backend["address"] == *address);
+    Ok(backend.with_context(|| format!("no {address} in {shown}"))?.clone())
+}
+
+fn is_in_state(fleet: &Fleet, party: &Party, state: &str, health: &str) -> Result<()> {
+    let address = party.address(4)?;
+    wait::until_true(&format!("{address} is {state} and {health}"), READY, || {
+        let backend = shown(fleet, address)?;
+        Ok(backend["state"] == state && backend["health"] == health)
+    })
+}
+
+/// From when on these answer, and nobody else.
+fn settle(client: &Namespace, expected: &[&str]) -> Result<()> {
+    let expected = names(expected);
+    wait::until_true(&format!("{expected:?} answer"), READY, || {
+        Ok(answering(client).is_ok_and(|found| found == expected))
+    })?;
+    for _ in 0..5 {
+        assert_eq!(answering(client)?, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_whose_server_stops_gets_no_connection_until_it_is_back() -> Result<()> {
+    scenario("health", 2, |fleet| {
+        fleet.node(1).cgroup().enter()?;
+        let (one, two) =
+            (fleet.attach(1, "one", &[("app", "api")])?, fleet.attach(2, "two", &[("app", "api")])?);
+        let client = fleet.attach(1, "client", &[("app", "client")])?.namespace;
+        let first = server(&one, "one")?;
+        let second = server(&two, "two")?;
+        fleet.apply(
+            "
+kind: Service
+name: api
+frontends: [{address: 10.96.0.10, port: 80, protocol: TCP}]
+selector: {matchLabels: {app: api}}
+targetPort: 1000
+healthCheck: {intervalMilliseconds: 200, timeoutMilliseconds: 200, unhealthyAfter: 2, healthyAfter: 2}
+",
+        )?;
+        is_in_state(fleet, &one, "active", "healthy")?;
+        is_in_state(fleet, &two, "active", "healthy")?;
+        settle(&client, &["one", "two"])?;
+
+        // One stops: its node says so, and no connection goes there any more.
+        drop(second);
+        is_in_state(fleet, &two, "quarantined", "unhealthy")?;
+        let probe = &shown(fleet, two.address(4)?)?["probes"][0];
+        assert_eq!(probe["node"], "n2");
+        ensure!(probe["error"].as_str().is_some_and(|why| why.contains("refused")), "{probe}");
+        settle(&client, &["one"])?;
+        controllers_and_daemons_come_and_go(fleet, &client, &two)?;
+
+        // All stop: whoever connects is refused by one that is broken, and not by the service itself.
+        drop(first);
+        is_in_state(fleet, &one, "quarantined", "unhealthy")?;
+        let refused =
+            client.within(|| Ok(connect_and_ask(service()).map(drop).map_err(|error| error.kind())))?;
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+        let state = fleet.weft(&["service", "show", "api"])?.success()?;
+        ensure!(
+            state.stdout.contains("all backends are quarantined, so all of these answer"),
+            "{}",
+            state.stdout
+        );
+        // One that answers again is found at once, while it is still held for broken: all are tried.
+        let _second = server(&two, "two")?;
+        is_in_state(fleet, &two, "active", "healthy")?;
+        settle(&client, &["two"])?;
+        let _first = server(&one, "one")?;
+        is_in_state(fleet, &one, "active", "healthy")?;
+        settle(&client, &["one", "two"])
+    })
+}
+
+/// What is known to be broken stays so, whoever begins anew.
+fn controllers_and_daemons_come_and_go(fleet: &mut Fleet, client: &Namespace, broken: &Party) -> Result<()> {
+    fleet.controller_mut().kill()?;
+    assert_eq!(answering(client)?, names(&["one"]), "without a controller");
+    fleet.controller_mut().run()?;
+    fleet.wait_for_controller()?;
+    assert_eq!(shown(fleet, broken.address(4)?)?["state"], "quarantined", "the first word of the new one");
+    fleet.wait_for_nodes()?;
+    fleet.node_mut(2).kill()?;
+    fleet.node_mut(2).run()?;
+    fleet.wait_for_nodes()?;
+    for _ in 0..5 {
+        assert_eq!(answering(client)?, names(&["one"]));
+        assert_eq!(shown(fleet, broken.address(4)?)?["state"], "quarantined");
+    }
+    Ok(())
+}
+
+/// Policy judges probes as what they are: packets of the node to its endpoint. The default lets them in.
+#[test]
+fn where_policies_judge_the_node_they_must_let_its_probes_in() -> Result<()> {
+    scenario("health-policy", 1, |fleet| {
+        let one = fleet.attach(1, "one", &[("app", "api")])?;
+        let _server = server(&one, "one")?;
+        fleet.apply(
+            "
+kind: Policy
+name: closed
+subject: {endpoints: {matchLabels: {app: api}}}
+ingress: []
+---
+kind: Service
+name: api
+frontends: [{address: 10.96.0.10, port: 80, protocol: TCP}]
+selector: {matchLabels: {app: api}}
+targetPort: 1000
+healthCheck: {intervalMilliseconds: 200, unhealthyAfter: 1, healthyAfter: 1}
+",
+        )?;
+        is_in_state(fleet, &one, "active", "healthy")?;
+        let config = fleet.weft(&["get", "fleet-config", "fleet", "--output", "yaml"])?.success()?.stdout;
+        let judged: Vec<&str> = config.lines().filter(|line| !line.starts_with("hostToEndpoint")).collect();
+        fleet.apply(&(judged.join("\n") + "\nhostToEndpoint: policy\n"))?;
+        is_in_state(fleet, &one, "quarantined", "unhealthy")?;
+        let why = shown(fleet, one.address(4)?)?["probes"][0]["error"].clone();
+        assert_eq!(why, "no answer within 200 ms");
+        fleet.apply(
+            "
+kind: Policy
+name: closed
+subject: {endpoints: {matchLabels: {app: api}}}
+ingress: [{name: probes, action: allow, peers: [{entity: host}], ports: [{protocol: TCP, port: 1000}]}]
+",
+        )?;
+        is_in_state(fleet, &one, "active", "healthy")
+    })
+}
