@@ -1,4 +1,4 @@
-//! `weft node status` and `weft node map`, on the node itself.
+//! `weft node status`, `map` and `service`, on the node itself.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod fake;
@@ -89,4 +89,96 @@ async fn a_map_is_shown_row_by_row_and_a_wrong_name_is_answered_with_those_there
     let ran = daemon.weft_node(&["map", "ipcach"]).await;
     ran.assert_code(1);
     assert!(ran.stderr.contains("there is ipcache"), "{}", ran.stderr);
+}
+
+fn tables(rejected: &str) -> v1::ServiceTablesResponse {
+    let frontend = |address: &str, port, kind: v1::FrontendType, (ipv6, inside, outside)| v1::TableFrontend {
+        frontend: Some(v1::Frontend {
+            address: address.to_owned(),
+            port,
+            protocol: v1::Protocol::Tcp.into(),
+            r#type: kind.into(),
+        }),
+        ipv6,
+        inside,
+        outside,
+    };
+    let backend = |address: &str, new_flows, slots, share_basis_points| v1::TableBackend {
+        address: address.to_owned(),
+        port: 8080,
+        weight: 1,
+        new_flows,
+        local: !new_flows,
+        slots,
+        share_basis_points,
+    };
+    let table = v1::ServiceTable {
+        slot: 5,
+        maglev_slots: 16_381,
+        algorithm: v1::Algorithm::Maglev.into(),
+        forwarding_mode: v1::ForwardingMode::Snat.into(),
+        affinity_seconds: 600,
+        backends: vec![
+            backend("10.200.0.5", false, 0, 0),
+            backend("10.200.1.5", true, 8_190, 5_000),
+            backend("10.200.2.5", true, 8_191, 5_000),
+        ],
+        ..v1::ServiceTable::default()
+    };
+    let rejecting = v1::ServiceTable {
+        slot: 6,
+        algorithm: v1::Algorithm::Random.into(),
+        forwarding_mode: v1::ForwardingMode::Dsr.into(),
+        sources: true,
+        ..v1::ServiceTable::default()
+    };
+    v1::ServiceTablesResponse {
+        frontends: vec![
+            frontend("10.96.0.1", 80, v1::FrontendType::Cluster, (false, 5, 6)),
+            frontend("", 30_080, v1::FrontendType::NodePort, (true, 0, 0)),
+        ],
+        tables: vec![table, rejecting],
+        rejected: rejected.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_shown_as_the_kernel_has_it() {
+    let (_directory, daemon) = daemon(LocalScript { tables: tables(""), ..LocalScript::default() });
+    let ran = daemon.weft_node(&["service", "api"]).await;
+    let expected = "\
+FRONTEND             FAMILY  FROM THIS NODE  FROM ELSEWHERE
+10.96.0.1:80/TCP     IPv4    table 5         table 6
+node port 30080/TCP  IPv6    none            none
+
+table 5: maglev, snat, affinity 600 s, 16381 slots
+BACKEND          WEIGHT  FLOWS            ON         SLOTS  SHARE
+10.200.0.5:8080  1       keeps its flows  this node  0      0.00%
+10.200.1.5:8080  1       takes new flows  elsewhere  8190   50.00%
+10.200.2.5:8080  1       takes new flows  elsewhere  8191   50.00%
+
+table 6: random, dsr, sources are judged, rejecting: nobody takes new flows
+";
+    assert!(ran.assert_code(0).stdout.starts_with(expected), "{}", ran.stdout);
+    let json = daemon.weft_node(&["service", "api", "-o", "json"]).await.assert_code(0).json();
+    assert_eq!(json["tables"][0]["backends"][1]["slots"], 8190);
+    assert_eq!(json["frontends"][0]["frontend"]["protocol"], "TCP");
+
+    let ran = daemon.weft_node(&["service", "apj"]).await;
+    ran.assert_code(1);
+    assert!(ran.stderr.contains("this node was told of no service \"apj\""), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_service_that_the_node_could_not_realise_is_shown_and_fails() {
+    let script = LocalScript { tables: tables("its frontend is another's"), ..LocalScript::default() };
+    let (_directory, daemon) = daemon(script);
+    let ran = daemon.weft_node(&["service", "api"]).await;
+    ran.assert_code(1);
+    assert!(ran.stdout.contains("table 5: maglev"), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("service api is not what it should be: its frontend is another's"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -1,6 +1,7 @@
 //! `weft node`: the fleet's nodes, for people who look after them.
 mod local;
 mod remove;
+mod service;
 mod view;
 
 use serde_json::json;
@@ -35,6 +36,7 @@ pub(crate) enum Node {
     Rm(Remove),
     Status(local::Status),
     Map(local::Map),
+    Service(service::Service),
 }
 
 impl Node {
@@ -45,6 +47,7 @@ impl Node {
             Self::Rm(remove) => remove.run(global).await,
             Self::Status(status) => status.run(global).await,
             Self::Map(map) => map.run(global).await,
+            Self::Service(service) => service.run(global).await,
         }
     }
 }

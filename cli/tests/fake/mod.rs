@@ -267,6 +267,8 @@ pub(crate) struct LocalScript {
     pub(crate) judge: Option<Result<v1::JudgeResponse, Status>>,
     pub(crate) judged: Vec<v1::JudgeRequest>,
     pub(crate) status: Option<v1::StatusResponse>,
+    /// What the kernel has of the service `api`.
+    pub(crate) tables: v1::ServiceTablesResponse,
     /// Rows of the map `ipcache`.
     pub(crate) rows: Vec<v1::DumpMapResponse>,
 }
@@ -322,6 +324,16 @@ impl Daemon {
 
 #[tonic::async_trait]
 impl local::NodeLocalService for LocalService {
+    async fn service_tables(
+        &self,
+        request: Request<v1::ServiceTablesRequest>,
+    ) -> Result<Response<v1::ServiceTablesResponse>, Status> {
+        match request.into_inner().name.as_str() {
+            "api" => Ok(Response::new(self.0.lock().unwrap().tables.clone())),
+            name => Err(Status::not_found(format!("this node was told of no service \"{name}\""))),
+        }
+    }
+
     type DumpMapStream = Answers<v1::DumpMapResponse>;
     type MonitorStream = Answers<v1::MonitorResponse>;
 

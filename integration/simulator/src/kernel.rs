@@ -15,7 +15,11 @@ use weft_noded::{
     plan::tables::{Step, Tables},
     prefilter::lists::{Lists, Step as PrefilterStep},
 };
-use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
+use weft_shared::layout::{
+    Point, Reason,
+    maps::Counter,
+    service::{Element, SocketPeer},
+};
 
 use crate::inspect::Inspector;
 
@@ -131,6 +135,11 @@ impl Datapath for Kernel {
     fn read_services(&mut self) -> Result<Services, KernelError> {
         self.alive()?;
         self.twin.read_services()
+    }
+
+    fn read_table(&mut self, slot: u32) -> Result<Vec<Element>, KernelError> {
+        self.alive()?;
+        self.twin.read_table(slot)
     }
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {

@@ -6,7 +6,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_proto::v1;
 
-use super::attach::{AttachError, AttachSpec};
+use super::{
+    attach::{AttachError, AttachSpec},
+    tables::TablesError,
+};
 use crate::{
     desired::{
         Batch,
@@ -68,6 +71,7 @@ pub(super) enum Command {
     LinkGone { ifindex: u32 },
     NetworkChanged { changes: Changes },
     Enforced { after: Duration },
+    ServiceTables { name: String, reply: oneshot::Sender<Result<v1::ServiceTablesResponse, TablesError>> },
     Found { services: Vec<v1::ServiceHealth> },
     Check { reply: oneshot::Sender<()> },
 }
@@ -167,6 +171,14 @@ impl Core {
     /// Rows of a map by its name, decoded; the error names the maps there are.
     pub async fn dump(&self, map: String) -> Result<Result<Vec<v1::DumpMapResponse>, String>, CoreGone> {
         self.ask(|reply| Command::Dump { map, reply }).await
+    }
+
+    /// What the kernel holds of a service.
+    pub async fn service_tables(
+        &self,
+        name: String,
+    ) -> Result<Result<v1::ServiceTablesResponse, TablesError>, CoreGone> {
+        self.ask(|reply| Command::ServiceTables { name, reply }).await
     }
 
     /// Events of the kernel programs that nobody will read, ever since.

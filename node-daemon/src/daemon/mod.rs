@@ -17,6 +17,7 @@ mod run;
 mod start;
 mod status;
 mod sweep;
+mod tables;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ pub use attach::{AttachError, AttachSpec, Target};
 pub use command::{Core, CoreGone, EndpointState, Refusal, Welcomed};
 pub use network::Ground;
 pub use start::{Loaded, StartError};
+pub use tables::TablesError;
 
 use crate::{
     desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},

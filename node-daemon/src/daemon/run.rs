@@ -90,6 +90,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             Command::LinkGone { ifindex } => self.link_gone(ifindex).await,
             Command::NetworkChanged { changes } => self.follow(changes).await,
             Command::Enforced { after } => self.enforced_after = Some(after),
+            Command::ServiceTables { name, reply } => drop(reply.send(self.service_tables(&name))),
             Command::Found { services } => self.found(services),
             Command::Check { reply } => {
                 self.mend_all().await;

@@ -28,7 +28,11 @@ mod uplinks;
 
 use std::{collections::BTreeMap, error::Error, path::Path};
 
-use weft_shared::layout::{Point, Reason, maps::Counter, service::SocketPeer};
+use weft_shared::layout::{
+    Point, Reason,
+    maps::Counter,
+    service::{Element, SocketPeer},
+};
 
 use crate::{
     balance::tables::{Services, Step as ServiceStep},
@@ -110,6 +114,9 @@ pub trait Datapath: Send + 'static {
 
     /// What is in the maps of services now.
     fn read_services(&mut self) -> Result<Services, KernelError>;
+
+    /// Elements of the table that is in a slot of services now.
+    fn read_table(&mut self, slot: u32) -> Result<Vec<Element>, KernelError>;
 
     /// Writes the steps in order and stops at the first that fails.
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError>;

@@ -17,7 +17,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
     Config, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
-    service::SocketPeer,
+    service::{Element, SocketPeer},
 };
 
 use super::{
@@ -257,6 +257,10 @@ impl Datapath for Object {
 
     fn read_services(&mut self) -> Result<Services, KernelError> {
         self.services.read()
+    }
+
+    fn read_table(&mut self, slot: u32) -> Result<Vec<Element>, KernelError> {
+        self.services.table(slot)
     }
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {

@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, MapInfo},
 };
 use bytemuck::Zeroable as _;
 use weft_shared::{
@@ -69,6 +69,20 @@ impl ServiceMaps {
             self.elements.insert(slot, elements);
         }
         Ok(Services { frontends, tables: found })
+    }
+
+    /// What is in a slot now, as programs find it.
+    pub(super) fn table(&self, slot: u32) -> Result<Vec<Element>, KernelError> {
+        let read = || {
+            let Some(id) = tables::id(self.services.as_fd(), slot)? else {
+                return Ok(vec![Element::zeroed()]);
+            };
+            // It may have been swapped meanwhile, and be no more.
+            let table = MapInfo::from_id(id).map_err(io::Error::other)?;
+            let descriptor = table.fd().map_err(io::Error::other)?;
+            tables::read(descriptor.as_fd(), table.max_entries())
+        };
+        read().map_err(|error| KernelError::new(format!("table {slot} of services"), error))
     }
 
     pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {

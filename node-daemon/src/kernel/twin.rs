@@ -8,10 +8,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytemuck::Zeroable as _;
 use weft_shared::layout::{
     Point, Reason,
     maps::{self as names, Counter},
-    service::SocketPeer,
+    service::{Element, SocketPeer},
 };
 
 use super::{
@@ -107,6 +108,18 @@ impl Datapath for Twin {
 
     fn read_services(&mut self) -> Result<Services, KernelError> {
         Ok(self.with(|state| state.services.clone()))
+    }
+
+    fn read_table(&mut self, slot: u32) -> Result<Vec<Element>, KernelError> {
+        let written = self.with(|state| {
+            state.service_steps.iter().rev().find_map(|step| match step {
+                ServiceStep::Tables { tables } => {
+                    tables.iter().find(|(written, _)| *written == slot).map(|(_, table)| table.clone())
+                }
+                ServiceStep::Frontend { .. } => None,
+            })
+        });
+        Ok(written.flatten().map_or_else(|| vec![Element::zeroed()], |table| table.elements()))
     }
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {

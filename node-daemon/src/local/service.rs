@@ -8,7 +8,7 @@ use weft_proto::v1::{self, node_local_service_server::NodeLocalService};
 
 use super::{attach, judge, monitor};
 use crate::{
-    daemon::{Core, CoreGone},
+    daemon::{Core, CoreGone, TablesError},
     kernel::probe::Probe,
     observe::events::Events,
 };
@@ -74,6 +74,17 @@ impl NodeLocalService for Local {
         let rows = self.core.dump(request.into_inner().map).await.map_err(gone)?;
         let rows = rows.map_err(Status::invalid_argument)?;
         Ok(Response::new(Box::pin(tokio_stream::iter(rows).map(Ok))))
+    }
+
+    async fn service_tables(
+        &self,
+        request: Request<v1::ServiceTablesRequest>,
+    ) -> Result<Response<v1::ServiceTablesResponse>, Status> {
+        let tables = self.core.service_tables(request.into_inner().name).await.map_err(gone)?;
+        tables.map(Response::new).map_err(|error| match error {
+            TablesError::NoService(_) => Status::not_found(error.to_string()),
+            TablesError::Kernel(_) | TablesError::Image { .. } => Status::internal(error.to_string()),
+        })
     }
 
     async fn judge(&self, request: Request<v1::JudgeRequest>) -> Result<Response<v1::JudgeResponse>, Status> {

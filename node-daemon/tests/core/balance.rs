@@ -246,3 +246,26 @@ async fn reconnected(fake: &Fake) -> crate::fake::Stream {
     stream.welcome("store-1", 6).await;
     stream
 }
+
+#[tokio::test]
+async fn what_the_kernel_holds_of_a_service_is_told_table_by_table() {
+    let (_state, kernel, _fake, node, _stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5", "10.200.2.5"])]).await;
+    let tables = node.core.service_tables("web".to_owned()).await.unwrap().unwrap();
+    let [frontend] = &tables.frontends[..] else { panic!("one: {tables:?}") };
+    assert_eq!(frontend.frontend.as_ref().unwrap().address, "10.96.0.1");
+    let [table] = &tables.tables[..] else { panic!("one: {tables:?}") };
+    assert_eq!((frontend.inside, frontend.outside, frontend.ipv6), (table.slot, table.slot, false));
+    let backends: Vec<_> =
+        table.backends.iter().map(|one| (one.address.as_str(), one.port, one.new_flows)).collect();
+    assert_eq!(backends, [("10.200.1.5", 8080, true), ("10.200.2.5", 8080, true)]);
+    assert_eq!((table.maglev_slots, table.backends.iter().map(|one| one.slots).sum::<u32>()), (251, 251));
+    assert_eq!(tables.rejected, "");
+
+    // What somebody else took away is not there, whatever is desired.
+    kernel.maps.with(|state| state.services.frontends.clear());
+    let tables = node.core.service_tables("web".to_owned()).await.unwrap().unwrap();
+    assert_eq!((tables.frontends[0].inside, tables.tables.len()), (0, 0));
+    let error = node.core.service_tables("wep".to_owned()).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "this node was told of no service \"wep\"");
+}

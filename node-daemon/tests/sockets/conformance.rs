@@ -10,6 +10,9 @@ use weft_shared::{balance::table::Table, layout::service::Frontend};
 
 use crate::world::{MANNER, TCP, UDP, World, backends, key, row, table};
 
+/// With a table at times, never, and emptied.
+const SLOTS: [u32; 6] = [0, 1, 2, 100, 899, 5000];
+
 fn steps() -> Vec<Step> {
     let some = |table: Table| Some(Arc::new(table));
     let (one, two) = (table("10.1.0.", &[1, 2], 80), table("fd01::", &[1], 0));
@@ -41,9 +44,14 @@ fn every_step_leaves_in_the_kernel_what_it_leaves_in_the_twin() {
         world.object.write_services(std::slice::from_ref(&step)).unwrap();
         twin.write_services(std::slice::from_ref(&step)).unwrap();
         assert_eq!(world.services(), twin.read_services().unwrap(), "{step:?}");
+        for slot in SLOTS {
+            let found = world.object.read_table(slot).unwrap();
+            assert_eq!(found, twin.read_table(slot).unwrap(), "slot {slot} after {step:?}");
+        }
     }
     world.restart();
     assert_eq!(world.services(), twin.read_services().unwrap());
+    assert_eq!(world.object.read_table(1).unwrap(), twin.read_table(1).unwrap());
     let bytes = world.object.map_bytes().unwrap();
     // Two tables of a few elements: a page each, and the rows of their frontends.
     assert!((8192..65_536).contains(&(bytes - empty)), "{empty} {bytes}");

@@ -12,6 +12,7 @@ use weft_shared::layout::service::Element;
 use super::{Batch, LOOKUP_BATCH, bpf, bpf_descriptor, number};
 
 const CREATE: libc::c_int = 0;
+const LOOKUP: libc::c_int = 1;
 const FREEZE: libc::c_int = 22;
 /// Of arrays since kernel 5.6 (aa2e93b8e58e), of arrays of maps since 5.13 (f008d732ab18).
 const UPDATE_BATCH: libc::c_int = 26;
@@ -32,6 +33,17 @@ struct New {
     inner: u32,
     numa_node: u32,
     name: [u8; 16],
+}
+
+/// … as a call about one element has it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct One {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// … and one that has a number alone.
@@ -75,6 +87,24 @@ pub(in crate::kernel) fn put(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     update(array, slots, &numbers)
+}
+
+/// The number by which the kernel knows the table in a slot; `None`: there is none.
+pub(in crate::kernel) fn id(array: BorrowedFd<'_>, slot: u32) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    let mut attribute = One {
+        map: number(array)?,
+        padding: 0,
+        key: ptr::from_ref(&slot) as u64,
+        value: ptr::from_mut(&mut id) as u64,
+        flags: 0,
+    };
+    // SAFETY: one key and one value of an array of maps, which are u32s and live until the call is over.
+    match unsafe { bpf(LOOKUP, &mut attribute) } {
+        Ok(()) => Ok(Some(id)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// All elements of an array of plain values.
