@@ -264,7 +264,7 @@ async fn what_is_wrong_with_a_service_is_told_at_its_line() {
         "5:32: frontends[1].port: 0 is out of range: expected 1 to 65535",
         "7:36: backends[0].weight: 257 is out of range: expected 1 to 256",
         "8:13: targetPort: goes with selector: each of `backends` has a port of its own",
-        "9:28: healthCheck.http.path: \"up\" is not a path: expected '/' and then visible ASCII without spaces, at most 1024 bytes",
+        "9:28: healthCheck.http.path: \"up\" is not a path: expected '/' and then letters, digits and -._~!$&'()*+,;=:@/?%, at most 1024 bytes",
     ];
     assert_eq!(places, expected, "{}", ran.stderr);
 }

@@ -31,6 +31,8 @@ pub const PROBES_AT_ONCE_MAX: usize = 256;
 pub const PROBES_BEGIN_MILLISECONDS: u64 = 10;
 /// Between two words of the prober about what has changed.
 pub const HEALTH_TOLD_MILLISECONDS: u64 = 1_000;
+/// Between two words to operators that a node lacks what it needs to probe.
+pub const LACK_TOLD_SECONDS: u64 = 30;
 /// One report of what probes say.
 pub const HEALTH_REPORT_BYTES: usize = 256 * 1024;
 /// Why a probe failed; controllers take no longer text.

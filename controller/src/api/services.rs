@@ -75,11 +75,8 @@ fn state(fleet: &Fleet, service: &Service, with_backends: bool) -> v1::ServiceSt
     let answering = fleet.answering(service);
     let taking = Family::BOTH.map(|family| taking(&answering, family));
     let active = taking.iter().map(|taking| taking.backends).sum();
-    let unhealthy = answering.backends.iter().filter(|(place, one)| {
-        let (_, healthy) = fleet.probes(service, **place, one);
-        healthy == Some(false)
-    });
-    let unhealthy = unhealthy.count();
+    let is_unhealthy = |place, one| fleet.is_healthy(service, place, one) == Some(false);
+    let unhealthy = answering.backends.iter().filter(|(place, one)| is_unhealthy(**place, one)).count();
     let (condition, reason) = condition(service, &answering, taking);
     v1::ServiceState {
         name: service.name.clone(),
@@ -161,7 +158,6 @@ fn backends(
     taking: [Taking; 2],
 ) -> Vec<v1::ServiceBackend> {
     let there = answering.backends.iter().map(|(place @ (address, port), one)| {
-        let (probes, healthy) = fleet.probes(service, *place, one);
         let taking = taking[usize::from(address.is_ipv6())];
         let endpoint = fleet.endpoint_by_address(*address).filter(|_| !one.node.is_empty());
         v1::ServiceBackend {
@@ -177,8 +173,8 @@ fn backends(
                 0
             },
             absent: false,
-            health: health(healthy).into(),
-            probes: probes.into_iter().map(probe).collect(),
+            health: health(fleet.is_healthy(service, *place, one)).into(),
+            probes: fleet.probes(service, *place, one).into_iter().map(probe).collect(),
         }
     });
     let absent = answering.absent.iter().map(|((address, port), weight)| v1::ServiceBackend {

@@ -211,23 +211,17 @@ impl Fleet {
 
     // ---- Asking ----
 
-    /// Who probes the backend and what they say, and what follows from that; `None`: nobody knows.
-    pub fn probes(
-        &self,
-        service: &Service,
-        place: BackendPlace,
-        resolved: &Resolved,
-    ) -> (Vec<Probe>, Option<bool>) {
-        if service.health_check.is_none() {
-            return (Vec::new(), None);
-        }
-        let health = &self.index.health;
-        let probe = |node: &str| Probe {
-            node: node.to_owned(),
-            word: health.word(&service.name, node, place).cloned(),
-        };
-        let healthy = health.is_healthy(&service.name, place, probers(resolved));
-        (probers(resolved).map(probe).collect(), healthy)
+    /// Who probes the backend, and what they say.
+    pub fn probes(&self, service: &Service, place: BackendPlace, resolved: &Resolved) -> Vec<Probe> {
+        let word = |node| self.index.health.word(&service.name, node, place).cloned();
+        let probers = probers(resolved).filter(|_| service.health_check.is_some());
+        probers.map(|node| Probe { node: node.to_owned(), word: word(node) }).collect()
+    }
+
+    /// What follows from that; `None`: nobody knows, or asks.
+    pub fn is_healthy(&self, service: &Service, place: BackendPlace, resolved: &Resolved) -> Option<bool> {
+        service.health_check.as_ref()?;
+        self.index.health.is_healthy(&service.name, place, probers(resolved))
     }
 
     /// What a node has said last of a service.

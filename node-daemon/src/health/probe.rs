@@ -28,19 +28,39 @@ enum ProbeError {
     Status { found: u16, expected: u16 },
 }
 
-/// All ports, one after the other. The error is for people, and at most [`PROBE_ERROR_BYTES_MAX`] long.
-pub async fn probe(address: IpAddr, target: &Target) -> Result<(), String> {
+/// What a probe that got no good answer says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Of the backend, for people; at most [`PROBE_ERROR_BYTES_MAX`] long.
+    Backend(String),
+    /// Nothing of the backend: this node could not ask.
+    Own(String),
+}
+
+/// All ports, one after the other.
+pub async fn probe(address: IpAddr, target: &Target) -> Result<(), Failure> {
     for port in &target.ports {
         let place = SocketAddr::new(address, *port);
         let answered = timeout(target.check.timeout, ask(place, target.check.http.as_ref())).await;
         let milliseconds = target.check.timeout.as_millis();
         let answered = answered.unwrap_or(Err(ProbeError::Late { milliseconds }));
         answered.map_err(|error| match target.ports.len() {
-            1 => shortened(error.to_string()),
-            _ => shortened(format!("port {port}: {error}")),
+            _ if error.is_own() => Failure::Own(error.to_string()),
+            1 => Failure::Backend(shortened(error.to_string())),
+            _ => Failure::Backend(shortened(format!("port {port}: {error}"))),
         })?;
     }
     Ok(())
+}
+
+impl ProbeError {
+    /// No descriptor, memory or port was left for it.
+    fn is_own(&self) -> bool {
+        const LACKS: [i32; 5] =
+            [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+        let Self::Connection(error) = self else { return false };
+        error.raw_os_error().is_some_and(|number| LACKS.contains(&number))
+    }
 }
 
 async fn ask(place: SocketAddr, http: Option<&Http>) -> Result<(), ProbeError> {
@@ -78,4 +98,44 @@ async fn get(connection: TcpStream, place: SocketAddr, http: &Http) -> Result<()
 fn shortened(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(PROBE_ERROR_BYTES_MAX));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::health::Check;
+
+    #[test]
+    fn what_this_node_lacks_says_nothing_of_the_backend() {
+        let failed = |number| ProbeError::from(io::Error::from_raw_os_error(number)).is_own();
+        assert!(failed(libc::EMFILE) && failed(libc::EADDRNOTAVAIL));
+        assert!(!failed(libc::ECONNREFUSED) && !failed(libc::EHOSTUNREACH) && !failed(libc::EPERM));
+    }
+
+    #[tokio::test]
+    async fn each_port_must_answer_and_the_one_that_does_not_is_named() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = server.local_addr().unwrap().port();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let second = Duration::from_secs(1);
+        let check =
+            Check { interval: second, timeout: second, unhealthy_after: 1, healthy_after: 1, http: None };
+        let asked = async |ports: &[u16]| {
+            let target = Target { ports: ports.to_vec(), check: check.clone() };
+            probe([127, 0, 0, 1].into(), &target).await
+        };
+        assert_eq!(asked(&[open]).await, Ok(()));
+        let refused = format!("port {closed}: Connection refused (os error 111)");
+        assert_eq!(asked(&[open, closed]).await, Err(Failure::Backend(refused)));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let long = "é".repeat(PROBE_ERROR_BYTES_MAX);
+        assert_eq!(shortened(long), "é".repeat(PROBE_ERROR_BYTES_MAX / 2));
+    }
 }

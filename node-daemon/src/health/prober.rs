@@ -13,18 +13,19 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use weft_proto::v1;
 
 use super::{
-    Probed, probe,
+    Probed,
+    probe::{self, Failure},
     targets::{Place, Target, targets},
     verdict::Verdict,
 };
 use crate::{
     balance::service::Service,
     daemon::Core,
-    limits::{HEALTH_TOLD_MILLISECONDS, PROBES_AT_ONCE_MAX, PROBES_BEGIN_MILLISECONDS},
+    limits::{HEALTH_TOLD_MILLISECONDS, LACK_TOLD_SECONDS, PROBES_AT_ONCE_MAX, PROBES_BEGIN_MILLISECONDS},
 };
 
 /// Probes what the core says on this node, and tells it what was found, for as long as it is there.
@@ -37,6 +38,7 @@ pub async fn run(core: Core, node: String) {
         services: BTreeMap::new(),
         changed: BTreeSet::new(),
         next_task: 0,
+        lack_told_at: Instant::now(),
         outcomes,
         permits: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
     };
@@ -48,7 +50,7 @@ struct Outcome {
     task: u64,
     service: String,
     place: Place,
-    found: Result<(), String>,
+    found: Result<(), Failure>,
 }
 
 struct Prober {
@@ -57,6 +59,8 @@ struct Prober {
     /// Services of which there is something to tell.
     changed: BTreeSet<String>,
     next_task: u64,
+    /// When operators may next be told that this node can't probe.
+    lack_told_at: Instant,
     outcomes: mpsc::Sender<Outcome>,
     permits: Arc<Semaphore>,
 }
@@ -206,13 +210,23 @@ impl Prober {
         // One that was ended may have told before.
         let backend = of.and_then(|of| of.backends.get_mut(&place)).filter(|backend| backend.task == task);
         let Some(backend) = backend else { return };
-        if !backend.verdict.take(found.is_ok(), &backend.target.check) {
+        let (answered, error) = match found {
+            Ok(()) => (true, String::new()),
+            Err(Failure::Backend(error)) => (false, error),
+            Err(Failure::Own(error)) => {
+                if Instant::now() >= self.lack_told_at {
+                    self.lack_told_at = Instant::now() + Duration::from_secs(LACK_TOLD_SECONDS);
+                    warn!(%error, "backends can't be probed; what was found out of them before holds");
+                }
+                return;
+            }
+        };
+        if !backend.verdict.take(answered, &backend.target.check) {
             return;
         }
-        backend.since = SystemTime::now();
-        backend.error = found.err().unwrap_or_default();
+        (backend.since, backend.error) = (SystemTime::now(), error);
         let (address, port) = place;
-        if backend.error.is_empty() {
+        if answered {
             debug!(%service, %address, port, "the backend is healthy");
         } else {
             info!(%service, %address, port, error = %backend.error, "the backend is unhealthy");
@@ -233,7 +247,7 @@ impl Prober {
 }
 
 /// Boxed: the task has no room for it while it waits.
-async fn once(permits: &Semaphore, address: IpAddr, target: &Target) -> Result<(), String> {
+async fn once(permits: &Semaphore, address: IpAddr, target: &Target) -> Result<(), Failure> {
     // Never closed.
     let _permit = permits.acquire().await;
     Box::pin(probe::probe(address, target)).await

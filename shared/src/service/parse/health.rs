@@ -16,6 +16,8 @@ const HEALTHY_AFTER_DEFAULT: u32 = 2;
 /// Probes in a row.
 const AFTER_MAX: u32 = 10;
 const PATH_BYTES_MAX: usize = 1024;
+/// What a request can carry as it is beside letters and digits: of paths and queries (RFC 3986, sections 3.3 and 3.4).
+const PATH_MARKS: &str = "-._~!$&'()*+,;=:@/?%";
 const STATUS_DEFAULT: u32 = 200;
 
 pub(super) fn health_check(errors: &mut Errors, message: &v1::HealthCheck) -> Option<HealthCheck> {
@@ -58,11 +60,11 @@ fn within(errors: &mut Errors, field: &str, value: u32, (least, most): (u32, u32
 
 fn http_check(errors: &mut Errors, message: &v1::HttpCheck) -> HttpCheck {
     let path = &message.path;
-    // What a request line can carry as it is (RFC 9112, section 3).
-    let visible = path.bytes().all(|byte| byte.is_ascii_graphic());
-    if !path.starts_with('/') || !visible || path.len() > PATH_BYTES_MAX {
+    let sendable =
+        path.bytes().all(|byte| byte.is_ascii_alphanumeric() || PATH_MARKS.as_bytes().contains(&byte));
+    if !path.starts_with('/') || !sendable || path.len() > PATH_BYTES_MAX {
         let text = format!(
-            "\"{path}\" is not a path: expected '/' and then visible ASCII without spaces, at most {PATH_BYTES_MAX} bytes"
+            "\"{path}\" is not a path: expected '/' and then letters, digits and {PATH_MARKS}, at most {PATH_BYTES_MAX} bytes"
         );
         errors.add("healthCheck.http.path", text);
     }

@@ -302,7 +302,7 @@ fn values_out_of_range_are_refused_at_their_place() {
     refused_at(&check(|it| it.timeout_milliseconds = 2001), "healthCheck.timeoutMilliseconds", "2000");
     refused_at(&check(|it| it.unhealthy_after = 11), "healthCheck.unhealthyAfter", "1 to 10");
     refused_at(&check(|it| it.healthy_after = 11), "healthCheck.healthyAfter", "1 to 10");
-    for path in ["", "up", "/a b", "/ä"] {
+    for path in ["", "up", "/a b", "/ä", "/a#b", "/<a>"] {
         let mut message = check(|_| {});
         message.health_check.iter_mut().for_each(|check| http(check, path, 0));
         refused_at(&message, "healthCheck.http.path", "is not a path");
