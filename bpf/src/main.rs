@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 mod balance;
+mod connections;
 mod conntrack;
 mod deliver;
 mod events;
