@@ -1,6 +1,6 @@
-//! The node itself as a subject, at its uplinks: what its processes send and get there. Where no host policy selects the
-//! node, nothing of this is asked, and the node's traffic passes as if there were no program. (What it and its own
-//! endpoints send each other is judged at their hooks.)
+//! The node itself as a subject, at its uplinks and the overlay: what its processes send and get there. Where no host policy
+//! selects the node, nothing of this is asked, and the node's traffic passes its uplinks as if there were no program. (What
+//! it and its own endpoints send each other is judged at their hooks.)
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, Class, Peer, Point, Reason};
@@ -87,8 +87,9 @@ pub fn send(
     judge(ctx, packet, &Ends { source, destination }, epoch, trace)
 }
 
+/// Judges what the node sends or gets, one of whose ends is the node.
 #[inline(always)]
-fn judge(
+pub fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
     ends: &Ends,
@@ -129,8 +130,7 @@ extern "C" fn judge_own(
     {
         entry.touch(packet, now);
     } else {
-        let point = if ends.destination.class == HOST { Point::FromUplink } else { Point::ToUplink };
-        let moment = Moment { epoch, now, point };
+        let moment = Moment { epoch, now, point: point(ends) };
         if let Err(reason) = verdict::decide(ctx, packet, entry, ends, Hook::NONE, moment, trace) {
             return reason as u32;
         }
@@ -138,6 +138,18 @@ extern "C" fn judge_own(
     match fragment::remember(packet) {
         Ok(()) => ALLOWED,
         Err(reason) => reason as u32,
+    }
+}
+
+/// Where it is: what crosses the uplinks is never taken for an endpoint's.
+#[inline(always)]
+fn point(ends: &Ends) -> Point {
+    const FLEET: u32 = Class::Fleet as u32;
+    match (ends.source.class, ends.destination.class) {
+        (FLEET, _) => Point::FromOverlay,
+        (_, FLEET) => Point::ToOverlay,
+        (_, HOST) => Point::FromUplink,
+        _ => Point::ToUplink,
     }
 }
 
