@@ -65,6 +65,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
 }
 
 /// Who the packet is for.
+#[derive(Clone, Copy)]
 enum Receiver {
     /// With the interface of its host's side.
     Endpoint(&'static Endpoint, u32),
@@ -143,34 +144,25 @@ fn judge(
         return Ok(Receiver::Endpoint(receiver, ifindex));
     }
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
-    if ends.destination.class == Class::Host as u32 {
-        refuse_foreign_source(packet, sender)?;
-        judge_for_host(ctx, packet, &ends, moment.epoch, trace)?;
-        return Ok(Receiver::Host);
-    }
-    let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
+    let receiver = receiver(packet, &ends)?;
     refuse_foreign_source(packet, sender)?;
-    let hook = Hook { endpoint: Some(receiver), ifindex: ends.destination.ifindex };
+    let hook = match receiver {
+        Receiver::Endpoint(endpoint, ifindex) => Hook { endpoint: Some(endpoint), ifindex },
+        Receiver::Host if host::passes(packet, entry, &ends, moment.now) => return Ok(receiver),
+        Receiver::Host => Hook::NONE,
+    };
     verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)?;
-    Ok(Receiver::Endpoint(receiver, ends.destination.ifindex))
+    Ok(receiver)
 }
 
-/// What an endpoint of another node has for this node itself. Nodes talk with each other outside of the overlay.
+/// The node itself hears of endpoints alone: nodes talk with each other outside of the overlay.
 #[inline(always)]
-fn judge_for_host(
-    ctx: &TcContext,
-    packet: &'static Packet,
-    ends: &Ends,
-    epoch: u64,
-    trace: &mut Trace,
-) -> Result<(), Reason> {
-    if !in_pools(&ends.source) {
-        return Err(Reason::Spoofed);
+fn receiver(packet: &Packet, ends: &Ends) -> Result<Receiver, Reason> {
+    if ends.destination.class != Class::Host as u32 {
+        let endpoint = verdict::own_endpoint(&ends.destination, &packet.destination)?;
+        return Ok(Receiver::Endpoint(endpoint, ends.destination.ifindex));
     }
-    if maps::runtime().host != 0 {
-        host::judge(ctx, packet, ends, epoch, trace)?;
-    }
-    Ok(())
+    if in_pools(&ends.source) { Ok(Receiver::Host) } else { Err(Reason::Spoofed) }
 }
 
 /// A node sends for itself, and for addresses inside the pools; not for those that are known to be behind another.

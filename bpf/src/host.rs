@@ -11,7 +11,7 @@ use crate::{
     events::{Done, Trace},
     forge, fragment,
     frame::meta,
-    neighbour,
+    maps, neighbour,
     parse::{self, Packet},
     verdict::{self, Hook, Moment, in_pools, same},
 };
@@ -125,11 +125,7 @@ extern "C" fn judge_own(
     let ctx = &TcContext::new(skb);
     let now = conntrack::now();
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
-    if let Some(entry) = entry
-        && holds(&entry, ends)
-    {
-        entry.touch(packet, now);
-    } else {
+    if !remembered(packet, entry, ends, now) {
         let moment = Moment { epoch, now, point: point(ends) };
         if let Err(reason) = verdict::decide(ctx, packet, entry, ends, Hook::NONE, moment, trace) {
             return reason as u32;
@@ -141,15 +137,31 @@ extern "C" fn judge_own(
     }
 }
 
-/// Where it is: what crosses the uplinks is never taken for an endpoint's.
+/// Where it is: to endpoints the node sends through the overlay alone.
 #[inline(always)]
 fn point(ends: &Ends) -> Point {
     const FLEET: u32 = Class::Fleet as u32;
-    match (ends.source.class, ends.destination.class) {
-        (FLEET, _) => Point::FromOverlay,
-        (_, FLEET) => Point::ToOverlay,
-        (_, HOST) => Point::FromUplink,
+    match ends.destination.class {
+        HOST => Point::FromUplink,
+        FLEET => Point::ToOverlay,
         _ => Point::ToUplink,
+    }
+}
+
+/// Whether a packet of the node itself need not be judged: nobody judges the node, or its flow is remembered.
+#[inline(always)]
+pub fn passes(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> bool {
+    maps::runtime().host == 0 || remembered(packet, entry, ends, now)
+}
+
+#[inline(always)]
+fn remembered(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> bool {
+    match entry {
+        Some(entry) if holds(&entry, ends) => {
+            entry.touch(packet, now);
+            true
+        }
+        _ => false,
     }
 }
 

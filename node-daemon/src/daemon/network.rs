@@ -171,6 +171,8 @@ impl<D: Datapath, L: Links> State<D, L> {
         if self.links.set_up(self.overlay_ifindex).await? || overlay.changed {
             warn!(device = %self.settings.vxlan_device, "somebody had changed the overlay's device: it is mended");
             self.repairs.note(Repair::Overlay);
+            // It took its routes along.
+            self.routed.clear();
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use weft_shared::layout::{Class, Point, Reason};
 
 use crate::{
     harness::{
-        Datapath, FROM_OVERLAY, FROM_UPLINK, Outcome, Place, TO_UPLINK, Verdict, from_endpoint, to_endpoint,
+        Datapath, FROM_OVERLAY, FROM_UPLINK, Outcome, Place, TO_OVERLAY, TO_UPLINK, Verdict, from_endpoint,
+        to_endpoint,
     },
     packets::{SYN, Way, arriving, out_of},
     world::{
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-const PLACES: [Place; 7] = [
+const PLACES: [Place; 9] = [
     from_endpoint(WEB),
     to_endpoint(WEB, UPLINK),
     to_endpoint(WEB, 0),
@@ -27,6 +28,8 @@ const PLACES: [Place; 7] = [
     FROM_OVERLAY,
     FROM_UPLINK,
     TO_UPLINK,
+    TO_OVERLAY,
+    Place { ingress_ifindex: WEB, ..TO_OVERLAY },
 ];
 
 /// Through every place, each.
@@ -41,6 +44,7 @@ fn seeds() -> Vec<Vec<u8>> {
                 seeds.extend(of_every_kind(&way));
             }
         }
+        seeds.extend(of_every_kind(&arriving(HOST_PARTY, DB_PARTY, family)));
     }
     seeds
 }
@@ -112,6 +116,13 @@ fn check(place: Place, packet: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
         }
         (Point::FromUplink | Point::ToUplink, Verdict::Ok) => {
             !is_for_the_pools(packet) && outcome.packet == packet
+        }
+        // The node is not judged.
+        (Point::ToOverlay, Verdict::Ok) => {
+            let to = [DB_PARTY, world::CACHE_PARTY];
+            place.ingress_ifindex == 0
+                && to.into_iter().any(|to| is_between(packet, HOST_PARTY, to))
+                && outcome.packet == packet
         }
         _ => false,
     };
