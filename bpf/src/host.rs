@@ -140,10 +140,9 @@ extern "C" fn judge_own(
 /// Where it is: to endpoints the node sends through the overlay alone.
 #[inline(always)]
 fn point(ends: &Ends) -> Point {
-    const FLEET: u32 = Class::Fleet as u32;
     match ends.destination.class {
         HOST => Point::FromUplink,
-        FLEET => Point::ToOverlay,
+        _ if in_pools(&ends.destination) => Point::ToOverlay,
         _ => Point::ToUplink,
     }
 }

@@ -29,7 +29,8 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     }
     let packet = packet(ctx)?;
     *seen = Some(packet);
-    let ends = Ends { source: own(packet)?, destination: endpoint_elsewhere(packet)? };
+    let destination = elsewhere(packet)?;
+    let ends = Ends { source: own(packet)?, destination };
     if runtime.host != 0 {
         host::judge(ctx, packet, &ends, runtime.epoch, trace)?;
     } else {
@@ -76,18 +77,15 @@ fn own(packet: &Packet) -> Result<Peer, Reason> {
     Ok(Peer { identity, class: Class::Host as u32, node: 0, ifindex: 0 })
 }
 
-/// The destination, if it is an endpoint of another node that this one was told of.
+/// The destination, if another node has its part of the pools. A node is told only of the endpoints that its policies name;
+/// the other one knows whether it has this one.
 #[inline(always)]
-fn endpoint_elsewhere(packet: &Packet) -> Result<Peer, Reason> {
+fn elsewhere(packet: &Packet) -> Result<Peer, Reason> {
     let peer = maps::peer_of(&packet.destination);
-    if peer.class == Class::Fleet as u32 && peer.identity >= FIRST_GLOBAL_IDENTITY && peer.node != 0 {
-        return Ok(peer);
+    match in_pools(&peer) {
+        true if peer.node != 0 => Ok(peer),
+        true => Err(Reason::NoEndpoint),
+        false if forge::is_group(&packet.destination, packet.v6) => Err(Reason::Multicast),
+        false => Err(Reason::NoRoute),
     }
-    Err(if in_pools(&peer) {
-        Reason::NoEndpoint
-    } else if forge::is_group(&packet.destination, packet.v6) {
-        Reason::Multicast
-    } else {
-        Reason::NoRoute
-    })
 }

@@ -119,10 +119,7 @@ fn check(place: Place, packet: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
         }
         // The node is not judged.
         (Point::ToOverlay, Verdict::Ok) => {
-            let to = [DB_PARTY, world::CACHE_PARTY];
-            place.ingress_ifindex == 0
-                && to.into_iter().any(|to| is_between(packet, HOST_PARTY, to))
-                && outcome.packet == packet
+            place.ingress_ifindex == 0 && is_to_another_nodes_part(packet) && outcome.packet == packet
         }
         _ => false,
     };
@@ -155,6 +152,16 @@ fn is_between(packet: &[u8], from: Party, to: Party) -> bool {
         Some((source, destination)) => source == from.v6.octets() && destination == to.v6.octets(),
         None => false,
     }
+}
+
+/// From the node, to the pools, and not to this node's part of them.
+fn is_to_another_nodes_part(packet: &[u8]) -> bool {
+    let parts = match addresses(packet) {
+        Some((source, to)) if to.len() == 4 => source == HOST_PARTY.v4.octets() && [2, 3].contains(&to[2]),
+        Some((source, to)) => source == HOST_PARTY.v6.octets() && [[0, 2], [0, 3]].contains(&[to[6], to[7]]),
+        None => false,
+    };
+    parts && is_for_the_pools(packet)
 }
 
 fn is_for_the_pools(packet: &[u8]) -> bool {

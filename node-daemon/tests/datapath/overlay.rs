@@ -29,13 +29,13 @@ fn without_tunnel_metadata_nothing_comes_out_of_the_overlay() {
 }
 
 #[test]
-fn the_nodes_own_packets_go_to_endpoints_of_other_nodes_that_it_was_told_of() {
+fn the_nodes_own_packets_go_to_the_parts_of_the_pools_that_other_nodes_have() {
     let mut datapath = Datapath::new();
     for family in FAMILIES {
         for (to, expected) in [
             (DB_PARTY, Reason::DeliveredOverlay),
             (CACHE_PARTY, Reason::DeliveredOverlay),
-            (UNTOLD_PARTY, Reason::NoEndpoint),
+            (UNTOLD_PARTY, Reason::DeliveredOverlay),
             (NOBODY_PARTY, Reason::NoEndpoint),
             (WEB_PARTY, Reason::NoEndpoint),
             (INIT_PARTY, Reason::NoEndpoint),
