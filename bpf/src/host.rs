@@ -174,7 +174,12 @@ fn holds(entry: &Entry, ends: &Ends) -> bool {
         && entry.holds_for_nodes()
 }
 
+/// A node is told only of the endpoints that its policies name: of others it knows the class alone, until the overlay says
+/// who they are. What is known anew of an address makes verdicts stale.
 #[inline(always)]
-fn is_same(one: &Peer, other: &Peer) -> bool {
-    one.identity == other.identity && one.class == other.class && one.ifindex == other.ifindex
+fn is_same(known: &Peer, asked: &Peer) -> bool {
+    let nameless = asked.identity == asked.class && in_pools(asked);
+    (known.identity == asked.identity || nameless)
+        && known.class == asked.class
+        && known.ifindex == asked.ifindex
 }

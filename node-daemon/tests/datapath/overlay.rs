@@ -157,6 +157,38 @@ fn where_the_node_is_judged_its_policy_says_what_it_sends_to_endpoints_of_others
 }
 
 #[test]
+fn what_the_node_and_another_ones_endpoint_say_is_judged_once_also_where_the_node_was_not_told_of_it() {
+    let mut datapath = Datapath::new();
+    let tunnel = Tunnel::new(&mut datapath);
+    for to in [DB_PARTY, UNTOLD_PARTY] {
+        datapath.change(|world| {
+            world.judge_host(open_at(Direction::Egress, Class::Fleet as u32, 8080), true);
+            let unknown = world.prefixes.values_mut().filter(|peer| peer.node == DB_NODE);
+            unknown.for_each(|peer| {
+                (peer.identity, peer.class) = (Class::Fleet as u32, Class::Fleet as u32);
+            });
+        });
+        for family in FAMILIES {
+            let question = arriving(HOST_PARTY, to, family).udp(1000, 8080);
+            let answer = arriving(HOST_PARTY, to, family).back().udp(8080, 1000);
+            for _ in 0..2 {
+                assert_eq!(datapath.fate(TO_OVERLAY, &question), Reason::DeliveredOverlay);
+                let answered = tunnel.fate(&mut datapath, family, DB_IDENTITY, &answer);
+                assert_eq!(answered, Reason::DeliveredStack);
+                // Without a new epoch: what is remembered holds.
+                datapath.rewrite(|world| world.judge_host(deny_all(), true));
+            }
+            datapath.change(|_| ());
+            assert_eq!(datapath.fate(TO_OVERLAY, &question), Reason::PolicyDenied);
+            assert_eq!(tunnel.fate(&mut datapath, family, DB_IDENTITY, &answer), Reason::PolicyDenied);
+            let opened = open_at(Direction::Egress, Class::Fleet as u32, 8080);
+            datapath.change(|world| world.judge_host(opened, true));
+        }
+        datapath.forget_flows();
+    }
+}
+
+#[test]
 fn endpoints_of_other_nodes_reach_the_node_where_its_policy_allows() {
     let mut datapath = Datapath::new();
     let tunnel = Tunnel::new(&mut datapath);
