@@ -1,6 +1,9 @@
 //! Promise: a node's own processes and the endpoints of other nodes reach each other, both ways and by both families,
 //! through the overlay, and as the policies of both sides say who is who: the node by its labels, the endpoint by its own.
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -80,8 +83,8 @@ fn everywhere(verdict: &Outcome) -> Vec<(&'static str, &'static str, Protocol, O
     each.map(|(from, to, protocol)| (from, to, protocol, verdict.clone())).collect()
 }
 
-/// A datagram that leaves in pieces, and comes back so.
-fn large_datagrams(from: &Namespace, to: SocketAddr) -> Result<()> {
+/// Datagrams that leave in pieces and come back so, and more than one segment of a connection.
+fn much_at_once(from: &Namespace, to: SocketAddr) -> Result<()> {
     from.within(move || {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
         let socket = UdpSocket::bind((any, 0))?;
@@ -95,6 +98,13 @@ fn large_datagrams(from: &Namespace, to: SocketAddr) -> Result<()> {
             let length = socket.recv(&mut answer).with_context(|| format!("{bytes} bytes to {to}"))?;
             ensure!(answer[..length] == sent, "{length} of {bytes} bytes came back");
         }
+        let mut connection = TcpStream::connect_timeout(&to, READY)?;
+        connection.set_read_timeout(Some(READY))?;
+        let line = [vec![b'x'; 300_000], vec![b'\n']].concat();
+        connection.write_all(&line)?;
+        let mut answer = vec![0; line.len()];
+        connection.read_exact(&mut answer).with_context(|| format!("a long line to {to}"))?;
+        ensure!(answer == line, "something else came back");
         Ok(())
     })
 }
@@ -109,7 +119,7 @@ fn nodes_and_endpoints_of_others_reach_each_other_through_the_overlay() -> Resul
         expect(fleet, "without policies", &everywhere(&Allow))?;
         for (from, to) in [(&one, "far"), (&far, "n1")] {
             for family in [4, 6] {
-                large_datagrams(from, (address(fleet, to, family)?, PORT).into())?;
+                much_at_once(from, (address(fleet, to, family)?, PORT).into())?;
             }
         }
 

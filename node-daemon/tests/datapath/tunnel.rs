@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::TcAttachType;
+use aya::programs::{TcAttachType, tc::qdisc_add_clsact};
 use tokio::time::Instant;
 use weft_noded::kernel::Datapath as _;
 use weft_shared::layout::{Event, Point, Reason, maps::Counter};
@@ -36,6 +36,8 @@ impl Tunnel {
         }
         ip(&format!("link add {DEVICE} type vxlan external dstport {PORT} udp6zerocsumrx"));
         ip(&format!("link set {DEVICE} up"));
+        // Kernels before 6.6 attach to it.
+        qdisc_add_clsact(DEVICE).unwrap();
         let program = datapath.object.program(Point::FromOverlay.name()).unwrap();
         // It stays as long as the object is there.
         program.attach(DEVICE, TcAttachType::Ingress).unwrap();
