@@ -170,8 +170,9 @@ fn receiver(packet: &Packet, ends: &Ends) -> Result<Receiver, Reason> {
 fn refuse_foreign_source(packet: &Packet, sender: &Peer) -> Result<(), Reason> {
     const REMOTE_NODE: u32 = Class::RemoteNode as u32;
     let known = maps::peer_of(&packet.source);
-    let foreign = known.ifindex != 0 || (known.node != 0 && known.node != sender.node);
     let a_nodes = known.class == REMOTE_NODE;
+    let elsewhere = known.node != sender.node && (known.node != 0 || a_nodes);
+    let foreign = known.ifindex != 0 || elsewhere;
     if foreign || !(a_nodes || in_pools(&known)) {
         return Err(Reason::Spoofed);
     }

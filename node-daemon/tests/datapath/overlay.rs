@@ -1,6 +1,6 @@
 //! What goes into the overlay and comes out of it: endpoints' packets, and the nodes' own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use weft_shared::layout::{Action, Class, Direction, Event, Peer, Point, Reason};
 
@@ -75,8 +75,7 @@ fn whole_and_in_pieces(way: &Way) -> Vec<Vec<u8>> {
 fn what_is_not_the_nodes_own_does_not_go_into_the_overlay_from_the_stack() {
     let mut datapath = Datapath::new();
     // Of the host, and nothing that other nodes know it by.
-    let bridge =
-        Party { v4: Ipv4Addr::new(172, 17, 0, 1), v6: Ipv6Addr::new(0x2001, 0xdb8, 17, 0, 0, 0, 0, 1) };
+    let bridge = Party { v4: Ipv4Addr::new(172, 17, 0, 1), v6: "2001:db8:17::1".parse().unwrap() };
     datapath.change(|world| {
         let host = Peer { identity: HOST_IDENTITY, class: Class::Host as u32, node: 0, ifindex: 0 };
         for family in FAMILIES {
@@ -297,12 +296,15 @@ fn what_another_node_sends_is_judged_the_same_by_the_overlay_and_by_the_uplink()
 fn a_node_speaks_for_itself_with_its_own_identity_and_address_alone() {
     let mut datapath = Datapath::new();
     let tunnel = Tunnel::new(&mut datapath);
-    let third = Party { v4: Ipv4Addr::new(192, 0, 2, 3), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3) };
+    let third = Party { v4: Ipv4Addr::new(192, 0, 2, 3), v6: "2001:db8::3".parse().unwrap() };
+    let fourth = Party { v4: Ipv4Addr::new(192, 0, 2, 4), v6: "2001:db8::4".parse().unwrap() };
     datapath.change(|world| {
         let class = Class::RemoteNode as u32;
         let node = Peer { identity: REMOTE_NODE_IDENTITY, class, node: CACHE_NODE, ifindex: 0 };
         for family in FAMILIES {
             world.ipcache.insert(third.address(family).into(), node);
+            let nowhere = Peer { node: 0, ..node };
+            world.ipcache.insert(fourth.address(family).into(), nowhere);
         }
     });
     for family in FAMILIES {
@@ -316,6 +318,7 @@ fn a_node_speaks_for_itself_with_its_own_identity_and_address_alone() {
             (HOST_IDENTITY, DB_NODE_PARTY, Reason::WrongNodeIdentity),
             // Nor for another node of the same identity, for this one, for what is here, or for the world.
             (REMOTE_NODE_IDENTITY, third, Reason::Spoofed),
+            (REMOTE_NODE_IDENTITY, fourth, Reason::Spoofed),
             (REMOTE_NODE_IDENTITY, HOST_PARTY, Reason::Spoofed),
             (HOST_IDENTITY, HOST_PARTY, Reason::Spoofed),
             (REMOTE_NODE_IDENTITY, WEB_PARTY, Reason::Spoofed),
