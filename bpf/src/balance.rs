@@ -3,6 +3,7 @@
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use weft_shared::layout::{
+    Address,
     maps::BACKENDS_MAX,
     service::{
         Affinity, AffinityKey, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
@@ -29,6 +30,16 @@ pub struct Table {
 pub fn frontend(key: &FrontendKey) -> Option<Frontend> {
     // SAFETY: rows are replaced, never written in place; the memory stays a row while the program runs (RCU).
     unsafe { FRONTENDS.get(key) }.copied()
+}
+
+/// The frontend that a packet goes to. A port of the node is one where the destination is an address of its own.
+#[inline(always)]
+pub fn frontend_of(address: &Address, port: u16, protocol: u8, own: bool) -> Option<Frontend> {
+    let exact = frontend(&FrontendKey::address(*address, port, protocol));
+    if exact.is_some() || !own {
+        return exact;
+    }
+    frontend(&FrontendKey::node_port(address.is_v4(), port, protocol))
 }
 
 impl Table {

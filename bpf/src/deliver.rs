@@ -31,9 +31,7 @@ pub fn to_stack() -> Done {
 #[inline(always)]
 pub fn to_endpoint(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result<Done, Reason> {
     set_macs(ctx, endpoint)?;
-    if meta(ctx).pkt_type != PACKET_HOST && ctx.change_type(PACKET_HOST).is_err() {
-        return Err(Reason::KernelError);
-    }
+    take_in(ctx)?;
     // SAFETY: plain numbers.
     let code = unsafe {
         if endpoint.flags & endpoint_flags::PEER != 0 {
@@ -63,12 +61,39 @@ pub fn halves(mac: [u8; 6]) -> [u16; 3] {
     ]
 }
 
+/// To the node itself, out of the overlay.
+#[inline(always)]
+pub fn to_host(ctx: &TcContext) -> Result<Done, Reason> {
+    take_in(ctx)?;
+    Ok(to_stack())
+}
+
+/// The frame is for this node, whatever its MACs say.
+#[inline(always)]
+fn take_in(ctx: &TcContext) -> Result<(), Reason> {
+    if meta(ctx).pkt_type != PACKET_HOST && ctx.change_type(PACKET_HOST).is_err() {
+        return Err(Reason::KernelError);
+    }
+    Ok(())
+}
+
 /// To the node of a slot, with the source's identity.
 #[inline(always)]
 pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Reason> {
     let device = maps::config().overlay_ifindex;
+    if device == 0 {
+        return Err(Reason::NoRoute);
+    }
+    set_tunnel_key(ctx, slot, identity)?;
+    // SAFETY: plain numbers.
+    redirected(unsafe { bpf_redirect(device, 0) }, Reason::DeliveredOverlay)
+}
+
+/// Says on the packet where the overlay's device is to send it, and whose it is.
+#[inline(always)]
+pub fn set_tunnel_key(ctx: &TcContext, slot: u32, identity: u32) -> Result<(), Reason> {
     let node = NODES.get(slot).ok_or(Reason::NoRoute)?;
-    if device == 0 || node.address.words == Address::UNSPECIFIED.words {
+    if node.address.words == Address::UNSPECIFIED.words {
         return Err(Reason::NoRoute);
     }
     let zero = unseen_zero() as u32;
@@ -97,11 +122,7 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
             flags.into(),
         )
     };
-    if failed != 0 {
-        return Err(Reason::KernelError);
-    }
-    // SAFETY: plain numbers.
-    redirected(unsafe { bpf_redirect(device, 0) }, Reason::DeliveredOverlay)
+    if failed != 0 { Err(Reason::KernelError) } else { Ok(()) }
 }
 
 /// Back to where it came from: an answer written over the question.

@@ -172,7 +172,8 @@ fn send(
         deliver::hop(ctx, packet.v6)?;
         return deliver::to_endpoint(ctx, receiver, to.ifindex);
     }
-    if !in_pools(to) {
+    // What is another node's own, by an address that the fleet knows, goes through the overlay like its endpoints'.
+    if !in_pools(to) && to.class != Class::RemoteNode as u32 {
         return Ok(deliver::to_stack());
     }
     if to.node == 0 {

@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 mod balance;
+mod connections;
 mod conntrack;
 mod deliver;
 mod events;
@@ -29,6 +30,7 @@ mod prefilter;
 mod related;
 mod sock;
 mod to_endpoint;
+mod to_overlay;
 mod uplink;
 mod verdict;
 
@@ -59,6 +61,13 @@ pub fn tc_from_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::FromOverlay, outcome, packet, &trace)
+}
+
+#[classifier]
+pub fn tc_to_overlay(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::empty());
+    let outcome = to_overlay::run(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::ToOverlay, outcome, packet, &trace)
 }
 
 #[classifier]

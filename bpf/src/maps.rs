@@ -9,14 +9,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Action, Address, BOOK_ROWS_MAX, Book, Config, Direction, Endpoint, Event, FailsafeKey, Flow, FlowKey,
-    Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey, RuntimeState,
-    Subject, Told, ToldKey,
+    Action, Address, BOOK_ROWS_MAX, Book, Config, Connection, ConnectionKey, Direction, Endpoint, Event,
+    FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey,
+    RuleKey, RuntimeState, Subject, Told, ToldKey,
     maps::{
-        AFFINITY_MAX, BOOKS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX,
-        FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX, PEER_RULES_MAX,
-        PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX, RULES_MAX,
-        SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
+        AFFINITY_MAX, BOOKS_MAX, CONNECTIONS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES,
+        FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX,
+        PEER_RULES_MAX, PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX,
+        RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
@@ -108,6 +108,8 @@ pub static SOCKET_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = LruHashMap::new();
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
+#[btf_map]
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
 
 #[btf_map]
 pub static PREFILTER4: LpmTrie<u32, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();

@@ -32,6 +32,7 @@ mod revisions;
 mod runs;
 mod tables;
 mod telling;
+mod tunnel;
 mod uplink;
 mod verifier;
 mod world;

@@ -60,6 +60,8 @@ pub const SOCKET_PEERS: MapName = map("SOCKET_PEERS", "socket_peers_v1");
 pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
 /// Least-recently-used hash: `AffinityKey` → `Affinity`.
 pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
+/// Least-recently-used hash: `ConnectionKey` → `Connection`.
+pub const CONNECTIONS: MapName = map("CONNECTIONS", "connections_v1");
 
 /// Longest prefix match: IPv4 source, 4 bytes in network order → slot of a prefilter (u32). Apart from IPv6: a look-up costs by
 /// the key's bytes.
@@ -88,7 +90,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 29] = [
+pub const ALL: [MapName; 30] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -110,6 +112,7 @@ pub const ALL: [MapName; 29] = [
     SOCKET_PEERS,
     SOCKET_FLOWS,
     AFFINITY,
+    CONNECTIONS,
     PREFILTER4,
     PREFILTER6,
     PREFILTER_SENDERS,
@@ -121,7 +124,7 @@ pub const ALL: [MapName; 29] = [
 ];
 
 /// Those that packets leave something in.
-pub const WRITTEN_BY_PACKETS: [MapName; 9] = [
+pub const WRITTEN_BY_PACKETS: [MapName; 10] = [
     FLOWS,
     FRAGMENTS,
     COUNTERS,
@@ -129,6 +132,7 @@ pub const WRITTEN_BY_PACKETS: [MapName; 9] = [
     SOCKET_PEERS,
     SOCKET_FLOWS,
     AFFINITY,
+    CONNECTIONS,
     PREFILTER_COUNTERS,
     EVENTS_LOST,
 ];
@@ -164,6 +168,8 @@ pub const FRONTENDS_MAX: usize = 128 * 1024;
 pub const BACKENDS_MAX: usize = 2047;
 pub const SOCKET_FLOWS_MAX: usize = 64 * 1024;
 pub const AFFINITY_MAX: usize = 64 * 1024;
+/// A connection has two rows; one that answers bypass has one.
+pub const CONNECTIONS_MAX: usize = 128 * 1024;
 /// Prefixes of all prefilters of a node, of each family: more are an overflow, for which a prefilter is rejected. The maps have
 /// twice as much room, so that what comes is there before what goes is taken out.
 pub const PREFILTER_PREFIXES_MAX: usize = 512 * 1024;

@@ -6,6 +6,7 @@
 
 mod address;
 mod book;
+mod connection;
 mod endpoint;
 mod event;
 mod failsafe;
@@ -20,6 +21,7 @@ pub mod service;
 
 pub use address::{Address, PrefixKey};
 pub use book::{BOOK_ROWS_MAX, Book};
+pub use connection::{Connection, ConnectionKey, Leg, connection_flags};
 pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::{Event, Told, ToldKey, monitor_flags};
 pub use failsafe::FailsafeKey;

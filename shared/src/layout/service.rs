@@ -143,6 +143,18 @@ pub const fn socket_hash(cookie: u64, address: &Address, port: u16) -> u32 {
     (hash >> 32) as u32
 }
 
+/// A hash of a flow, the same on every node: what picks the backend of whom a packet tells of.
+#[inline(always)]
+pub const fn packet_hash(client: &Party, frontend: &Party, protocol: u8) -> u32 {
+    let [high, low, port] = ServiceBackend::order(&client.address, client.port);
+    let [to_high, to_low, to_port] = ServiceBackend::order(&frontend.address, frontend.port);
+    let mut hash = mix(high ^ (port << 16 | to_port) ^ ((protocol as u64) << 32));
+    hash = mix(hash ^ low);
+    hash = mix(hash ^ to_high);
+    hash = mix(hash ^ to_low);
+    (hash >> 32) as u32
+}
+
 #[inline(always)]
 const fn mix(mut value: u64) -> u64 {
     value ^= value >> 33;
