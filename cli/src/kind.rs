@@ -7,7 +7,7 @@ use crate::manifest::nearest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KindArgument(pub Kind);
 
-const KINDS: [(Kind, &str, &str); 11] = [
+const KINDS: [(Kind, &str, &str); 12] = [
     (Kind::Node, "Node", "nodes"),
     (Kind::Endpoint, "Endpoint", "endpoints"),
     (Kind::Identity, "Identity", "identities"),
@@ -19,6 +19,7 @@ const KINDS: [(Kind, &str, &str); 11] = [
     (Kind::Bundle, "Bundle", "bundles"),
     (Kind::Rollout, "Rollout", "rollouts"),
     (Kind::FleetConfig, "FleetConfig", "fleetconfigs"),
+    (Kind::Shaping, "Shaping", "shapings"),
 ];
 
 /// As written after `kind:` in a manifest.

@@ -34,7 +34,7 @@ pub const NODE_ADDRESS_GIVEN: &str = "/weft/v1/meta/node-address-given";
 pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 
 /// Every kind that is stored, with its room.
-const KINDS: [(Kind, &str); 11] = [
+const KINDS: [(Kind, &str); 12] = [
     (Kind::Node, "node"),
     (Kind::Endpoint, "endpoint"),
     (Kind::Identity, "identity"),
@@ -46,6 +46,7 @@ const KINDS: [(Kind, &str); 11] = [
     (Kind::Bundle, "bundle"),
     (Kind::Rollout, "rollout"),
     (Kind::FleetConfig, "fleet-config"),
+    (Kind::Shaping, "shaping"),
 ];
 
 /// `None`: not a kind.

@@ -10,7 +10,7 @@ use weft_shared::{
     },
     service::{
         self,
-        model::{Prefilter, Service},
+        model::{Prefilter, Service, Shaping},
     },
 };
 
@@ -29,6 +29,7 @@ pub enum Change {
     CidrSet { name: String, set: Option<CidrSet> },
     Service { name: String, service: Option<Service> },
     Prefilter { name: String, prefilter: Option<Prefilter> },
+    Shaping { name: String, shaping: Option<Shaping> },
     Config(Option<v1::FleetConfig>),
 }
 
@@ -101,6 +102,11 @@ impl Change {
                     service::parse::prefilter(&message).map_err(|errors| not_understood(item, errors))?;
                 Self::Prefilter { name, prefilter: Some(parsed.0) }
             }
+            Some(Of::Shaping(message)) => {
+                let parsed =
+                    service::parse::shaping(&message).map_err(|errors| not_understood(item, errors))?;
+                Self::Shaping { name, shaping: Some(parsed.0) }
+            }
             Some(Of::FleetConfig(config)) => {
                 parse::failsafe(config.failsafe.as_ref()).map_err(|errors| not_understood(item, errors))?;
                 Self::Config(Some(config))
@@ -121,6 +127,7 @@ impl Change {
             Kind::CidrSet => Some(Self::CidrSet { name, set: None }),
             Kind::Service => Some(Self::Service { name, service: None }),
             Kind::Prefilter => Some(Self::Prefilter { name, prefilter: None }),
+            Kind::Shaping => Some(Self::Shaping { name, shaping: None }),
             Kind::FleetConfig => Some(Self::Config(None)),
             _ => None,
         }
@@ -136,6 +143,7 @@ impl Change {
             Self::CidrSet { set, .. } => set.is_none(),
             Self::Service { service, .. } => service.is_none(),
             Self::Prefilter { prefilter, .. } => prefilter.is_none(),
+            Self::Shaping { shaping, .. } => shaping.is_none(),
             Self::Config(config) => config.is_none(),
         }
     }

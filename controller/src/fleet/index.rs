@@ -20,6 +20,7 @@ use super::{
     resources::{Id, Key, Resources},
     services::Services,
     sets::{Selected, Sets},
+    shapings::Shapings,
 };
 
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ pub(super) struct Index {
     pub(super) cidr_sets: BTreeMap<String, CidrSetEntry>,
     pub(super) services: Services,
     pub(super) prefilters: Prefilters,
+    pub(super) shapings: Shapings,
     pub(super) identities: Labelled,
     highest_identity: u32,
     pub(super) sets: Sets,

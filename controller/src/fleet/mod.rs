@@ -13,6 +13,7 @@ mod scope;
 mod selected;
 mod services;
 mod sets;
+mod shapings;
 mod view;
 mod views;
 mod watchers;

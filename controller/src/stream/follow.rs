@@ -113,7 +113,7 @@ fn understood(
 fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let (mut nodes, mut endpoints, mut policies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut identities, mut cidr_sets) = (BTreeSet::new(), BTreeSet::new());
-    let (mut services, mut prefilters) = (BTreeSet::new(), BTreeSet::new());
+    let (mut services, mut prefilters, mut shapings) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for change in listed {
         match change {
             Change::Node { name, .. } => drop(nodes.insert(name.as_str())),
@@ -123,6 +123,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
             Change::CidrSet { name, .. } => drop(cidr_sets.insert(name.as_str())),
             Change::Service { name, .. } => drop(services.insert(name.as_str())),
             Change::Prefilter { name, .. } => drop(prefilters.insert(name.as_str())),
+            Change::Shaping { name, .. } => drop(shapings.insert(name.as_str())),
             Change::Config(_) => {}
         }
     }
@@ -137,6 +138,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
         fleet.services().map(|service| service.name.as_str()).filter(|name| !services.contains(name));
     let gone_prefilters =
         fleet.prefilters().map(|one| one.name.as_str()).filter(|name| !prefilters.contains(name));
+    let gone_shapings = fleet.shapings().map(|one| one.name.as_str()).filter(|name| !shapings.contains(name));
     let gone_identities = fleet.identity_numbers().filter(|number| !identities.contains(number));
     let mut changes: Vec<Change> =
         gone_nodes.map(|name| Change::Node { name: owned(name), facts: None }).collect();
@@ -145,6 +147,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     changes.extend(gone_cidr_sets.map(|name| Change::CidrSet { name: owned(name), set: None }));
     changes.extend(gone_services.map(|name| Change::Service { name: owned(name), service: None }));
     changes.extend(gone_prefilters.map(|name| Change::Prefilter { name: owned(name), prefilter: None }));
+    changes.extend(gone_shapings.map(|name| Change::Shaping { name: owned(name), shaping: None }));
     changes.extend(gone_identities.map(|number| Change::Identity { number, labels: None }));
     changes
 }

@@ -13,6 +13,7 @@ mod realise;
 mod repairs;
 mod report;
 mod run;
+mod shaping;
 mod start;
 mod status;
 mod sweep;
@@ -94,6 +95,7 @@ struct State<D, L> {
     actual: Tables,
     services: balance::Balance,
     prefilters: Box<prefilter::Prefilters>,
+    shaping: shaping::Shaping,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

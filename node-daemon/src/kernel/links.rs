@@ -83,6 +83,9 @@ pub trait Links: Send + Sync + 'static {
         ifindex: Option<u32>,
     ) -> Result<Ensured, KernelError>;
 
+    /// Whether the interface's queues let packets go at their times of departure (fq).
+    async fn keeps_departures(&self, ifindex: u32) -> Result<bool, KernelError>;
+
     /// Whether it was down.
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError>;
 

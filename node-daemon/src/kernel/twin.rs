@@ -12,6 +12,7 @@ use weft_shared::layout::{
     Point, Reason,
     maps::{self as names, Counter},
     service::SocketPeer,
+    shaping::{Pair, RoundTrips},
 };
 
 use super::{
@@ -49,6 +50,10 @@ pub struct TwinState {
     pub only_generic: bool,
     /// The cgroup that has the socket programs.
     pub cgroup: Option<PathBuf>,
+    /// The cgroup that has the programs that pace.
+    pub pacing: Option<PathBuf>,
+    /// Bytes a second, by cgroups' paths.
+    pub paced_cgroups: BTreeMap<PathBuf, u32>,
     /// The node's counter of changes, and the epochs of subjects and nodes.
     pub epoch: u64,
     pub subject_epochs: BTreeMap<u32, u64>,
@@ -143,6 +148,28 @@ impl Datapath for Twin {
             let before = state.cgroup.replace(cgroup.to_owned());
             Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })
+    }
+
+    fn pacing_attached(&mut self) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.pacing.is_some()))
+    }
+
+    fn attach_pacing(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
+        self.with(|state| {
+            let before = state.pacing.replace(cgroup.to_owned());
+            Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
+        })
+    }
+
+    /// As if every cgroup were there.
+    fn pace_cgroups(&mut self, root: &Path, rates: &BTreeMap<PathBuf, u32>) -> Result<(), KernelError> {
+        let rates = rates.iter().map(|(path, rate)| (root.join(path), *rate));
+        self.with(|state| state.paced_cgroups = rates.collect());
+        Ok(())
+    }
+
+    fn round_trips(&mut self) -> Result<BTreeMap<Pair, RoundTrips>, KernelError> {
+        Ok(BTreeMap::new())
     }
 
     fn read_prefilters(&mut self) -> Result<Lists, KernelError> {
@@ -254,6 +281,8 @@ pub struct TwinLinksState {
     pub up: BTreeSet<u32>,
     /// Of the only uplink, instead of [`UPLINK_ADDRESS`].
     pub addresses: Option<Vec<IpAddr>>,
+    /// Queues let packets go at their times of departure.
+    pub keeps_departures: bool,
     next_ifindex: u32,
 }
 
@@ -330,6 +359,10 @@ impl Links for TwinLinks {
         let ifindex = link.ifindex;
         self.with(|state| state.links.insert(name.to_owned(), link));
         Ok(Ensured { ifindex, changed })
+    }
+
+    async fn keeps_departures(&self, _: u32) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.keeps_departures))
     }
 
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {

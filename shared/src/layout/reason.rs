@@ -82,6 +82,8 @@ numbered! {
         PassedFailsafe = 25 => "passed_failsafe",
         /// A prefilter lists the source.
         Prefiltered = 26 => "prefiltered",
+        /// More than the endpoint's rate allows, beyond what may wait.
+        RateExceeded = 27 => "rate_exceeded",
     }
 }
 
