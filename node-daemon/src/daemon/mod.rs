@@ -47,7 +47,7 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Names of the uplinks; empty: the devices of the default routes.
     pub uplinks: Vec<String>,
-    /// The cgroup whose processes reach services by their sockets; `None`: those of no one do.
+    /// The cgroup whose processes reach services by their sockets, and are paced; `None`: those of no one.
     pub cgroup: Option<PathBuf>,
     pub vxlan_device: String,
     pub vxlan_port: u16,
