@@ -80,21 +80,25 @@ fn endpoint_rates(fleet: &Fleet, node: usize) -> Result<String> {
     Ok(rows.lines().filter(|row| row.contains("bytes/s")).collect::<Vec<_>>().join("\n"))
 }
 
-/// Whether the kernel keeps every connection of the namespace to this port to a rate, as `ss` writes it.
-fn are_paced(namespace: &Namespace, port: u16, rate: &str) -> Result<bool> {
+/// The rates that the kernel keeps connections of the namespace to this port to, in bits a second; those that have none are
+/// not among them.
+fn rates(namespace: &Namespace, port: u16) -> Result<Vec<u64>> {
     let filter = format!("dport = :{port}");
     let listed = Command::new("ip")
         .args(["netns", "exec", namespace.name(), "ss", "-tinH", "state", "established", &filter])
         .output()?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     ensure!(listed.status.success() && text.contains("pacing_rate"), "ss: {listed:?}");
-    let rates: Vec<&str> =
-        text.split_whitespace().filter(|word| word.ends_with("bps") && word.contains('/')).collect();
-    if rate.is_empty() {
-        Ok(rates.is_empty())
-    } else {
-        Ok(!rates.is_empty() && rates.iter().all(|word| word.ends_with(rate)))
-    }
+    let words = text.split_whitespace().filter_map(|word| word.strip_suffix("bps")?.split_once('/'));
+    words.map(|(_, most)| bits(most)).collect()
+}
+
+/// As `ss` writes numbers, which depends on its version: `8000000`, `8M`.
+fn bits(text: &str) -> Result<u64> {
+    let units = [('K', 1_000), ('M', 1_000_000), ('G', 1_000_000_000)];
+    let unit = units.into_iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    Ok(number.parse::<u64>().with_context(|| format!("{text} of ss"))? * unit)
 }
 
 fn exchange(stream: &mut TcpStream) -> Result<()> {
@@ -189,29 +193,29 @@ fn connections_are_told_their_rates_while_they_last() -> Result<()> {
         let mut of_host = host.within(move || Ok(TcpStream::connect((other, PORT))?))?;
         exchange(&mut stream)?;
         exchange(&mut of_host)?;
-        ensure!(are_paced(&web.namespace, PORT, "/8Mbps")?);
-        ensure!(are_paced(&host, PORT, "/16Mbps")?);
+        assert_eq!(rates(&web.namespace, PORT)?, [8_000_000]);
+        assert_eq!(rates(&host, PORT)?, [16_000_000]);
 
         fleet.apply(&shaping("slow", endpoints, "connectionRate: 4Mbit"))?;
         fleet.weft(&["delete", "shaping", "processes"])?.success()?;
         wait::until_true("the connections have their new rates", READY, || {
             exchange(&mut stream)?;
             exchange(&mut of_host)?;
-            Ok(are_paced(&web.namespace, PORT, "/4Mbps")? && are_paced(&host, PORT, "")?)
+            Ok(rates(&web.namespace, PORT)? == [4_000_000] && rates(&host, PORT)?.is_empty())
         })?;
 
         // The programs outlive the daemon, and the next one takes them over.
         fleet.node_mut(1).kill()?;
         let mut later = web.namespace.within(move || Ok(TcpStream::connect((to, PORT))?))?;
         exchange(&mut later)?;
-        ensure!(are_paced(&web.namespace, PORT, "/4Mbps")?, "without a daemon");
+        assert_eq!(rates(&web.namespace, PORT)?, [4_000_000, 4_000_000], "without a daemon");
         fleet.node_mut(1).run()?;
         fleet.wait_for_nodes()?;
         fleet.weft(&["delete", "shaping", "slow"])?.success()?;
         wait::until_true("the connections have no rate any more", READY, || {
             exchange(&mut stream)?;
             exchange(&mut later)?;
-            are_paced(&web.namespace, PORT, "")
+            Ok(rates(&web.namespace, PORT)?.is_empty())
         })?;
         let status = fleet.node(1).status()?;
         ensure!(status.repairs.is_empty(), "{:?}", status.repairs);
