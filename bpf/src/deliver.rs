@@ -12,6 +12,7 @@ use aya_ebpf::{
 use weft_shared::layout::{Address, Endpoint, Reason, endpoint_flags};
 
 use crate::{
+    bandwidth,
     events::{Done, TC_ACT_OK, unseen_zero},
     frame::{ETHERNET, Frame, meta},
     maps::{self, NODES},
@@ -32,14 +33,13 @@ pub fn to_stack() -> Done {
 pub fn to_endpoint(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result<Done, Reason> {
     set_macs(ctx, endpoint)?;
     take_in(ctx)?;
+    // The hook of the host's side, which takes the others, is passed by.
+    let inline = endpoint.flags & endpoint_flags::PEER != 0;
+    if inline {
+        bandwidth::received(ctx, endpoint, ifindex)?;
+    }
     // SAFETY: plain numbers.
-    let code = unsafe {
-        if endpoint.flags & endpoint_flags::PEER != 0 {
-            bpf_redirect_peer(ifindex, 0)
-        } else {
-            bpf_redirect(ifindex, 0)
-        }
-    };
+    let code = unsafe { if inline { bpf_redirect_peer(ifindex, 0) } else { bpf_redirect(ifindex, 0) } };
     redirected(code, Reason::DeliveredLocal)
 }
 

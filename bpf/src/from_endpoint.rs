@@ -4,6 +4,7 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
+    bandwidth,
     conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, Trace},
@@ -163,6 +164,7 @@ fn send(
     to: &Peer,
     receiver: Option<&'static Endpoint>,
 ) -> Result<Done, Reason> {
+    bandwidth::sent(ctx, endpoint, to.ifindex)?;
     if to.ifindex != 0 {
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,

@@ -1,6 +1,6 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
-//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `forge` (what an endpoint must not send), `events` (counters and drops).
+//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `bandwidth` (how much of it at a time), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
 //! by itself, and not for every path that leads there. They take numbers, the context and pointers, which may be null for
@@ -11,7 +11,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod balance;
+mod bandwidth;
 mod connections;
 mod conntrack;
 mod deliver;
@@ -24,6 +26,7 @@ mod from_overlay;
 mod host;
 mod maps;
 mod neighbour;
+mod pace;
 mod parse;
 mod plain;
 mod prefilter;
@@ -35,8 +38,8 @@ mod uplink;
 mod verdict;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, xdp},
-    programs::{SockAddrContext, TcContext, XdpContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier, sock_ops, xdp},
+    programs::{SockAddrContext, SockContext, SockOpsContext, TcContext, XdpContext},
 };
 use events::{Trace, finish};
 use sock::Family;
@@ -138,6 +141,16 @@ pub fn sock_bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 pub fn sock_bind6(ctx: SockAddrContext) -> i32 {
     sock::bind(&ctx, Family::V6)
+}
+
+#[cgroup_sock(sock_create)]
+pub fn sock_made(ctx: SockContext) -> i32 {
+    pace::made(&ctx)
+}
+
+#[sock_ops]
+pub fn sock_paced(ctx: SockOpsContext) -> u32 {
+    pace::called_back(&ctx)
 }
 
 #[panic_handler]

@@ -13,19 +13,22 @@ use weft_shared::layout::{
     FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey,
     RuleKey, RuntimeState, Subject, Told, ToldKey,
     maps::{
-        AFFINITY_MAX, BOOKS_MAX, CONNECTIONS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES,
-        FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX,
-        PEER_RULES_MAX, PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX,
-        RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
+        AFFINITY_MAX, BOOKS_MAX, BUCKETS_MAX, CONNECTIONS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX,
+        EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX,
+        NODES_MAX, PACED_CGROUPS_MAX, PEER_RULES_MAX, PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX,
+        PREFILTER_SLOTS, PREFIXES_MAX, ROUND_TRIPS_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX,
+        SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    shaping::{BucketKey, Pair, RoundTrips},
 };
 
 use crate::{
     conntrack::{Row, forgotten},
     events::AllowedBy,
     fragment::Cut,
+    pace::Storage,
     parse::Packet,
     related::Quoted,
 };
@@ -126,6 +129,15 @@ pub static PREFILTER_BLOCKS: Array<BlockRow, { BLOCK_ROWS as usize }> = Array::n
 pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static BUCKETS: HashMap<BucketKey, u64, BUCKETS_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static PACED_CGROUPS: HashMap<u64, u32, PACED_CGROUPS_MAX, GROWING> = HashMap::new();
+#[btf_map]
+pub static PACED_SOCKETS: Storage = Storage::new();
+#[btf_map]
+pub static ROUND_TRIPS: LruHashMap<Pair, RoundTrips, ROUND_TRIPS_MAX> = LruHashMap::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

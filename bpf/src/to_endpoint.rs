@@ -4,6 +4,7 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
+    bandwidth,
     conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, TC_ACT_OK, Trace},
@@ -74,6 +75,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
 
 #[inline(always)]
 fn deliver(ctx: &TcContext, endpoint: &Endpoint) -> Result<Done, Reason> {
+    bandwidth::received(ctx, endpoint, meta(ctx).ifindex)?;
     deliver::set_macs(ctx, endpoint)?;
     Ok(Done { reason: Reason::DeliveredLocal, code: TC_ACT_OK })
 }

@@ -7,7 +7,7 @@ use crate::manifest::nearest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KindArgument(pub Kind);
 
-const KINDS: [(Kind, &str, &str); 11] = [
+const KINDS: [(Kind, &str, &str); 12] = [
     (Kind::Node, "Node", "nodes"),
     (Kind::Endpoint, "Endpoint", "endpoints"),
     (Kind::Identity, "Identity", "identities"),
@@ -19,6 +19,7 @@ const KINDS: [(Kind, &str, &str); 11] = [
     (Kind::Bundle, "Bundle", "bundles"),
     (Kind::Rollout, "Rollout", "rollouts"),
     (Kind::FleetConfig, "FleetConfig", "fleetconfigs"),
+    (Kind::Shaping, "Shaping", "shapings"),
 ];
 
 /// As written after `kind:` in a manifest.
@@ -62,10 +63,10 @@ mod tests {
 
     #[test]
     fn every_kind_of_the_schema_can_be_named() {
-        for number in 1..=11 {
+        for number in 1..=12 {
             let kind = Kind::try_from(number).unwrap();
             assert_eq!(parse(name(kind)), Ok(KindArgument(kind)));
         }
-        assert!(Kind::try_from(12).is_err(), "a new kind needs a name here");
+        assert!(Kind::try_from(13).is_err(), "a new kind needs a name here");
     }
 }

@@ -444,7 +444,7 @@ async fn schema_needs_no_server_and_knows_one_kind_or_all() {
     let all = weft(&["--server", "http://127.0.0.1:1", "schema"]).await;
     let all = all.assert_code(0).json();
     assert_eq!(all["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    assert_eq!(all["oneOf"].as_array().map(Vec::len), Some(11));
+    assert_eq!(all["oneOf"].as_array().map(Vec::len), Some(12));
     let policy = weft(&["schema", "policies"]).await;
     let policy = policy.assert_code(0).json();
     assert_eq!((&policy["$ref"], &policy["oneOf"]), (&json!("#/$defs/Policy"), &json!(null)));

@@ -29,6 +29,12 @@ fn status(problems: &[&str]) -> v1::StatusResponse {
             packets: 12,
             bytes: 720,
         }],
+        round_trips: vec![v1::RoundTrips {
+            local_identity: 300,
+            remote_identity: 5,
+            samples: 12,
+            mean_microseconds: 1042,
+        }],
         drops: [("delivered_local", 7), ("policy_denied", 9), ("spoofed", 0)]
             .map(|(reason, packets)| v1::DropCount {
                 reason: reason.to_owned(),

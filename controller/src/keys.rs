@@ -40,7 +40,7 @@ pub const PROBERS_AWAY: &str = "/weft/v1/prober-away/";
 pub const ENDPOINT_REMOVED: &str = "/weft/v1/meta/endpoint-removed";
 
 /// Every kind that is stored, with its room.
-const KINDS: [(Kind, &str); 11] = [
+const KINDS: [(Kind, &str); 12] = [
     (Kind::Node, "node"),
     (Kind::Endpoint, "endpoint"),
     (Kind::Identity, "identity"),
@@ -52,6 +52,7 @@ const KINDS: [(Kind, &str); 11] = [
     (Kind::Bundle, "bundle"),
     (Kind::Rollout, "rollout"),
     (Kind::FleetConfig, "fleet-config"),
+    (Kind::Shaping, "shaping"),
 ];
 
 /// `None`: not a kind.

@@ -23,6 +23,7 @@ macro_rules! for_each_kind {
             Of::Bundle($inner) => $body,
             Of::Rollout($inner) => $body,
             Of::FleetConfig($inner) => $body,
+            Of::Shaping($inner) => $body,
         }
     };
 }
@@ -55,6 +56,7 @@ pub fn kind(object: &Object) -> Kind {
         Some(Of::Bundle(_)) => Kind::Bundle,
         Some(Of::Rollout(_)) => Kind::Rollout,
         Some(Of::FleetConfig(_)) => Kind::FleetConfig,
+        Some(Of::Shaping(_)) => Kind::Shaping,
     }
 }
 
@@ -73,6 +75,7 @@ pub fn field(kind: Kind) -> &'static str {
         Kind::Bundle => "bundle",
         Kind::Rollout => "rollout",
         Kind::FleetConfig => "fleetConfig",
+        Kind::Shaping => "shaping",
     }
 }
 
@@ -150,6 +153,7 @@ pub fn empty(kind: Kind) -> Option<Object> {
         Kind::Bundle => Of::Bundle(v1::Bundle::default()),
         Kind::Rollout => Of::Rollout(v1::Rollout::default()),
         Kind::FleetConfig => Of::FleetConfig(v1::FleetConfig::default()),
+        Kind::Shaping => Of::Shaping(v1::Shaping::default()),
     };
     Some(object(of))
 }

@@ -13,4 +13,5 @@ pub mod memory;
 pub mod observe;
 pub mod plan;
 pub mod prefilter;
+pub mod shaping;
 pub mod stream;

@@ -63,7 +63,8 @@ struct Arguments {
     #[arg(long = "uplink", env = "WEFT_UPLINKS", value_name = "DEVICE", value_delimiter = ',')]
     uplinks: Vec<String>,
 
-    /// The cgroup (version 2) whose processes reach services by their sockets, those in cgroups below it among them
+    /// The cgroup (version 2) whose processes reach services by their sockets and have their connections paced, those in
+    /// cgroups below it among them
     /// [default: the root of the hierarchy, where /proc/self/mounts says that it is mounted]
     #[arg(long, env = "WEFT_CGROUP", value_name = "DIR")]
     cgroup: Option<PathBuf>,

@@ -24,6 +24,8 @@ pub const SERVICES: &str = "services";
 pub const SERVICE_HEALTH: &str = "service-health";
 /// Dropping by source as early as possible.
 pub const PREFILTER: &str = "prefilter";
+/// Rates of endpoints and connections.
+pub const SHAPING: &str = "shaping";
 
 /// What the policy needs, in order.
 pub fn of_policy(policy: &v1::NodePolicy) -> Vec<&'static str> {

@@ -19,7 +19,7 @@ use crate::{
 /// `weft apply` reads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
-    /// Such as policies, nodes, endpoints, services, identities, cidrsets, prefilters, fleetconfig
+    /// Such as policies, nodes, endpoints, services, identities, cidrsets, prefilters, shapings, fleetconfig
     #[arg(value_parser = kind::parse)]
     kind: KindArgument,
     /// All of the kind without it

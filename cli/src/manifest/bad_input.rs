@@ -171,7 +171,7 @@ fn an_unknown_enum_value_lists_those_that_are_allowed() {
 
 #[test]
 fn a_document_needs_a_kind_and_a_name() {
-    let kinds = "kinds are Node, Endpoint, Identity, CidrSet, Policy, Service, Prefilter, EgressGateway, Bundle, Rollout, FleetConfig";
+    let kinds = "kinds are Node, Endpoint, Identity, CidrSet, Policy, Service, Prefilter, EgressGateway, Bundle, Rollout, FleetConfig, Shaping";
     assert_problem(
         "name: p\n",
         &format!("1:1 this document has no `kind` | a resource starts here | {kinds}"),

@@ -114,6 +114,7 @@ pub(crate) fn metadata_of(object: &v1::Object) -> Option<(&'static str, &v1::Met
         K::Bundle(it) => ("Bundle", &it.metadata),
         K::Rollout(it) => ("Rollout", &it.metadata),
         K::FleetConfig(it) => ("FleetConfig", &it.metadata),
+        K::Shaping(it) => ("Shaping", &it.metadata),
     };
     Some((kind, metadata.as_ref()?))
 }

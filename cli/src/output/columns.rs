@@ -25,6 +25,7 @@ pub(crate) fn objects(objects: &[v1::Object]) -> String {
         Some(K::FleetConfig(_)) => fleet_config(objects),
         Some(K::Service(_)) => services(objects),
         Some(K::Prefilter(_)) => prefilters(objects),
+        Some(K::Shaping(_)) => shapings(objects),
         Some(_) => others(objects),
     }
 }
@@ -195,6 +196,25 @@ pub(crate) fn place(address: &str, port: u32) -> String {
         (true, port) => format!("[{address}]:{port}"),
         (false, port) => format!("{address}:{port}"),
     }
+}
+
+fn shapings(objects: &[v1::Object]) -> String {
+    let rows = objects.iter().filter_map(|object| {
+        let Some(K::Shaping(it)) = &object.kind else { return None };
+        let metadata = it.metadata.clone().unwrap_or_default();
+        let shaped = match (&it.endpoints, &it.nodes) {
+            (Some(endpoints), _) => format!("endpoints {}", selector(endpoints)),
+            (None, nodes) => {
+                let nodes = nodes.as_ref().map(selector).unwrap_or_default();
+                format!("nodes {nodes} {}", it.cgroup).trim_end().to_owned()
+            }
+        };
+        let rate = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let [connection, ingress, egress] =
+            [&it.connection_rate, &it.ingress_rate, &it.egress_rate].map(|text| rate(text));
+        Some([metadata.name, shaped, connection, ingress, egress, metadata.revision.to_string()])
+    });
+    table(["NAME", "SHAPED", "CONNECTION", "INGRESS", "EGRESS", "REVISION"], rows)
 }
 
 fn prefilters(objects: &[v1::Object]) -> String {

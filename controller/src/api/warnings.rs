@@ -16,6 +16,11 @@ pub(super) fn of_labels(wanted: &[Wanted], labels: &IdentityLabels) -> Vec<v1::W
             let nodes = prefilter.nodes.iter();
             nodes.map(|nodes| (format!("{}.nodes", wanted.path), nodes)).collect()
         }
+        // Endpoints are shaped by all their labels.
+        Some(Of::Shaping(shaping)) => {
+            let nodes = shaping.nodes.iter();
+            nodes.map(|nodes| (format!("{}.nodes", wanted.path), nodes)).collect()
+        }
         _ => Vec::new(),
     });
     let warning = |(field, selector): (String, &v1::Selector)| {

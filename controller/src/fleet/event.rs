@@ -11,7 +11,7 @@ use weft_shared::{
     },
     service::{
         self,
-        model::{Prefilter, Service},
+        model::{Prefilter, Service, Shaping},
     },
 };
 
@@ -62,6 +62,10 @@ pub enum Change {
     Away {
         node: String,
         away: bool,
+    },
+    Shaping {
+        name: String,
+        shaping: Option<Shaping>,
     },
     Config(Option<v1::FleetConfig>),
 }
@@ -135,6 +139,11 @@ impl Change {
                     service::parse::prefilter(&message).map_err(|errors| not_understood(item, errors))?;
                 Self::Prefilter { name, prefilter: Some(parsed.0) }
             }
+            Some(Of::Shaping(message)) => {
+                let parsed =
+                    service::parse::shaping(&message).map_err(|errors| not_understood(item, errors))?;
+                Self::Shaping { name, shaping: Some(parsed.0) }
+            }
             Some(Of::FleetConfig(config)) => {
                 parse::failsafe(config.failsafe.as_ref()).map_err(|errors| not_understood(item, errors))?;
                 Self::Config(Some(config))
@@ -178,6 +187,7 @@ impl Change {
             Kind::CidrSet => Some(Self::CidrSet { name, set: None }),
             Kind::Service => Some(Self::Service { name, service: None }),
             Kind::Prefilter => Some(Self::Prefilter { name, prefilter: None }),
+            Kind::Shaping => Some(Self::Shaping { name, shaping: None }),
             Kind::FleetConfig => Some(Self::Config(None)),
             _ => None,
         }
@@ -195,6 +205,7 @@ impl Change {
             Self::Prefilter { prefilter, .. } => prefilter.is_none(),
             Self::Health { words, .. } => words.is_none(),
             Self::Away { away, .. } => !away,
+            Self::Shaping { shaping, .. } => shaping.is_none(),
             Self::Config(config) => config.is_none(),
         }
     }

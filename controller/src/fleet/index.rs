@@ -21,6 +21,7 @@ use super::{
     resources::{Id, Key, Resources},
     services::Services,
     sets::{Selected, Sets},
+    shapings::Shapings,
 };
 
 #[derive(Debug, Default)]
@@ -33,6 +34,7 @@ pub(super) struct Index {
     pub(super) services: Services,
     pub(super) health: Health,
     pub(super) prefilters: Prefilters,
+    pub(super) shapings: Shapings,
     pub(super) identities: Labelled,
     highest_identity: u32,
     pub(super) sets: Sets,

@@ -14,6 +14,7 @@ mod scope;
 mod selected;
 mod services;
 mod sets;
+mod shapings;
 mod view;
 mod views;
 mod watchers;

@@ -50,7 +50,8 @@ impl Fleet {
     /// The labels of an identity are, or were, others: nodes of it are selected by others.
     pub(super) fn note_nodes_of(&self, number: u32, aftermath: &mut Aftermath) {
         let of_node = self.index.identities.get(number).is_some_and(identity::is_of_node);
-        if of_node && !self.index.prefilters.by_name.is_empty() {
+        let nobody = self.index.prefilters.by_name.is_empty() && self.index.shapings.is_empty();
+        if of_node && !nobody {
             let nodes = self.index.used.get(&number).into_iter().flat_map(|used| used.nodes.keys());
             aftermath.stale.extend(nodes.cloned());
         }
@@ -69,7 +70,7 @@ impl Index {
     }
 
     /// While a node's labels are not known, only what selects all nodes selects it.
-    fn is_selected(&self, selector: &Selector, node: &str) -> bool {
+    pub(super) fn is_selected(&self, selector: &Selector, node: &str) -> bool {
         match self.node_labels(node) {
             Some(labels) => selector.matches(&labels),
             None => *selector == Selector::default(),

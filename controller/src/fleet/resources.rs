@@ -79,6 +79,7 @@ fn requires(kind: ResourceType, bytes: &Bytes) -> Box<[String]> {
             v1::NodeService::decode(bytes.clone()).map(|service| features::of_service(&service))
         }
         ResourceType::Prefilter => Ok(vec![features::PREFILTER]),
+        ResourceType::Shaping => Ok(vec![features::SHAPING]),
         ResourceType::Fleet => v1::NodeFleet::decode(bytes.clone()).map(|fleet| features::of_fleet(&fleet)),
         _ => return Box::default(),
     };

@@ -54,6 +54,7 @@ impl Fleet {
             }
             Change::Away { node, away } => self.change_away(&node, away, aftermath),
             Change::Prefilter { name, prefilter } => self.change_prefilter(&name, prefilter),
+            Change::Shaping { name, shaping } => self.change_shaping(&name, shaping),
             Change::Config(config) => {
                 self.change_config(config.as_ref(), aftermath);
                 self.change_pools(config.as_ref(), aftermath);
@@ -69,6 +70,7 @@ impl Fleet {
         let mut wanted = index.node_ids.clone();
         wanted |= &index.services.ids;
         wanted.extend(index.prefilters_of(node));
+        wanted.extend(index.shapings_of(node));
         let local = index.local.get(node);
         let local_identities = || local.into_iter().flat_map(|identities| identities.keys());
         let own = index.by_node.get(node).into_iter().flatten();

@@ -113,7 +113,7 @@ fn understood(
 fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
     let (mut nodes, mut endpoints, mut policies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut identities, mut cidr_sets) = (BTreeSet::new(), BTreeSet::new());
-    let (mut services, mut prefilters) = (BTreeSet::new(), BTreeSet::new());
+    let (mut services, mut prefilters, mut shapings) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut words, mut away) = (BTreeSet::new(), BTreeSet::new());
     for change in listed {
         match change {
@@ -126,6 +126,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
             Change::Prefilter { name, .. } => drop(prefilters.insert(name.as_str())),
             Change::Health { node, service, .. } => drop(words.insert((node.as_str(), service.as_str()))),
             Change::Away { node, .. } => drop(away.insert(node.as_str())),
+            Change::Shaping { name, .. } => drop(shapings.insert(name.as_str())),
             Change::Config(_) => {}
         }
     }
@@ -142,6 +143,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
         fleet.prefilters().map(|one| one.name.as_str()).filter(|name| !prefilters.contains(name));
     let gone_words = fleet.all_words().filter(|word| !words.contains(word));
     let gone_away = fleet.away().filter(|node| !away.contains(node));
+    let gone_shapings = fleet.shapings().map(|one| one.name.as_str()).filter(|name| !shapings.contains(name));
     let gone_identities = fleet.identity_numbers().filter(|number| !identities.contains(number));
     let mut changes: Vec<Change> =
         gone_nodes.map(|name| Change::Node { name: owned(name), facts: None }).collect();
@@ -156,6 +158,7 @@ fn gone(fleet: &Fleet, listed: &[Change]) -> Vec<Change> {
         words: None,
     }));
     changes.extend(gone_away.map(|node| Change::Away { node: owned(node), away: false }));
+    changes.extend(gone_shapings.map(|name| Change::Shaping { name: owned(name), shaping: None }));
     changes.extend(gone_identities.map(|number| Change::Identity { number, labels: None }));
     changes
 }

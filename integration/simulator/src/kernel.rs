@@ -2,7 +2,7 @@
 //! middle, and each step can be looked at.
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +19,7 @@ use weft_shared::layout::{
     Point, Reason,
     maps::Counter,
     service::{Element, SocketPeer},
+    shaping::{Pair, RoundTrips},
 };
 
 use crate::inspect::Inspector;
@@ -164,6 +165,25 @@ impl Datapath for Kernel {
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.alive()?;
         self.twin.attach_sockets(cgroup)
+    }
+
+    fn pacing_attached(&mut self) -> Result<bool, KernelError> {
+        self.alive()?;
+        self.twin.pacing_attached()
+    }
+
+    fn attach_pacing(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
+        self.alive()?;
+        self.twin.attach_pacing(cgroup)
+    }
+
+    fn pace_cgroups(&mut self, root: &Path, rates: &BTreeMap<PathBuf, u32>) -> Result<(), KernelError> {
+        self.alive()?;
+        self.twin.pace_cgroups(root, rates)
+    }
+
+    fn round_trips(&mut self) -> Result<BTreeMap<Pair, RoundTrips>, KernelError> {
+        self.twin.round_trips()
     }
 
     fn read_prefilters(&mut self) -> Result<Lists, KernelError> {

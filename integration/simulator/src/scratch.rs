@@ -78,6 +78,7 @@ pub(crate) fn tables(fleet: &mut Fleet, node: &str, address: IpAddr, now: &Table
         host_addresses: &HOST_ADDRESSES,
         desired: &desired,
         attachments: &attachments,
+        departures: false,
         former_sets: &BTreeMap::new(),
     };
     Some(compile::compile(input, now, Stale::Drop).tables)

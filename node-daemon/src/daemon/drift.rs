@@ -67,6 +67,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             }
         }
         self.hold_sockets();
+        self.hold_pacing();
         self.hold_prefilters();
         self.tell_of_modes();
     }

@@ -14,6 +14,7 @@ mod realise;
 mod repairs;
 mod report;
 mod run;
+mod shaping;
 mod start;
 mod status;
 mod sweep;
@@ -50,7 +51,7 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Names of the uplinks; empty: the devices of the default routes.
     pub uplinks: Vec<String>,
-    /// The cgroup whose processes reach services by their sockets; `None`: those of no one do.
+    /// The cgroup whose processes reach services by their sockets, and are paced; `None`: those of no one.
     pub cgroup: Option<PathBuf>,
     pub vxlan_device: String,
     pub vxlan_port: u16,
@@ -99,6 +100,7 @@ struct State<D, L> {
     services: balance::Balance,
     prefilters: Box<prefilter::Prefilters>,
     health: health::Health,
+    shaping: shaping::Shaping,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

@@ -87,6 +87,9 @@ impl<D: Datapath, L: Links> State<D, L> {
         if let Err(error) = self.follow_addresses().await {
             problems.push(error.to_string());
         }
+        if let Err(error) = self.follow_queues().await {
+            problems.push(error.to_string());
+        }
         if let Err(error) = self.mend_overlay().await {
             problems.push(error.to_string());
         }

@@ -164,6 +164,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.note_problems(compiled);
         self.write_services(sweep)?;
         self.write_prefilters(sweep)?;
+        self.write_pacing()?;
         self.note_realised();
         if sweep == Sweep::Remove && self.problems.is_empty() {
             self.standing = Standing::of(self.input(), &self.actual);
@@ -178,6 +179,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             host_addresses: &self.host_addresses,
             desired: &self.desired,
             attachments: &self.attachments,
+            departures: self.shaping.departures,
             former_sets: &self.former_sets,
         }
     }

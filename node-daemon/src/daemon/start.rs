@@ -106,6 +106,7 @@ impl Core {
             services,
             prefilters,
             health,
+            shaping: super::shaping::Shaping::default(),
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,
@@ -137,11 +138,15 @@ impl Core {
             names: Arc::clone(&names),
         };
         state.drop_ended_attachments().await?;
+        state.shaping.departures = state.keeps_departures().await?;
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
         state.follow_overlay_routes().await;
         if state.datapath.sockets_attached()? {
             state.need_sockets()?;
+        }
+        if state.datapath.pacing_attached()? {
+            state.need_pacing()?;
         }
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");

@@ -47,6 +47,10 @@ impl<D: Datapath, L: Links> State<D, L> {
             problems.push(error.to_string());
             Vec::new()
         });
+        let round_trips = self.round_trips().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Vec::new()
+        });
         v1::StatusResponse {
             node: self.settings.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,6 +69,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             maps,
             node_judged: self.node_judged(),
             prefilters,
+            round_trips,
             endpoints: u32::try_from(self.attachments.endpoints.len()).unwrap_or(u32::MAX),
         }
     }

@@ -21,7 +21,7 @@ use weft_shared::{
     policy::{compile::IdentitySets, model::NodePolicy},
 };
 
-use crate::{balance, prefilter};
+use crate::{balance, prefilter, shaping};
 
 pub use resource::{EndpointWord, Fleet, ParseError, Resource, Route};
 pub use touched::Touched;
@@ -38,6 +38,7 @@ pub const FEATURES: &[&str] = &[
     features::SERVICES,
     features::SERVICE_HEALTH,
     features::PREFILTER,
+    features::SHAPING,
 ];
 
 /// Names a resource.
@@ -111,6 +112,7 @@ pub struct Desired {
     endpoints: BTreeMap<String, EndpointWord>,
     services: balance::Desired,
     prefilters: prefilter::Desired,
+    shapings: shaping::Desired,
 }
 
 impl Desired {
@@ -195,6 +197,7 @@ impl Desired {
             Resource::Endpoint(word) => drop(self.endpoints.insert(name(), word)),
             Resource::Service(service) => drop(self.services.insert(name(), Arc::new(service))),
             Resource::Prefilter(prefilter) => drop(self.prefilters.insert(name(), Arc::new(prefilter))),
+            Resource::Shaping(shaping) => drop(self.shapings.insert(name(), shaping)),
         }
     }
 
@@ -221,6 +224,7 @@ impl Desired {
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.name)),
             ResourceType::Service => drop(self.services.remove(&key.name)),
             ResourceType::Prefilter => drop(self.prefilters.remove(&key.name)),
+            ResourceType::Shaping => drop(self.shapings.remove(&key.name)),
             _ => {}
         }
     }
@@ -262,6 +266,10 @@ impl Desired {
 
     pub fn prefilters(&self) -> &prefilter::Desired {
         &self.prefilters
+    }
+
+    pub fn shapings(&self) -> &shaping::Desired {
+        &self.shapings
     }
 
     /// Resources that came in a form that is not understood, with the reason.

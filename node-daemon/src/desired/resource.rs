@@ -15,7 +15,7 @@ use weft_shared::{
 };
 
 use super::Key;
-use crate::{balance::service::Service, prefilter::Prefilter};
+use crate::{balance::service::Service, prefilter::Prefilter, shaping::Shaping};
 
 /// Why a resource is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,7 @@ pub enum Resource {
     Endpoint(EndpointWord),
     Service(Service),
     Prefilter(Prefilter),
+    Shaping(Shaping),
 }
 
 impl Resource {
@@ -120,6 +121,9 @@ impl Resource {
             }
             ResourceType::Prefilter => {
                 Self::Prefilter(Prefilter::try_from(&v1::NodePrefilter::decode(bytes)?).map_err(wrong)?)
+            }
+            ResourceType::Shaping => {
+                Self::Shaping(Shaping::try_from(&v1::NodeShaping::decode(bytes)?).map_err(wrong)?)
             }
             _ => return Err(ParseError::Unsupported),
         })

@@ -11,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink};
+use aya::programs::{
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SockOps, links::FdLink,
+};
 
 use super::{Attached, KernelError, trusted::links};
 
@@ -29,6 +31,34 @@ pub const SOCKET_PROGRAMS: [&str; 10] = [
     "sock_sendmsg4",
     "sock_sendmsg6",
 ];
+
+/// What is made of a socket is noted before its connections ask for it.
+pub const PACING_PROGRAMS: [&str; 2] = ["sock_made", "sock_paced"];
+
+/// A program for cgroups, of whatever type.
+pub(super) trait OnCgroup {
+    fn descriptor(&self) -> Result<&ProgramFd, ProgramError>;
+
+    fn link(&mut self, cgroup: &File) -> Result<FdLink, BoxError>;
+}
+
+/// A link is always one of many (kernel 5.7, commit af6eea57437a), and takes no mode: this one is no flags.
+macro_rules! on_cgroup {
+    ($($program:ty),+) => { $(
+        impl OnCgroup for $program {
+            fn descriptor(&self) -> Result<&ProgramFd, ProgramError> {
+                self.fd()
+            }
+
+            fn link(&mut self, cgroup: &File) -> Result<FdLink, BoxError> {
+                let id = self.attach(cgroup, CgroupAttachMode::Single)?;
+                Ok(self.take_link(id)?.try_into()?)
+            }
+        }
+    )+ };
+}
+
+on_cgroup!(CgroupSockAddr, CgroupSock, SockOps);
 
 /// Where the cgroup hierarchy of version 2 is mounted, by the kernel's list of mounts; `None`: nowhere.
 pub fn mounted(mounts: &str) -> Option<PathBuf> {
@@ -60,7 +90,7 @@ impl Cgroup {
 /// Attaches a program, or puts it in the place of the one that an earlier daemon attached. One that is on another cgroup goes
 /// once this one is there.
 pub(super) fn attach(
-    program: &mut CgroupSockAddr,
+    program: &mut impl OnCgroup,
     name: &str,
     cgroup: &Cgroup,
     pins: &Path,
@@ -71,17 +101,15 @@ pub(super) fn attach(
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn try_attach(program: &mut CgroupSockAddr, cgroup: &Cgroup, pin: &Path) -> Result<Attached, BoxError> {
+fn try_attach(program: &mut impl OnCgroup, cgroup: &Cgroup, pin: &Path) -> Result<Attached, BoxError> {
     let former = links::open(pin)?;
     if let Some(link) = &former
         && links::cgroup(link)? == Some(cgroup.number)
     {
-        links::replace(link, program.fd()?.as_fd())?;
+        links::replace(link, program.descriptor()?.as_fd())?;
         return Ok(Attached::InPlace);
     }
-    // A link is always one of many (kernel 5.7, commit af6eea57437a), and takes no mode: this one is no flags.
-    let id = program.attach(&cgroup.directory, CgroupAttachMode::Single)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
+    let link = program.link(&cgroup.directory)?;
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}

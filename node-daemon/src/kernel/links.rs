@@ -95,6 +95,9 @@ pub trait Links: Send + Sync + 'static {
         routes: &BTreeMap<IpNet, IpAddr>,
     ) -> Result<bool, KernelError>;
 
+    /// Whether the interface's queues let packets go at their times of departure (fq).
+    async fn keeps_departures(&self, ifindex: u32) -> Result<bool, KernelError>;
+
     /// Whether it was down.
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError>;
 

@@ -20,18 +20,24 @@ mod prefilters;
 pub mod probe;
 mod runs;
 mod services;
+mod shaping;
 mod sockets;
 pub mod sysctl;
 mod trusted;
 pub mod twin;
 mod uplinks;
 
-use std::{collections::BTreeMap, error::Error, path::Path};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 use weft_shared::layout::{
     Point, Reason,
     maps::Counter,
     service::{Element, SocketPeer},
+    shaping::{Pair, RoundTrips},
 };
 
 use crate::{
@@ -134,6 +140,19 @@ pub trait Datapath: Send + 'static {
         namespaces: &[String],
         serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
     ) -> Result<u64, KernelError>;
+
+    /// Whether some daemon has attached the programs that pace connections.
+    fn pacing_attached(&mut self) -> Result<bool, KernelError>;
+
+    /// Attaches them to a cgroup, or replaces in place those that an earlier daemon attached there.
+    fn attach_pacing(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
+
+    /// Brings the rates of connections of cgroups to these, by the cgroups' paths below a root, in bytes a second. A cgroup
+    /// that is not there is passed over.
+    fn pace_cgroups(&mut self, root: &Path, rates: &BTreeMap<PathBuf, u32>) -> Result<(), KernelError>;
+
+    /// Round trips of connections since the programs that pace were attached, as far as there is room.
+    fn round_trips(&mut self) -> Result<BTreeMap<Pair, RoundTrips>, KernelError>;
 
     /// Attaches the hook's programs, or moves programs attached by an earlier daemon to ours in place.
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError>;

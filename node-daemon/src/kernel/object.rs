@@ -11,24 +11,26 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError},
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp},
+    programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, SockOps, Xdp},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
     Config, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
     service::{Element, SocketPeer},
+    shaping::{Pair, RoundTrips},
 };
 
 use super::{
     Attached, Collected, Datapath, Hook, KernelError, Mode, attach,
-    cgroup::{self, Cgroup, SOCKET_PROGRAMS},
+    cgroup::{self, Cgroup, PACING_PROGRAMS, SOCKET_PROGRAMS},
     events::{Events, Switch},
     flows::Collector,
     maps::{Maps, memory_bytes},
     pins,
     prefilters::PrefilterMaps,
     services::ServiceMaps,
+    shaping::ShapingMaps,
     sockets,
     trusted::Plain,
     uplinks,
@@ -72,8 +74,9 @@ pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
     services: ServiceMaps,
-    /// Elsewhere: the object is moved about, and is large.
+    /// Elsewhere, as the next: the object is moved about, and is large.
     prefilters: Box<PrefilterMaps>,
+    shaping: Box<ShapingMaps>,
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
     directory: Option<PathBuf>,
@@ -125,11 +128,13 @@ impl Object {
         let maps = Maps::take(&mut ebpf)?;
         let services = ServiceMaps::take(&mut ebpf)?;
         let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
+        let shaping = Box::new(ShapingMaps::take(&mut ebpf)?);
         Ok(Self {
             ebpf,
             maps,
             services,
             prefilters,
+            shaping,
             handles,
             directory: options.directory.clone(),
             config: options.config,
@@ -186,7 +191,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
         program::<SchedClassifier>(ebpf, name)?;
     }
     let ours = |name: &str| {
-        PROGRAMS.contains(&name) || SOCKET_PROGRAMS.contains(&name) || name == uplinks::UPLINK_PROGRAM
+        PROGRAMS.contains(&name)
+            || SOCKET_PROGRAMS.contains(&name)
+            || PACING_PROGRAMS.contains(&name)
+            || name == uplinks::UPLINK_PROGRAM
     };
     let programs = ebpf.programs_mut().filter(|(name, _)| ours(name));
     thread::scope(|scope| {
@@ -216,6 +224,8 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     fn load(program: &mut Program) -> Result<(), ProgramError> {
         match program {
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            Program::SockOps(program) => program.load(),
             Program::Xdp(program) => program.load(),
             program => <&mut SchedClassifier>::try_from(program)?.load(),
         }
@@ -258,7 +268,12 @@ impl Datapath for Object {
     }
 
     fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
-        self.maps.write_all(steps)
+        self.maps.write_all(steps)?;
+        let gone = steps.iter().filter_map(|step| match step {
+            Step::Endpoint { ifindex, endpoint: None } => Some(*ifindex),
+            _ => None,
+        });
+        gone.into_iter().try_for_each(|ifindex| self.shaping.forget(ifindex))
     }
 
     fn read_services(&mut self) -> Result<Services, KernelError> {
@@ -317,6 +332,31 @@ impl Datapath for Object {
             }
         }
         Ok(found)
+    }
+
+    fn pacing_attached(&mut self) -> Result<bool, KernelError> {
+        let pin = self.directory()?.join("sockets").join(PACING_PROGRAMS[0]);
+        pin.try_exists().map_err(|error| in_path("look for", &pin, error))
+    }
+
+    fn attach_pacing(&mut self, path: &Path) -> Result<Attached, KernelError> {
+        let directory = self.directory()?.join("sockets");
+        fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
+        let cgroup = Cgroup::open(path)?;
+        let [made, paced] = PACING_PROGRAMS;
+        let noting: &mut CgroupSock = program(&mut self.ebpf, made)?;
+        let noting = cgroup::attach(noting, made, &cgroup, &directory)?;
+        let pacing: &mut SockOps = program(&mut self.ebpf, paced)?;
+        let pacing = cgroup::attach(pacing, paced, &cgroup, &directory)?;
+        Ok(if noting == Attached::Anew { noting } else { pacing })
+    }
+
+    fn pace_cgroups(&mut self, root: &Path, rates: &BTreeMap<PathBuf, u32>) -> Result<(), KernelError> {
+        self.shaping.pace(root, rates)
+    }
+
+    fn round_trips(&mut self) -> Result<BTreeMap<Pair, RoundTrips>, KernelError> {
+        self.shaping.round_trips()
     }
 
     fn read_prefilters(&mut self) -> Result<Lists, KernelError> {

@@ -15,6 +15,7 @@ use weft_shared::layout::{
     maps::{self as names, Counter, MapName},
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    shaping::{BucketKey, PacedSocket, Pair, RoundTrips},
 };
 
 use super::KernelError;
@@ -140,6 +141,10 @@ fn shape(map: MapName) -> Shape {
         names::PREFILTER_COUNTERS => {
             of::<u32, Counter>(MapType::PerCpuArray, names::PREFILTER_SLOTS as usize)
         }
+        names::BUCKETS => of::<BucketKey, u64>(MapType::Hash, names::BUCKETS_MAX),
+        names::PACED_CGROUPS => of::<u64, u32>(MapType::Hash, names::PACED_CGROUPS_MAX),
+        names::PACED_SOCKETS => of::<i32, PacedSocket>(MapType::SkStorage, 0),
+        names::ROUND_TRIPS => of::<Pair, RoundTrips>(MapType::LruHash, names::ROUND_TRIPS_MAX),
         _ => of::<u32, u64>(MapType::PerCpuArray, 1),
     }
 }

@@ -14,6 +14,7 @@ use weft_shared::layout::{
     Point, Reason,
     maps::{self as names, Counter},
     service::{Element, SocketPeer},
+    shaping::{Pair, RoundTrips},
 };
 
 use super::{
@@ -51,6 +52,10 @@ pub struct TwinState {
     pub only_generic: bool,
     /// The cgroup that has the socket programs.
     pub cgroup: Option<PathBuf>,
+    /// The cgroup that has the programs that pace.
+    pub pacing: Option<PathBuf>,
+    /// Bytes a second, by cgroups' paths.
+    pub paced_cgroups: BTreeMap<PathBuf, u32>,
     /// The node's counter of changes, and the epochs of subjects and nodes.
     pub epoch: u64,
     pub subject_epochs: BTreeMap<u32, u64>,
@@ -157,6 +162,28 @@ impl Datapath for Twin {
             let before = state.cgroup.replace(cgroup.to_owned());
             Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })
+    }
+
+    fn pacing_attached(&mut self) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.pacing.is_some()))
+    }
+
+    fn attach_pacing(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
+        self.with(|state| {
+            let before = state.pacing.replace(cgroup.to_owned());
+            Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
+        })
+    }
+
+    /// As if every cgroup were there.
+    fn pace_cgroups(&mut self, root: &Path, rates: &BTreeMap<PathBuf, u32>) -> Result<(), KernelError> {
+        let rates = rates.iter().map(|(path, rate)| (root.join(path), *rate));
+        self.with(|state| state.paced_cgroups = rates.collect());
+        Ok(())
+    }
+
+    fn round_trips(&mut self) -> Result<BTreeMap<Pair, RoundTrips>, KernelError> {
+        Ok(BTreeMap::new())
     }
 
     fn read_prefilters(&mut self) -> Result<Lists, KernelError> {
@@ -270,6 +297,8 @@ pub struct TwinLinksState {
     pub up: BTreeSet<u32>,
     /// Of the only uplink, instead of [`UPLINK_ADDRESS`].
     pub addresses: Option<Vec<IpAddr>>,
+    /// Queues let packets go at their times of departure.
+    pub keeps_departures: bool,
     next_ifindex: u32,
 }
 
@@ -350,6 +379,10 @@ impl Links for TwinLinks {
 
     async fn route_to_overlay(&self, _: u32, routes: &BTreeMap<IpNet, IpAddr>) -> Result<bool, KernelError> {
         Ok(self.with(|state| std::mem::replace(&mut state.overlay_routes, routes.clone()) != *routes))
+    }
+
+    async fn keeps_departures(&self, _: u32) -> Result<bool, KernelError> {
+        Ok(self.with(|state| state.keeps_departures))
     }
 
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {

@@ -155,11 +155,19 @@ fn endpoint(endpoint: &Endpoint) -> String {
         .filter(|address| *address != Address::UNSPECIFIED)
         .map(address)
         .collect();
+    let rates = [
+        ("ingress", endpoint.ingress_rate),
+        ("egress", endpoint.egress_rate),
+        ("each connection", endpoint.connection_rate.into()),
+    ];
+    let rates = rates.iter().filter(|(_, rate)| *rate != 0);
+    let rates: Vec<String> = rates.map(|(of, rate)| format!(" {of} {rate} bytes/s")).collect();
     format!(
-        "{state} identity {} subject {} addresses {}",
+        "{state} identity {} subject {} addresses {}{}",
         endpoint.identity,
         endpoint.subject,
-        addresses.join(",")
+        addresses.join(","),
+        rates.concat()
     )
 }
 

@@ -27,9 +27,12 @@ pub use host::{node_is_judged, policies_of as host_policies_of};
 pub use prefixes::{prefix_key, prefix_of};
 
 use super::tables::{NodeRow, Tables};
-use crate::desired::{
-    Desired, Fleet, Route,
-    attachments::{Attachment, Attachments},
+use crate::{
+    desired::{
+        Desired, Fleet, Route,
+        attachments::{Attachment, Attachments},
+    },
+    shaping,
 };
 
 /// What is compiled.
@@ -43,6 +46,8 @@ pub struct Input<'a> {
     pub host_addresses: &'a [IpAddr],
     pub desired: &'a Desired,
     pub attachments: &'a Attachments,
+    /// Whether the uplinks' queues keep to packets' times of departure.
+    pub departures: bool,
     /// The members that sets had when the kernel's tables were last brought to rest.
     pub former_sets: &'a compile::IdentitySets,
 }
@@ -151,7 +156,7 @@ fn untouched(input: Input<'_>, actual: &Tables) -> Compiled {
     let mut tables =
         Tables { identities_through: actual.identities_through, host: actual.host, ..Tables::default() };
     for attachment in input.attachments.endpoints.values() {
-        let closed = endpoint_row(attachment, 0, 0, 0);
+        let closed = endpoint_row(attachment, input, 0, 0, 0);
         let row = actual.endpoints.get(&attachment.ifindex).filter(|row| row.mac == closed.mac);
         tables.endpoints.insert(attachment.ifindex, row.copied().unwrap_or(closed));
     }
@@ -281,7 +286,9 @@ fn add_endpoints(tables: &mut Tables, input: Input<'_>, subjects: &policies::Slo
         let subject = slots.get(&identity).copied().unwrap_or(0);
         let open = may_open && subject != 0;
         let flags = if open { endpoint_flags::OPEN } else { 0 };
-        tables.endpoints.insert(attachment.ifindex, endpoint_row(attachment, identity, subject, flags));
+        tables
+            .endpoints
+            .insert(attachment.ifindex, endpoint_row(attachment, input, identity, subject, flags));
         if subject != 0 {
             for address in attachment.addresses() {
                 let own = peer(identity, Class::Fleet, 0, attachment.ifindex);
@@ -291,15 +298,28 @@ fn add_endpoints(tables: &mut Tables, input: Input<'_>, subjects: &policies::Slo
     }
 }
 
-fn endpoint_row(attachment: &Attachment, identity: u32, subject: u32, flags: u32) -> Endpoint {
+fn endpoint_row(
+    attachment: &Attachment,
+    input: Input<'_>,
+    identity: u32,
+    subject: u32,
+    flags: u32,
+) -> Endpoint {
+    let rates = shaping::of_endpoint(input.desired.shapings(), attachment);
+    let peer = if attachment.peer { endpoint_flags::PEER } else { 0 };
+    let departures = if input.departures && rates.egress != 0 { endpoint_flags::DEPARTURES } else { 0 };
     let address = |address: Option<IpAddr>| address.map_or(Address::UNSPECIFIED, Address::from);
     Endpoint {
         address4: address(attachment.address4.map(IpAddr::V4)),
         address6: address(attachment.address6.map(IpAddr::V6)),
         identity,
         subject,
-        flags: flags | if attachment.peer { endpoint_flags::PEER } else { 0 },
+        flags: flags | peer | departures,
         mac: attachment.mac,
         gateway_mac: attachment.gateway_mac,
+        ingress_rate: rates.ingress,
+        egress_rate: rates.egress,
+        connection_rate: rates.connection,
+        zero: 0,
     }
 }

@@ -225,7 +225,15 @@ fn steps_to(twin: &Twin, model: &Model, former: &Model) -> Vec<Step> {
 }
 
 fn input<'a>(desired: &'a Desired, attachments: &'a Attachments, former_sets: &'a IdentitySets) -> Input<'a> {
-    Input { node: "n1", own_addresses: &[], host_addresses: &[], desired, attachments, former_sets }
+    Input {
+        node: "n1",
+        own_addresses: &[],
+        host_addresses: &[],
+        desired,
+        attachments,
+        departures: false,
+        former_sets,
+    }
 }
 
 fn steps_of(twin: &Twin, desired: &Desired, former_sets: &IdentitySets) -> Vec<Step> {

@@ -9,6 +9,7 @@ mod local;
 mod node;
 mod overflow;
 mod prefilter;
+mod shaping;
 
 use fake::{Fake, SOON, Stream};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -8,7 +8,7 @@ use aya::{
 };
 use weft_noded::daemon::{EndpointState, Target, VXLAN_DEVICE};
 use weft_proto::v1;
-use weft_shared::layout::{BOOK_ROWS_MAX, Book, Class, maps};
+use weft_shared::layout::{BOOK_ROWS_MAX, Book, Class, Endpoint, maps};
 
 use crate::live::{Live, Machine, UPLINK, add_uplink, ifindex, ip};
 
@@ -62,7 +62,8 @@ async fn programs_that_were_taken_off_an_endpoint_are_back() {
 async fn rows_that_were_changed_or_removed_are_as_they_were() {
     let (machine, live, interface) = with_web().await;
     let endpoints = MapData::from_pin(machine.pin(&format!("maps/{}", maps::ENDPOINTS.pin))).unwrap();
-    let mut endpoints = HashMap::<_, u32, [u8; 56]>::try_from(Map::HashMap(endpoints)).unwrap();
+    let mut endpoints =
+        HashMap::<_, u32, [u8; size_of::<Endpoint>()]>::try_from(Map::HashMap(endpoints)).unwrap();
     let row = endpoints.get(&ifindex(&interface), 0).unwrap();
     endpoints.remove(&ifindex(&interface)).unwrap();
 

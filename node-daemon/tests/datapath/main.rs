@@ -8,6 +8,7 @@
     reason = "a test that can't go on says why"
 )]
 
+mod bandwidth;
 mod books;
 mod collect;
 mod conntrack;

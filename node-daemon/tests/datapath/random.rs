@@ -205,6 +205,7 @@ impl Node {
                 host_addresses,
                 desired: &desired,
                 attachments,
+                departures: false,
                 former_sets: &self.former_sets,
             };
             let compiled = compile(input, &self.tables, stale);

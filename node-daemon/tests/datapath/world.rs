@@ -116,6 +116,10 @@ pub(crate) fn endpoint(ifindex: u32, party: Party, identity: u32, subject: u32, 
         flags,
         mac: mac(ifindex),
         gateway_mac: gateway_mac(ifindex),
+        ingress_rate: 0,
+        egress_rate: 0,
+        connection_rate: 0,
+        zero: 0,
     }
 }
 

@@ -10,5 +10,6 @@
 mod calls;
 mod changes;
 mod conformance;
+mod pacing;
 mod servers;
 mod world;

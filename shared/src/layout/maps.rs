@@ -15,7 +15,7 @@ const fn map(object: &'static str, pin: &'static str) -> MapName {
 }
 
 /// Hash: interface index (u32) → `Endpoint`.
-pub const ENDPOINTS: MapName = map("ENDPOINTS", "endpoints_v1");
+pub const ENDPOINTS: MapName = map("ENDPOINTS", "endpoints_v2");
 /// Hash: `Address` → `Peer`.
 pub const IPCACHE: MapName = map("IPCACHE", "ipcache_v1");
 /// Longest prefix match: `PrefixKey` → `Peer`.
@@ -79,6 +79,15 @@ pub const PREFILTER_LISTS: MapName = map("PREFILTER_LISTS", "prefilter_lists_v1"
 /// Array for each CPU: slot → `Counter` of what the prefilter dropped.
 pub const PREFILTER_COUNTERS: MapName = map("PREFILTER_COUNTERS", "prefilter_counters_v1");
 
+/// Hash: `BucketKey` → when what was let through would be over at the endpoint's rate (u64, nanoseconds of `CLOCK_MONOTONIC`).
+pub const BUCKETS: MapName = map("BUCKETS", "buckets_v1");
+/// Hash: cgroup's number (u64) → bytes a second of each TCP connection of its processes, and of those of cgroups below (u32).
+pub const PACED_CGROUPS: MapName = map("PACED_CGROUPS", "paced_cgroups_v1");
+/// Kept with TCP sockets: `PacedSocket`.
+pub const PACED_SOCKETS: MapName = map("PACED_SOCKETS", "paced_sockets_v1");
+/// Least-recently-used hash: `Pair` → `RoundTrips`.
+pub const ROUND_TRIPS: MapName = map("ROUND_TRIPS", "round_trips_v1");
+
 /// Array of one map: no program looks into it. To change it is to wait until all programs that run have come to their end. Not
 /// pinned.
 pub const GRACE: MapName = map("GRACE", "grace");
@@ -90,7 +99,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 30] = [
+pub const ALL: [MapName; 34] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -120,11 +129,15 @@ pub const ALL: [MapName; 30] = [
     PREFILTER_BLOCKS,
     PREFILTER_LISTS,
     PREFILTER_COUNTERS,
+    BUCKETS,
+    PACED_CGROUPS,
+    PACED_SOCKETS,
+    ROUND_TRIPS,
     EVENTS_LOST,
 ];
 
 /// Those that packets leave something in.
-pub const WRITTEN_BY_PACKETS: [MapName; 10] = [
+pub const WRITTEN_BY_PACKETS: [MapName; 13] = [
     FLOWS,
     FRAGMENTS,
     COUNTERS,
@@ -134,6 +147,9 @@ pub const WRITTEN_BY_PACKETS: [MapName; 10] = [
     AFFINITY,
     CONNECTIONS,
     PREFILTER_COUNTERS,
+    BUCKETS,
+    PACED_SOCKETS,
+    ROUND_TRIPS,
     EVENTS_LOST,
 ];
 
@@ -181,6 +197,11 @@ pub const PREFILTERS_MAX: usize = 512;
 /// those that go leave theirs.
 pub const PREFILTER_SLOTS: u32 = 1024;
 const _: () = assert!(PREFILTER_SLOTS as usize == 2 * PREFILTERS_MAX);
+/// One for each endpoint and direction.
+pub const BUCKETS_MAX: usize = 2 * ENDPOINTS_MAX;
+pub const PACED_CGROUPS_MAX: usize = 1024;
+/// Pairs of identities with connections.
+pub const ROUND_TRIPS_MAX: usize = 4096;
 const POINTS_MAX: usize = 8;
 
 /// Packets and bytes.

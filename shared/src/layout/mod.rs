@@ -18,6 +18,7 @@ mod policy;
 pub mod prefilter;
 mod reason;
 pub mod service;
+pub mod shaping;
 
 pub use address::{Address, PrefixKey};
 pub use book::{BOOK_ROWS_MAX, Book};

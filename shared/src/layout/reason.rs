@@ -82,6 +82,8 @@ numbered! {
         PassedFailsafe = 25 => "passed_failsafe",
         /// A prefilter lists the source.
         Prefiltered = 26 => "prefiltered",
+        /// More than the endpoint's rate allows, beyond what may wait.
+        RateExceeded = 27 => "rate_exceeded",
         /// The stack has something for the overlay that is not the node's own: it only passes it on, or other nodes don't
         /// know the node by that address or identity.
         NotTheNodes = 50 => "not_the_nodes",

@@ -1,4 +1,4 @@
-//! Services (load balancing) and prefilters: what operators mean by them, from the schema's messages to values that can only
+//! Services (load balancing), prefilters and shapings: what operators mean by them, from the schema's messages to values that can only
 //! be right, and from these to what nodes are told. Pure: no socket, clock, store or kernel.
 
 pub mod model;

@@ -1,4 +1,4 @@
-//! What operators mean by a service and by a prefilter: everything here was checked by [`super::parse`].
+//! What operators mean by a service, a prefilter and a shaping: everything here was checked by [`super::parse`].
 
 use std::{fmt, net::IpAddr, net::Ipv4Addr, num::NonZeroU16};
 
@@ -159,6 +159,49 @@ pub struct Prefilter {
     pub cidrs: Vec<IpNet>,
     /// As written.
     pub arp_senders: Vec<Ipv4Addr>,
+}
+
+/// How fast some may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shaping {
+    pub name: String,
+    pub shaped: Shaped,
+    pub rates: Rates,
+}
+
+/// Who is shaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shaped {
+    /// By all labels that they were attached with.
+    Endpoints(Selector),
+    /// Processes of nodes: of the cgroup at a path below the root of the node's cgroups, which is the empty path, and of those
+    /// below.
+    Nodes { nodes: Selector, cgroup: String },
+}
+
+/// Bits a second; `None`: not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Of each TCP connection, in the direction in which the process sends.
+    pub connection: Option<u64>,
+    /// Of all packets of an endpoint together; never of nodes.
+    pub ingress: Option<u64>,
+    pub egress: Option<u64>,
+}
+
+impl Rates {
+    /// Of each the lesser.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        fn lesser(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+            one.into_iter().chain(other).min()
+        }
+        Self {
+            connection: lesser(self.connection, other.connection),
+            ingress: lesser(self.ingress, other.ingress),
+            egress: lesser(self.egress, other.egress),
+        }
+    }
 }
 
 impl Service {

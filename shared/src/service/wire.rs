@@ -1,15 +1,15 @@
-//! What nodes are told of services and prefilters. Nothing is left open: defaults are written out, and lists are ordered, so
+//! What nodes are told of services, prefilters and shapings. Nothing is left open: defaults are written out, and lists are ordered, so
 //! that what means the same has the same bytes.
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
 use ipnet::IpNet;
-use weft_proto::v1;
+use weft_proto::v1::{self, node_shaping::Meant};
 
 use super::{
     model::{
         Algorithm, BackendState, Family, Forwarding, Frontend, FrontendKind, HealthCheck, Prefilter,
-        Protocol, Service, SourceRanges, TrafficPolicy,
+        Protocol, Rates, Service, Shaped, Shaping, SourceRanges, TrafficPolicy,
     },
     shares::{self, BACKENDS_MAX},
 };
@@ -170,6 +170,21 @@ pub fn prefilter_to_node(prefilter: &Prefilter) -> v1::NodePrefilter {
     v1::NodePrefilter {
         cidrs: IpNet::aggregate(&prefilter.cidrs).iter().map(IpNet::to_string).collect(),
         arp_senders: senders.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The shaping as nodes get it.
+pub fn shaping_to_node(shaping: &Shaping) -> v1::NodeShaping {
+    let Rates { connection, ingress, egress } = shaping.rates;
+    let meant = match &shaping.shaped {
+        Shaped::Endpoints(selector) => Meant::Endpoints(selector.into()),
+        Shaped::Nodes { cgroup, .. } => Meant::Cgroup(cgroup.clone()),
+    };
+    v1::NodeShaping {
+        meant: Some(meant),
+        connection_rate: connection.unwrap_or_default(),
+        ingress_rate: ingress.unwrap_or_default(),
+        egress_rate: egress.unwrap_or_default(),
     }
 }
 

@@ -82,7 +82,7 @@ fn text(status: &v1::StatusResponse) -> String {
         line("repaired", format!("{}: {}, last {last}", repair.what, count(repair.times, "time", "times")));
     }
     let (maps, drops) = (maps(&status.maps), drops(&status.drops));
-    text + "\n" + &maps + "\n" + &prefilters(&status.prefilters) + &drops
+    text + "\n" + &maps + "\n" + &prefilters(&status.prefilters) + &round_trips(&status.round_trips) + &drops
 }
 
 fn maps(maps: &[v1::MapFill]) -> String {
@@ -115,6 +115,18 @@ fn prefilters(prefilters: &[v1::PrefilterDrops]) -> String {
         [list.name.clone(), prefixes, senders, packets, bytes]
     });
     table(["PREFILTER", "PREFIXES", "ARP SENDERS", "DROPPED", "BYTES"], rows) + "\n"
+}
+
+/// Nothing, where none were measured.
+fn round_trips(pairs: &[v1::RoundTrips]) -> String {
+    if pairs.is_empty() {
+        return String::new();
+    }
+    let rows = pairs.iter().map(|pair| {
+        let mean = format!("{}.{:03} ms", pair.mean_microseconds / 1000, pair.mean_microseconds % 1000);
+        [pair.local_identity.to_string(), pair.remote_identity.to_string(), pair.samples.to_string(), mean]
+    });
+    table(["IDENTITY", "PEER", "ROUND TRIPS", "MEAN"], rows) + "\n"
 }
 
 /// Most packets first. Reasons that are no drops are among them: what was delivered, and whereto.

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::select};
 use weft_shared::{
     policy::model::{CidrSet, CidrSetSelector, Entity},
-    service::model::Prefilter,
+    service::model::{Prefilter, Shaped},
 };
 
 use super::{
@@ -91,6 +91,17 @@ fn any_prefilter() -> impl Strategy<Value = Change> {
     })
 }
 
+fn any_shaping() -> impl Strategy<Value = Change> {
+    (0..2_u8, any_selector(), any::<bool>(), 1..3_u64).prop_map(|(number, selector, of_nodes, rate)| {
+        let shaped = if of_nodes {
+            Shaped::Nodes { nodes: selector, cgroup: String::new() }
+        } else {
+            Shaped::Endpoints(selector)
+        };
+        services::put_shaping(&format!("s{number}"), shaped, rate * 1_000_000)
+    })
+}
+
 fn any_selector() -> impl Strategy<Value = Selector> {
     prop_oneof![
         3 => select(&APPS[..3]).prop_map(selector),
@@ -123,6 +134,8 @@ fn any_change() -> impl Strategy<Value = Change> {
         2 => (select(&NODES[..]), any::<bool>())
             .prop_map(|(number, away)| Change::Away { node: format!("n{number}"), away }),
         2 => any_prefilter(),
+        2 => any_shaping(),
+        1 => (0..2_u8).prop_map(|number| Change::Shaping { name: format!("s{number}"), shaping: None }),
         1 => (0..2_u8).prop_map(|number| Change::Prefilter { name: format!("f{number}"), prefilter: None }),
         1 => (0..4_u8).prop_map(|number| Change::Policy { name: format!("p{number}"), policy: None }),
         // An address belongs to one endpoint's name; identities may come after their endpoints.
@@ -170,6 +183,7 @@ fn subject(change: &Change) -> (u8, String) {
         Change::Prefilter { name, .. } => (7, name.clone()),
         Change::Health { node, service, .. } => (8, format!("{node}/{service}")),
         Change::Away { node, .. } => (9, node.clone()),
+        Change::Shaping { name, .. } => (10, name.clone()),
         Change::Config(_) => (4, String::new()),
     }
 }

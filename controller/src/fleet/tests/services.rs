@@ -1,7 +1,7 @@
 //! Services and prefilters: who answers, what of it nodes are told, and when.
 use weft_shared::service::model::{
     Algorithm, Backend, BackendState, Backends, Forwarding, Frontend, FrontendKind, Place, Prefilter,
-    Protocol, Service, TrafficPolicy,
+    Protocol, Rates, Service, Shaped, Shaping, TrafficPolicy,
 };
 
 use super::*;
@@ -47,6 +47,11 @@ pub(super) fn put_service(service: Service) -> Change {
 
 pub(super) fn put_prefilter(prefilter: Prefilter) -> Change {
     Change::Prefilter { name: prefilter.name.clone(), prefilter: Some(prefilter) }
+}
+
+pub(super) fn put_shaping(name: &str, shaped: Shaped, connection: u64) -> Change {
+    let rates = Rates { connection: Some(connection), ..Rates::default() };
+    Change::Shaping { name: name.to_owned(), shaping: Some(Shaping { name: name.to_owned(), shaped, rates }) }
 }
 
 pub(super) fn ready(mut change: Change) -> Change {
@@ -257,4 +262,23 @@ fn a_prefilter_goes_to_the_nodes_that_it_selects() {
     settle(&mut fleet, "n1", &mut one);
     settle(&mut fleet, "n2", &mut two);
     assert!(!held(&one) && !held(&two));
+}
+
+#[test]
+fn a_shaping_goes_to_the_nodes_whose_processes_it_is_about_and_one_of_endpoints_to_all() {
+    let mut fleet = web_and_api();
+    let processes = Shaped::Nodes { nodes: selector("gateway"), cgroup: "system.slice".to_owned() };
+    let gateway =
+        Change::Identity { number: 300, labels: Some(crate::identity::of_node(&labels("gateway"))) };
+    apply_each(&mut fleet, [put_shaping("backup", processes, 1_000_000), put_node_as(2, 300)]);
+    let (mut one, mut two) = (connected(&mut fleet, "n1"), connected(&mut fleet, "n2"));
+    assert!(two.names(ResourceType::Shaping).is_empty(), "its labels are not known yet");
+    apply_each(&mut fleet, [gateway, put_shaping("batch", Shaped::Endpoints(selector("web")), 1_000_000)]);
+    settle(&mut fleet, "n1", &mut one);
+    settle(&mut fleet, "n2", &mut two);
+    assert_eq!(one.names(ResourceType::Shaping), ["batch"]);
+    assert_eq!(two.names(ResourceType::Shaping), ["backup", "batch"]);
+    apply_each(&mut fleet, [Change::Shaping { name: "backup".to_owned(), shaping: None }]);
+    settle(&mut fleet, "n2", &mut two);
+    assert_eq!(two.names(ResourceType::Shaping), ["batch"]);
 }

@@ -276,6 +276,10 @@ fn endpoint(place: Place) -> Vec<Step> {
         flags: endpoint_flags::OPEN | endpoint_flags::PEER,
         mac: WORKLOAD_MAC,
         gateway_mac: GATEWAY_MAC,
+        ingress_rate: 0,
+        egress_rate: 0,
+        connection_rate: 0,
+        zero: 0,
     };
     let peer =
         Peer { identity: place.identity(), class: Class::Fleet as u32, node: 0, ifindex: place.ifindex };

@@ -116,6 +116,7 @@ impl Daemon {
             host_addresses: &[],
             desired: &self.desired,
             attachments: &self.attachments,
+            departures: false,
             former_sets: &self.former_sets,
         }
     }

@@ -109,6 +109,10 @@ impl Links for Netlink {
         overlay::route(&self.handle, ifindex, routes).await
     }
 
+    async fn keeps_departures(&self, ifindex: u32) -> Result<bool, KernelError> {
+        read::keeps_departures(&self.handle, ifindex).await
+    }
+
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {
         if self.find_at(ifindex).await?.is_some_and(|link| link.up) {
             return Ok(false);

@@ -13,6 +13,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage},
+        tc::{TcAttribute, TcMessage},
     },
 };
 
@@ -110,6 +111,21 @@ pub(super) async fn host_addresses(handle: &Handle) -> Result<Vec<IpAddr>, Kerne
         });
     let all: BTreeSet<IpAddr> = messages.iter().flat_map(addresses_of).chain(broadcasts).collect();
     Ok(all.into_iter().filter(|address| is_global(*address) || is_link_local_v4(*address)).collect())
+}
+
+/// Whether the queues of an interface are all `fq`, the only one that waits for a packet's time of departure: its one queue, or
+/// those below its `mq`, which has one for each of the hardware's.
+pub(super) async fn keeps_departures(handle: &Handle, ifindex: u32) -> Result<bool, KernelError> {
+    let found: Result<Vec<TcMessage>, _> = handle.clone().qdisc().get().execute().try_collect().await;
+    let messages = found.map_err(|error| KernelError::new("list the queues of interfaces", error))?;
+    let own = messages.iter().filter(|message| u32::try_from(message.header.index) == Ok(ifindex));
+    let kinds = own.flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.as_str()),
+        _ => None,
+    });
+    // Of what comes in, these wait for nothing.
+    let kinds: BTreeSet<&str> = kinds.filter(|kind| !matches!(*kind, "clsact" | "ingress" | "mq")).collect();
+    Ok(kinds == BTreeSet::from(["fq"]))
 }
 
 async fn address_messages(handle: &Handle) -> Result<Vec<AddressMessage>, KernelError> {

@@ -113,6 +113,7 @@ prop_compose! {
                 flags,
                 mac: [0; 6],
                 gateway_mac: [0; 6],
+                ingress_rate: 0, egress_rate: 0, connection_rate: 0, zero: 0,
             };
             (ifindex, endpoint)
         }).collect();

@@ -70,6 +70,7 @@ pub fn object(object: &v1::Object) -> Result<Vec<FieldWarning>, Vec<FieldError>>
         Some(object::Kind::Prefilter(message)) => {
             service::parse::prefilter(message).map(|(_, warned)| warned)
         }
+        Some(object::Kind::Shaping(message)) => service::parse::shaping(message).map(|(_, warned)| warned),
         Some(object::Kind::EgressGateway(_)) => refuse("this version does not support EgressGateway yet"),
         Some(object::Kind::Bundle(_)) => refuse("this version does not support Bundle yet"),
         Some(object::Kind::Rollout(_)) => refuse("this version does not support Rollout yet"),

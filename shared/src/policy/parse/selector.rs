@@ -42,6 +42,27 @@ pub(crate) fn selector_of(errors: &mut Errors, message: &v1::Selector, path: &st
     Some(selector)
 }
 
+/// As it is sent to those who select themselves: requirements in their order.
+impl From<&Selector> for v1::Selector {
+    fn from(selector: &Selector) -> Self {
+        let expression = |requirement: &Requirement| {
+            let (key, operator, values) = match requirement {
+                Requirement::In { key, values } => (key, LabelOperator::In, Some(values)),
+                Requirement::NotIn { key, values } => (key, LabelOperator::NotIn, Some(values)),
+                Requirement::Exists { key } => (key, LabelOperator::Exists, None),
+                Requirement::DoesNotExist { key } => (key, LabelOperator::DoesNotExist, None),
+            };
+            v1::LabelRequirement {
+                key: key.clone(),
+                operator: operator.into(),
+                values: values.into_iter().flatten().cloned().collect(),
+            }
+        };
+        let match_expressions = selector.requirements().map(expression).collect();
+        Self { match_expressions, ..Self::default() }
+    }
+}
+
 fn requirement(errors: &mut Errors, message: &v1::LabelRequirement, path: &str) -> Option<Requirement> {
     errors.take(label_key(&message.key, &format!("{path}.key")))?;
     for (index, value) in message.values.iter().enumerate() {

@@ -7,6 +7,7 @@ mod combination;
 mod frontend;
 mod health;
 mod prefilter;
+mod shaping;
 
 use weft_proto::v1;
 
@@ -17,7 +18,7 @@ use crate::policy::parse::{
     text::{label_key, prefix},
 };
 
-pub use self::prefilter::prefilter;
+pub use self::{prefilter::prefilter, shaping::shaping};
 
 /// Seconds of affinity: a day.
 const AFFINITY_MAX_SECONDS: u32 = 86_400;
