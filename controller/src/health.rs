@@ -7,7 +7,10 @@ use weft_proto::v1;
 use weft_shared::{policy::parse, service::shares::BACKENDS_MAX};
 
 use crate::{
-    fleet::{self, Words},
+    fleet::{
+        Words,
+        health::{from_message, to_message},
+    },
     keys, limits,
     plan::{Contended, Plan},
     resource,
@@ -71,7 +74,7 @@ pub fn check(report: &v1::ServiceHealth) -> Result<(), HealthError> {
 /// What holds after a report, given what was said before: of whom the node does not know more, and of what has stayed as it
 /// was, the former word.
 pub fn merge(former: Option<&Words>, report: &v1::ServiceHealth) -> Words {
-    let mut words = fleet::from_message(report);
+    let mut words = from_message(report);
     let Some(former) = former else { return words };
     for (place, word) in &mut words {
         if let Some(before) = former.get(place).filter(|before| before.healthy == word.healthy) {
@@ -107,7 +110,7 @@ pub async fn report<F: Fn() -> bool>(
             return Ok(());
         }
         let former = stored.as_ref().and_then(|item| v1::ServiceHealth::decode(item.value.clone()).ok());
-        let former = former.as_ref().map(fleet::from_message);
+        let former = former.as_ref().map(from_message);
         let words = merge(former.as_ref(), report);
         match (stored, words.is_empty()) {
             (None, true) => return Ok(()),
@@ -116,7 +119,7 @@ pub async fn report<F: Fn() -> bool>(
                 plan.put(keys::HEALTH_TAKEN_BACK, "");
             }
             (_, false) if former.as_ref() == Some(&words) => return Ok(()),
-            (_, false) => plan.put(&*key, fleet::to_message(&report.service, &words).encode_to_vec()),
+            (_, false) => plan.put(&*key, to_message(&report.service, &words).encode_to_vec()),
         }
         if plan.commit(store).await?.is_some() {
             return Ok(());

@@ -50,6 +50,15 @@ fn shown(fleet: &Fleet, address: IpAddr) -> Result<Value> {
     Ok(backend.with_context(|| format!("no {address} in {shown}"))?.clone())
 }
 
+/// Who takes new flows, as the node's kernel has it.
+fn takers(fleet: &Fleet, node: usize) -> Result<Vec<IpAddr>> {
+    let held = fleet.node(node).weft(&["node", "service", "api", "--output", "json"])?.success()?.json()?;
+    let backends = held["tables"][0]["backends"].as_array().with_context(|| format!("no table: {held}"))?;
+    let taking = backends.iter().filter(|backend| backend["slots"].as_u64().is_some_and(|slots| slots > 0));
+    let address = |backend: &Value| backend["address"].as_str().and_then(|text| text.parse().ok());
+    taking.map(|backend| address(backend).with_context(|| format!("no address: {backend}"))).collect()
+}
+
 fn is_in_state(fleet: &Fleet, party: &Party, state: &str, health: &str) -> Result<()> {
     let address = party.address(4)?;
     wait::until_true(&format!("{address} is {state} and {health}"), READY, || {
@@ -100,6 +109,9 @@ healthCheck: {intervalMilliseconds: 200, timeoutMilliseconds: 200, unhealthyAfte
         assert_eq!(probe["node"], "n2");
         ensure!(probe["error"].as_str().is_some_and(|why| why.contains("refused")), "{probe}");
         settle(&client, &["one"])?;
+        for node in 1..=2 {
+            assert_eq!(takers(fleet, node)?, [one.address(4)?], "n{node}");
+        }
         controllers_and_daemons_come_and_go(fleet, &client, &two)?;
 
         // All stop: whoever connects is refused by one that is broken, and not by the service itself.
@@ -140,6 +152,40 @@ fn controllers_and_daemons_come_and_go(fleet: &mut Fleet, client: &Namespace, br
         assert_eq!(shown(fleet, broken.address(4)?)?["state"], "quarantined");
     }
     Ok(())
+}
+
+#[test]
+fn outside_of_the_fleet_several_nodes_probe_and_all_believe_them() -> Result<()> {
+    scenario("health-outside", 2, |fleet| {
+        fleet.node(1).cgroup().enter()?;
+        let client = fleet.attach(1, "client", &[("app", "client")])?.namespace;
+        let world = fleet.party("world")?.clone();
+        let _stays = NamedServer::start(&world.namespace, PORT, "stays")?;
+        let stops = NamedServer::start(&world.namespace, PORT + 1, "stops")?;
+        let address = world.address(4)?;
+        fleet.apply(&format!(
+            "
+kind: Service
+name: api
+frontends: [{{address: 10.96.0.10, port: 80, protocol: TCP}}]
+backends: [{{address: {address}, port: {PORT}}}, {{address: {address}, port: {}}}]
+healthCheck: {{intervalMilliseconds: 200, timeoutMilliseconds: 200, unhealthyAfter: 2, healthyAfter: 2}}
+",
+            PORT + 1
+        ))?;
+        settle(&client, &["stays", "stops"])?;
+        drop(stops);
+        settle(&client, &["stays"])?;
+        let shown = fleet.weft(&["service", "show", "api", "--output", "json"])?.success()?.json()?;
+        let probes = shown["service"]["backends"][1]["probes"].as_array().context("probes")?.clone();
+        let by: Vec<_> = probes.iter().filter_map(|probe| probe["node"].as_str()).collect();
+        assert_eq!(by, ["n1", "n2"]);
+        for node in 1..=2 {
+            wait::until_true("one backend is left", READY, || Ok(takers(fleet, node)?.len() == 1))?;
+        }
+        let _stops = NamedServer::start(&world.namespace, PORT + 1, "stops")?;
+        settle(&client, &["stays", "stops"])
+    })
 }
 
 /// Policy judges probes as what they are: packets of the node to its endpoint. The default lets them in.

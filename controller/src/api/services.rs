@@ -13,7 +13,7 @@ use weft_shared::{
 
 use super::{Operator, errors, read};
 use crate::{
-    fleet::{Answering, Fleet, Probe, health},
+    fleet::{Answering, Fleet, Probe, health::in_words},
     limits,
 };
 
@@ -173,7 +173,7 @@ fn backends(
                 0
             },
             absent: false,
-            health: health(fleet.is_healthy(service, *place, one)).into(),
+            health: in_words(fleet.is_healthy(service, *place, one)).into(),
             probes: fleet.probes(service, *place, one).into_iter().map(probe).collect(),
         }
     });
@@ -190,7 +190,7 @@ fn backends(
 fn probe(Probe { node, word }: Probe) -> v1::BackendProbe {
     let healthy = word.as_ref().map(|word| word.healthy);
     let (since, error) = word.map(|word| (word.since, word.error)).unwrap_or_default();
-    v1::BackendProbe { node, health: health(healthy).into(), since: since.map(Into::into), error }
+    v1::BackendProbe { node, health: in_words(healthy).into(), since: since.map(Into::into), error }
 }
 
 fn count(count: usize) -> u32 {

@@ -274,14 +274,15 @@ pub fn to_message(service: &str, words: &Words) -> v1::ServiceHealth {
     let backends = words.iter().map(|((address, port), word)| v1::BackendHealth {
         address: address.to_string(),
         port: port.map_or(0, |port| port.get().into()),
-        health: health(Some(word.healthy)).into(),
+        health: in_words(Some(word.healthy)).into(),
         since: word.since.map(Into::into),
         error: word.error.clone(),
     });
     v1::ServiceHealth { service: service.to_owned(), backends: backends.collect() }
 }
 
-pub fn health(healthy: Option<bool>) -> v1::Health {
+/// As messages have it.
+pub fn in_words(healthy: Option<bool>) -> v1::Health {
     match healthy {
         None => v1::Health::Unspecified,
         Some(true) => v1::Health::Healthy,

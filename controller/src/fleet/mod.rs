@@ -4,7 +4,7 @@ mod anchored;
 mod attached;
 mod event;
 mod gate;
-mod health;
+pub mod health;
 mod index;
 mod labelled;
 mod prefilters;
@@ -35,7 +35,7 @@ use weft_shared::{
 use crate::nodes;
 
 pub use event::{Change, EndpointFacts, EventError, NodeFacts};
-pub use health::{BackendPlace, Probe, Word, Words, from_message, health, to_message};
+pub use health::{Probe, Word, Words};
 pub use resources::{Key, Resource};
 pub use resume::Have;
 pub use services::Answering;
