@@ -16,6 +16,7 @@ fn every_manifest_in_the_documents_is_valid() {
         "README.md",
         "docs/policy.md",
         "docs/services.md",
+        "docs/shaping.md",
         "docs/import.md",
         "docs/architecture.md",
         "docs/operations.md",
