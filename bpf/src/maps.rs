@@ -19,7 +19,10 @@ use weft_shared::layout::{
         RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
-    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    service::{
+        Affinity, AffinityKey, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SocketPeer,
+        TableNote,
+    },
 };
 
 use crate::{
@@ -28,6 +31,11 @@ use crate::{
     fragment::Cut,
     parse::Packet,
     related::Quoted,
+    xdp::{
+        hop::{HOPS_MAX, Hop},
+        rate::Added,
+        read::Packet as Forwarded,
+    },
 };
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
@@ -110,6 +118,19 @@ pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = Lr
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
+#[btf_map]
+pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static OWN_ADDRESSES: Array<Address, 2> = Array::new();
+/// Ways to backends that this CPU found lately: see `xdp::hop`.
+#[btf_map]
+pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();
+/// What this CPU has added to `CONNECTIONS` lately.
+#[btf_map]
+pub static ADDED: PerCpuArray<Added, 1> = PerCpuArray::new();
+/// The packet in hand, where XDP may send it on.
+#[btf_map]
+pub static FORWARDED: PerCpuArray<Forwarded, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static PREFILTER4: LpmTrie<u32, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();

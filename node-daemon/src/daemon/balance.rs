@@ -5,7 +5,11 @@ use weft_proto::v1::{self, ResourceType};
 
 use super::{Settings, State, repairs::Repair};
 use crate::{
-    balance::{Balancer, tables::Services, view::Here},
+    balance::{
+        Balancer,
+        tables::{OwnAddresses, Services, Step},
+        view::Here,
+    },
     kernel::{Attached, Datapath, KernelError, links::Links},
     plan::diff::Sweep,
 };
@@ -43,6 +47,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         if !self.desired.services().is_empty() {
             self.need_sockets()?;
         }
+        self.write_own_addresses()?;
         let desired = self.desired.services();
         let services = &mut self.services;
         if services.settled != Some(sweep) || !services.balancer.knows(desired) {
@@ -68,6 +73,18 @@ impl<D: Datapath, L: Links> State<D, L> {
             name: name.clone(),
             reason: reason.clone(),
         }));
+        Ok(())
+    }
+
+    /// Where there are services, packets go to backends elsewhere with addresses of this node.
+    fn write_own_addresses(&mut self) -> Result<(), KernelError> {
+        let some = !self.desired.services().is_empty();
+        let own = if some { OwnAddresses::of(&self.own_addresses) } else { OwnAddresses::default() };
+        if self.services.actual.own != own {
+            let step = Step::OwnAddresses(own);
+            self.datapath.write_services(std::slice::from_ref(&step))?;
+            self.services.actual.apply(&step);
+        }
         Ok(())
     }
 
