@@ -65,8 +65,8 @@ pub struct Options {
 pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
-    services: ServiceMaps,
-    /// Elsewhere: the object is moved about, and is large.
+    /// Elsewhere: the object is moved about, and these are large.
+    services: Box<ServiceMaps>,
     prefilters: Box<PrefilterMaps>,
     /// To ask the kernel about the maps.
     handles: Vec<MapData>,
@@ -117,7 +117,7 @@ impl Object {
         load_programs(&mut ebpf)?;
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        let services = ServiceMaps::take(&mut ebpf)?;
+        let services = Box::new(ServiceMaps::take(&mut ebpf)?);
         let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
         Ok(Self {
             ebpf,
@@ -321,16 +321,16 @@ impl Datapath for Object {
         self.prefilters.dropped(slots)
     }
 
-    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+    fn attach_xdp(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
         let directory = self.directory()?.join(UPLINKS);
         uplinks::attach(self.uplink_program()?, ifindex, &directory)
     }
 
-    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<(), KernelError> {
         uplinks::detach(ifindex, &self.directory()?.join(UPLINKS))
     }
 
-    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+    fn xdp_attached(&mut self) -> Result<Vec<u32>, KernelError> {
         uplinks::attached(&self.directory()?.join(UPLINKS))
     }
 

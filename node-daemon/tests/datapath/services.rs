@@ -12,7 +12,7 @@ use weft_noded::{
 use weft_shared::{
     balance::table::{Backend, Manner, Table},
     layout::{
-        Address, Class, Peer, Point, Reason,
+        Point, Reason,
         service::{Frontend, FrontendKey},
     },
 };
