@@ -15,7 +15,7 @@ use aya::{
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
-    Config, Flow, FlowKey, Point, Reason,
+    Config, Connection, ConnectionKey, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
     service::SocketPeer,
 };
@@ -149,6 +149,16 @@ impl Object {
     /// Forgets a flow: its next packet is judged as the first.
     pub fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
         self.maps.forget_flow(key)
+    }
+
+    /// The table of connections to services.
+    pub fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
+        self.services.connections()
+    }
+
+    /// Forgets a connection: its next packet gets a backend as the first.
+    pub fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
+        self.services.forget_connection(key)
     }
 
     /// A loaded program, for tests that run it on packets of their own.

@@ -17,7 +17,7 @@ use bytemuck::Zeroable as _;
 use weft_shared::{
     balance::table::Table,
     layout::{
-        Address,
+        Address, Connection, ConnectionKey,
         maps::{self as names, MapName},
         service::{
             ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, TableNote, Way,
@@ -28,7 +28,7 @@ use weft_shared::{
 
 use super::{
     KernelError,
-    maps::{all, failed, set, take},
+    maps::{absent_is_fine, all, failed, set, take},
     trusted::{Plain, PlainHash, tables},
 };
 use crate::{
@@ -41,6 +41,7 @@ pub(super) struct ServiceMaps {
     services: OwnedFd,
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
+    connections: PlainHash<ConnectionKey, Connection>,
     served: Array<MapData, u64>,
     own: Array<MapData, Plain<Address>>,
     /// Elements of all tables, by slot.
@@ -53,8 +54,9 @@ impl ServiceMaps {
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
+        let connections = take(ebpf, names::CONNECTIONS)?;
         let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
-        Ok(Self { frontends, services, notes, flows, served, own, elements: BTreeMap::new() })
+        Ok(Self { frontends, services, notes, flows, connections, served, own, elements: BTreeMap::new() })
     }
 
     /// The frontend by which a socket came to a backend, as far as that is remembered.
@@ -62,6 +64,16 @@ impl ServiceMaps {
         let key = SocketFlowKey { cookie, party: backend, way: Way::FromBackend as u32 };
         // None that is not found is ended.
         self.flows.get(&Plain(key), 0).ok().map(|frontend| frontend.0)
+    }
+
+    /// The table of connections as it is while packets go on: rows may come twice or not at all.
+    pub(super) fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
+        let rows = all(self.connections.iter(), names::CONNECTIONS)?;
+        Ok(rows.map(|(key, row)| (key.0, row.0)).collect())
+    }
+
+    pub(super) fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
+        absent_is_fine(self.connections.remove(&Plain(*key))).map_err(failed(names::CONNECTIONS))
     }
 
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {
