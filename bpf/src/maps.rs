@@ -121,7 +121,7 @@ pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> =
 #[btf_map]
 pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
 #[btf_map]
-pub static OWN_ADDRESSES: Array<Address, 2> = Array::new();
+pub static OWN_ADDRESSES: Array<[u64; 2], 2> = Array::new();
 /// Ways to backends that this CPU found lately: see `xdp::hop`.
 #[btf_map]
 pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::programs::XdpContext;
 use weft_shared::layout::{
-    Class, Connection, Reason, connection_flags,
+    Address, Class, Connection, Reason, connection_flags,
     service::{
         AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags, frontend_flags,
         packet_hash,
@@ -20,6 +20,7 @@ use crate::{
     balance::{self, Table},
     connections,
     conntrack::now,
+    frame::ETHERNET,
     maps::IPCACHE,
     parse::protocol,
 };
@@ -27,11 +28,18 @@ use crate::{
 /// For how long a row is used before all that led to it is looked at again, in nanoseconds. So exact is [`Connection::seen_at`].
 const FRESH: u64 = 1_000_000_000;
 
+/// A packet on its way.
+pub struct Sent {
+    pub reason: Reason,
+    /// Of the frame, without what is behind the packet.
+    pub bytes: u32,
+}
+
 #[inline(always)]
-pub fn run(ctx: &XdpContext, packet: &'static mut Packet) -> Result<Option<Reason>, Reason> {
+pub fn run(ctx: &XdpContext, packet: &'static mut Packet) -> Result<Option<Sent>, Reason> {
     let now = now();
     let known = if packet.opens { None } else { connections::find(&packet.key) };
-    let sent = if known.is_some_and(|row| remembered(packet, row, now)) {
+    let reason = if known.is_some_and(|row| remembered(packet, row, now)) {
         Reason::ServiceForwarded
     } else {
         match first(u32::from(known.is_some()), now) {
@@ -45,12 +53,12 @@ pub fn run(ctx: &XdpContext, packet: &'static mut Packet) -> Result<Option<Reaso
     if packet.flags & connection_flags::DSR == 0 {
         return Err(Reason::PassedToTc);
     }
-    let hop = hop::to(ctx, &packet.destination.address, now)?;
+    let hop = hop::to(ctx, &packet.destination, now)?;
     if !hop::is_ours(ctx, hop) {
         return Ok(None);
     }
-    tunnel::wrap(ctx, packet, hop)?;
-    Ok(Some(sent))
+    let more = tunnel::wrap(ctx, packet, hop)?;
+    Ok(Some(Sent { reason, bytes: ETHERNET as u32 + packet.length + more }))
 }
 
 #[inline(always)]
@@ -72,8 +80,26 @@ fn remembered(packet: &mut Packet, row: NonNull<Connection>, now: u64) -> bool {
         return false;
     }
     packet.flags = row.flags;
-    packet.destination = row.destination;
+    packet.destination = halves(&row.destination.address);
+    packet.destination_port = row.destination.port;
     true
+}
+
+/// An address in two words.
+#[inline(always)]
+const fn halves(address: &Address) -> [u64; 2] {
+    let [a, b, c, d] = address.words;
+    [pair(a, b), pair(c, d)]
+}
+
+/// Two words as they stand in memory.
+#[inline(always)]
+const fn pair(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        (second as u64) << 32 | first as u64
+    } else {
+        (first as u64) << 32 | second as u64
+    }
 }
 
 /// What [`first`] answers of a packet that goes to no service of those outside.
@@ -112,13 +138,13 @@ fn find_way(packet: &mut Packet, known: bool, now: u64) -> Result<Option<Reason>
         return Err(Reason::PassedLocalBackend);
     }
     let port = if backend.port == 0 { packet.key.destination_port } else { backend.port };
-    packet.source = packet.client();
-    packet.destination = Party { address: backend.address, port, zero: 0 };
+    packet.destination = halves(&backend.address);
+    packet.destination_port = port;
     packet.flags = if table.is_dsr() { connection_flags::DSR } else { 0 };
     let row = Connection {
-        source: packet.source,
+        source: packet.client(),
         flags: packet.flags,
-        destination: packet.destination,
+        destination: Party { address: backend.address, port, zero: 0 },
         table: frontend.outside,
         digest: table.digest(),
         seen_at: now,

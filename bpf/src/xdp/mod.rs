@@ -19,6 +19,7 @@ use weft_shared::layout::{
     maps::{Counter, counter_index},
 };
 
+use self::forward::Sent;
 use crate::{
     maps::{COUNTERS, PREFILTER_COUNTERS},
     prefilter,
@@ -28,12 +29,12 @@ use crate::{
 pub fn run(ctx: &XdpContext) -> u32 {
     match judge(ctx) {
         Ok(None) => XDP_PASS,
-        Ok(Some(sent)) => {
-            note(ctx, sent);
+        Ok(Some(Sent { reason, bytes })) => {
+            count(COUNTERS.get_ptr_mut(counter_index(Point::XdpUplink, reason)), bytes.into());
             XDP_TX
         }
         Err(reason) => {
-            note(ctx, reason);
+            count(COUNTERS.get_ptr_mut(counter_index(Point::XdpUplink, reason)), length(ctx));
             if reason.is_drop() { XDP_DROP } else { XDP_PASS }
         }
     }
@@ -41,27 +42,29 @@ pub fn run(ctx: &XdpContext) -> u32 {
 
 /// As what the packet is sent on, if it is; an error is why it is dropped, or why it goes up where it is not simply nobody's here.
 #[inline(always)]
-fn judge(ctx: &XdpContext) -> Result<Option<Reason>, Reason> {
+fn judge(ctx: &XdpContext) -> Result<Option<Sent>, Reason> {
     if let Some(list) = prefilter::listed(ctx)? {
-        count(PREFILTER_COUNTERS.get_ptr_mut(list), ctx);
+        count(PREFILTER_COUNTERS.get_ptr_mut(list), length(ctx));
         return Err(Reason::Prefiltered);
     }
     let Some(packet) = read::packet(ctx)? else { return Ok(None) };
     forward::run(ctx, packet)
 }
 
+/// Bytes of the frame in all its buffers.
 #[inline(always)]
-fn note(ctx: &XdpContext, reason: Reason) {
-    count(COUNTERS.get_ptr_mut(counter_index(Point::XdpUplink, reason)), ctx);
+fn length(ctx: &XdpContext) -> u64 {
+    // SAFETY: the helper reads the context.
+    unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
 }
 
 #[inline(always)]
-fn count(counter: Option<*mut Counter>, ctx: &XdpContext) {
+fn count(counter: Option<*mut Counter>, bytes: u64) {
     if let Some(counter) = counter {
-        // SAFETY: this CPU's element; XDP programs of one CPU don't interrupt each other. The helper reads the context.
+        // SAFETY: this CPU's element; XDP programs of one CPU don't interrupt each other.
         unsafe {
             (*counter).packets += 1;
-            (*counter).bytes += bpf_xdp_get_buff_len(ctx.as_ptr().cast());
+            (*counter).bytes += bytes;
         }
     }
 }

@@ -5,71 +5,85 @@
 use aya_ebpf::{EbpfContext as _, helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use weft_shared::layout::Reason;
 
-use super::{hop::Hop, read::Packet};
+use super::{
+    hop::{self, Hop},
+    read::Packet,
+};
 use crate::{
-    frame::{ETHERNET, Frame, IPV4, IPV6},
+    frame::{ETHERNET, Frame, Head, IPV4, IPV6},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol},
 };
 
 const HOPS: u8 = 64;
-const DONT_FRAGMENT: u16 = 0x4000;
+const DONT_FRAGMENT: u32 = 0x4000;
 
-/// Sends the packet on to the hop, in a packet of its own.
+/// Puts the packet in one of its own to the hop: how many bytes longer it is.
 #[inline(always)]
-pub fn wrap(ctx: &XdpContext, packet: &Packet, hop: &Hop) -> Result<(), Reason> {
-    let header = if hop.outer.is_v4() { IPV4 } else { IPV6 } as u32;
-    if packet.length + header > hop.mtu {
+pub fn wrap(ctx: &XdpContext, packet: &Packet, hop: &Hop) -> Result<u32, Reason> {
+    let header = if hop.v4 { IPV4 } else { IPV6 } as u32;
+    if packet.length + header > hop.mtu.into() {
         return Err(Reason::PassedTooLong);
     }
+    let own = hop::own_address(hop.v4).ok_or(Reason::KernelError)?;
     one_hop_less(ctx, packet.v6)?;
     // SAFETY: plain numbers.
     if unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), -(header as i32)) } != 0 {
         return Err(Reason::KernelError);
     }
     let frame = Frame::between(ctx.data(), ctx.data_end());
-    let mark = u32::from_be(packet.destination.address.words[3]) as u16;
-    if header == IPV4 as u32 { ipv4(&frame, packet, mark, hop) } else { ipv6(&frame, packet, mark, hop) }
+    let mark = u64::from_be(packet.destination[1]) as u16;
+    if hop.v4 { ipv4(&frame, packet, mark, hop, &own)? } else { ipv6(&frame, packet, mark, hop, &own)? }
+    Ok(header)
 }
 
 #[inline(always)]
-fn ipv4(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop) -> Result<(), Reason> {
+fn ipv4(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop, own: &[u64; 2]) -> Result<(), Reason> {
     let head = frame.head::<{ ETHERNET + IPV4 }>().ok_or(Reason::KernelError)?;
     let inside = if packet.v6 { protocol::IPV6 } else { protocol::IPIP };
-    let length = (packet.length + IPV4 as u32) as u16;
-    let mut words = [
-        u16::from_ne_bytes([0x45, packet.tos]),
-        length.to_be(),
-        mark.to_be(),
-        DONT_FRAGMENT.to_be(),
-        u16::from_ne_bytes([HOPS, inside]),
-        0,
-    ];
-    let [from, to] = [hop.own.words[3], hop.outer.words[3]];
-    let mut sum = (from & 0xffff) + (from >> 16) + (to & 0xffff) + (to >> 16);
-    for word in words {
-        sum += u32::from(word);
+    let length = packet.length + IPV4 as u32;
+    let first = 0x4500_0000 | u32::from(packet.tos) << 16 | length & 0xffff;
+    let second = u32::from(mark) << 16 | DONT_FRAGMENT;
+    let third = u32::from(HOPS) << 24 | u32::from(inside) << 16;
+    // The addresses as they read.
+    let [from, to] = [own[1], hop.outer[1]].map(|word| u64::from_be(word) as u32);
+    let mut sum = 0;
+    for word in [first, second, third, from, to] {
+        sum += (word >> 16) + (word & 0xffff);
     }
-    words[5] = !fold(sum);
-    head.write::<_, 0>(hop.macs);
+    set_macs(&head, hop);
     head.write::<_, 12>(ETHERTYPE_IPV4.to_be());
-    head.write::<_, ETHERNET>(words);
-    head.write::<_, { ETHERNET + 12 }>([from, to]);
+    head.write::<_, ETHERNET>(first.to_be());
+    head.write::<_, { ETHERNET + 4 }>(second.to_be());
+    head.write::<_, { ETHERNET + 8 }>((third | u32::from(!fold(sum))).to_be());
+    head.write::<_, { ETHERNET + 12 }>(from.to_be());
+    head.write::<_, { ETHERNET + 16 }>(to.to_be());
     Ok(())
 }
 
 #[inline(always)]
-fn ipv6(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop) -> Result<(), Reason> {
+fn ipv6(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop, own: &[u64; 2]) -> Result<(), Reason> {
     const VERSION: u32 = 6 << 28;
     let head = frame.head::<{ ETHERNET + IPV6 }>().ok_or(Reason::KernelError)?;
     let inside = if packet.v6 { protocol::IPV6 } else { protocol::IPIP };
     let first = VERSION | u32::from(packet.tos) << 20 | u32::from(mark);
-    let rest = packet.length << 16 | u32::from(inside) << 8 | u32::from(HOPS);
-    head.write::<_, 0>(hop.macs);
+    let second = packet.length << 16 | u32::from(inside) << 8 | u32::from(HOPS);
+    set_macs(&head, hop);
     head.write::<_, 12>(ETHERTYPE_IPV6.to_be());
-    head.write::<_, ETHERNET>([first.to_be(), rest.to_be()]);
-    head.write::<_, { ETHERNET + 8 }>(hop.own.words);
-    head.write::<_, { ETHERNET + 24 }>(hop.outer.words);
+    head.write::<_, ETHERNET>(first.to_be());
+    head.write::<_, { ETHERNET + 4 }>(second.to_be());
+    head.write::<_, { ETHERNET + 8 }>(own[0]);
+    head.write::<_, { ETHERNET + 16 }>(own[1]);
+    head.write::<_, { ETHERNET + 24 }>(hop.outer[0]);
+    head.write::<_, { ETHERNET + 32 }>(hop.outer[1]);
     Ok(())
+}
+
+/// By which the frame gets to the hop.
+#[inline(always)]
+pub fn set_macs<const BYTES: usize>(head: &Head<BYTES>, hop: &Hop) {
+    head.write::<_, 0>(hop.macs[0]);
+    head.write::<_, 4>(hop.macs[1]);
+    head.write::<_, 8>(hop.macs[2]);
 }
 
 /// One hop less to live: who puts a packet inside another one forwards it (RFC 2003 §3.1).
