@@ -32,7 +32,11 @@ pub fn wrap(ctx: &XdpContext, packet: &Packet, hop: &Hop) -> Result<u32, Reason>
     }
     let frame = Frame::between(ctx.data(), ctx.data_end());
     let mark = u64::from_be(packet.destination[1]) as u16;
-    if hop.v4 { ipv4(&frame, packet, mark, hop, &own)? } else { ipv6(&frame, packet, mark, hop, &own)? }
+    if hop.v4 {
+        ipv4(&frame, packet, mark, hop, &own)?
+    } else {
+        ipv6(&frame, packet, mark, hop, &own)?
+    }
     Ok(header)
 }
 

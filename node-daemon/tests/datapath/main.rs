@@ -13,6 +13,7 @@ mod collect;
 mod conntrack;
 mod drift;
 mod errors;
+mod forwarding;
 mod fragments;
 mod garbage;
 mod harness;
@@ -30,7 +31,7 @@ mod random;
 mod refusals;
 mod revisions;
 mod runs;
-mod services;
+
 mod tables;
 mod telling;
 mod uplink;
