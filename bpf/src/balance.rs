@@ -51,6 +51,12 @@ impl Table {
         Some(Self { elements, header })
     }
 
+    /// Half of the digest of all that the table says.
+    #[inline(always)]
+    pub fn digest(&self) -> u64 {
+        self.header.digest[0]
+    }
+
     /// Whether flows are judged by their source.
     #[inline(always)]
     pub fn judges_sources(&self) -> bool {

@@ -27,9 +27,13 @@ mod neighbour;
 mod parse;
 mod plain;
 mod prefilter;
+mod reject;
 mod related;
+mod sctp;
+mod service;
 mod sock;
 mod to_endpoint;
+mod translate;
 mod uplink;
 mod verdict;
 

@@ -28,6 +28,7 @@ use crate::{
     fragment::Cut,
     parse::Packet,
     related::Quoted,
+    service::Call,
 };
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
@@ -126,6 +127,13 @@ pub static PREFILTER_BLOCKS: Array<BlockRow, { BLOCK_ROWS as usize }> = Array::n
 pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
+
+/// Whether the node has services: see `weft_shared::layout::maps::SERVED`.
+#[btf_map]
+pub static SERVED: Array<u32, 1> = Array::new();
+/// What is found out about a packet to a service: the stack has no room for it.
+#[btf_map]
+pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

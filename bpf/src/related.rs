@@ -13,7 +13,7 @@ use crate::{
     fragment::Part,
     frame::{ETHERNET, IPV4, IPV6, load},
     maps::{self, QUOTED},
-    parse::{self, Echo, Packet, protocol},
+    parse::{self, Echo, Packet, Service, protocol},
     verdict::{self, Hook, Way, in_pools, same},
 };
 
@@ -186,6 +186,8 @@ fn fill(quoted: &mut Packet, source: Address, destination: Address, protocol: u8
         v6,
         echo: Echo::No,
         part: Part::Whole,
+        service: Service::No,
+        transport: 0,
     };
 }
 

@@ -2,7 +2,7 @@
 //! is judged where host policies select it (see `host`).
 
 use aya_ebpf::programs::TcContext;
-use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason};
+use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
     conntrack::{self, Ends, Entry},
@@ -11,7 +11,8 @@ use crate::{
     fragment,
     frame::{Frame, meta},
     host, maps,
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet},
+    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, Service},
+    service,
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -44,8 +45,20 @@ pub fn receive(
     let receiver = verdict::own_endpoint(&to, &destination)?;
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
-    judge(ctx, packet, receiver, &to, epoch, trace)?;
+    let now = conntrack::now();
+    let flow = conntrack::find_kept(packet, now);
+    if flow.is_none() {
+        service::mark_answer(packet);
+    }
+    let packet = &*parse::kept()?;
+    let entry = Entry::of(packet, flow);
+    service::refuse_strange(packet, entry)?;
+    let answers = entry.is_some_and(|entry| entry.answers_for_service()) || packet.service == Service::Answer;
+    judge(ctx, packet, entry, receiver, &to, Moment { epoch, now, point: Point::FromUplink }, trace)?;
     fragment::remember(packet)?;
+    if answers && receiver.flags & endpoint_flags::PEER != 0 {
+        service::show_answer(ctx)?;
+    }
     deliver::hop(ctx, packet.v6)?;
     deliver::to_endpoint(ctx, receiver, to.ifindex)
 }
@@ -54,13 +67,12 @@ pub fn receive(
 fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
+    entry: Option<Entry>,
     receiver: &Endpoint,
     to: &Peer,
-    epoch: u64,
+    moment: Moment,
     trace: &mut Trace,
 ) -> Result<(), Reason> {
-    let now = conntrack::now();
-    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     if let Some(entry) = entry {
         let ends = entry.ends();
         if ends.destination.ifindex == to.ifindex
@@ -68,7 +80,7 @@ fn judge(
             && entry.holds_for(receiver, &ends.destination)
             && entry.holds_for_nodes()
         {
-            entry.touch(packet, now);
+            entry.touch(packet, moment.now);
             return Ok(());
         }
     }
@@ -84,7 +96,7 @@ fn judge(
         return Err(Reason::Spoofed);
     }
     let hook = Hook { endpoint: Some(receiver), ifindex: to.ifindex };
-    verdict::decide(ctx, packet, entry, &ends, hook, Moment { epoch, now, point: Point::FromUplink }, trace)
+    verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)
 }
 
 #[inline(always)]

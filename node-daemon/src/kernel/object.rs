@@ -260,7 +260,7 @@ impl Datapath for Object {
     }
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
-        steps.iter().try_for_each(|step| self.services.write(step))
+        self.services.write(steps)
     }
 
     fn end_sockets(

@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
 };
 use bytemuck::Zeroable as _;
 use weft_shared::{
@@ -36,6 +36,7 @@ pub(super) struct ServiceMaps {
     services: OwnedFd,
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
+    served: Array<MapData, u32>,
     /// Elements of all tables, by slot.
     elements: BTreeMap<u32, u64>,
 }
@@ -46,7 +47,22 @@ impl ServiceMaps {
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
-        Ok(Self { frontends, services, notes, flows, elements: BTreeMap::new() })
+        let served = take(ebpf, MapName { object: names::SERVED, pin: names::SERVED })?;
+        let mut maps = Self { frontends, services, notes, flows, served, elements: BTreeMap::new() };
+        maps.note_served()?;
+        Ok(maps)
+    }
+
+    /// Lets the programs look at packets for services where there are any; before the first comes, and after the last has gone.
+    fn note_served(&mut self) -> Result<(), KernelError> {
+        let served = self.frontends.keys().next().is_some();
+        self.set_served(served)
+    }
+
+    fn set_served(&mut self, served: bool) -> Result<(), KernelError> {
+        self.served
+            .set(0, u32::from(served), 0)
+            .map_err(|error| KernelError::new(format!("map {}", names::SERVED), error))
     }
 
     /// The frontend by which a socket came to a backend, as far as that is remembered.
@@ -71,7 +87,16 @@ impl ServiceMaps {
         Ok(Services { frontends, tables: found })
     }
 
-    pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
+    pub(super) fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let frontends = |gone| move |step: &Step| matches!(step, Step::Frontend { frontend, .. } if frontend.is_none() == gone);
+        if steps.iter().any(frontends(false)) {
+            self.set_served(true)?;
+        }
+        steps.iter().try_for_each(|step| self.write_one(step))?;
+        if steps.iter().any(frontends(true)) { self.note_served() } else { Ok(()) }
+    }
+
+    fn write_one(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::Frontend { key, frontend } => {
                 let row = frontend.map(Plain);

@@ -86,6 +86,10 @@ pub const GRACE: MapName = map("GRACE", "grace");
 /// Array of one u32: `monitor_flags`. Not pinned: what an earlier daemon's monitors wanted goes with its programs.
 pub const MONITOR: &str = "MONITOR";
 
+/// Array of one u32: not 0 where the node has services, without which no packet is looked at for them. Not pinned: who loads the
+/// programs finds out.
+pub const SERVED: &str = "SERVED";
+
 /// Names of pins, without their versions, that earlier layouts had and this one has not.
 pub const FORMER: [&str; 1] = ["policies"];
 

@@ -82,6 +82,16 @@ numbered! {
         PassedFailsafe = 25 => "passed_failsafe",
         /// A prefilter lists the source.
         Prefiltered = 26 => "prefiltered",
+        /// No drop: a connection to a service that nobody answers was refused (TCP RST, ICMP port unreachable).
+        ServiceRejected = 40 => "service_rejected",
+        /// Nobody answers the service, and the packet is none that can be refused: a fragment, or one with options.
+        ServiceUnanswered = 41 => "service_unanswered",
+        /// The client has another connection to the same backend with the same ports: answers could not be told apart.
+        ServicePortTaken = 42 => "service_port_taken",
+        /// The answer of a connection to a service that is not remembered any more.
+        ServiceForgotten = 43 => "service_forgotten",
+        /// A packet to a service in which the port can't be changed: SCTP in fragments.
+        ServiceUntranslatable = 44 => "service_untranslatable",
     }
 }
 
@@ -104,6 +114,9 @@ impl Reason {
     /// Whether the packet went no further.
     pub const fn is_drop(self) -> bool {
         self as u32 >= Self::PolicyDenied as u32
-            && !matches!(self, Self::PassedTagged | Self::PassedUnread | Self::PassedFailsafe)
+            && !matches!(
+                self,
+                Self::PassedTagged | Self::PassedUnread | Self::PassedFailsafe | Self::ServiceRejected
+            )
     }
 }
