@@ -51,12 +51,6 @@ impl Table {
         Some(Self { elements, header })
     }
 
-    /// Half of the digest of all that the table says.
-    #[inline(always)]
-    pub fn digest(&self) -> u64 {
-        self.header.digest[0]
-    }
-
     /// Whether flows are judged by their source.
     #[inline(always)]
     pub fn judges_sources(&self) -> bool {
@@ -81,10 +75,34 @@ impl Table {
         if self.header.slots == 0 {
             return None;
         }
-        let slot = slot_of(hash, self.header.slots);
+        self.in_slot(slot_of(hash, self.header.slots))
+    }
+
+    /// The backend of a new flow that is told of by its packets: by their hash alone, whatever the service's algorithm, so that
+    /// every program and every node that meets one of them finds the same.
+    #[inline(always)]
+    pub fn place(&self, hash: u32) -> Option<&'static ServiceBackend> {
+        self.header.slots.checked_sub(1)?;
+        self.in_slot(slot_of(hash, self.header.slots))
+    }
+
+    #[inline(always)]
+    fn in_slot(&self, slot: u32) -> Option<&'static ServiceBackend> {
         let element = self.elements.get(slot_element(self.header.backends, slot))?;
         let slots = bytemuck::cast_ref::<[u64; 4], SlotsElement>(element);
         self.backend(slots[(slot % SLOTS_PER_ELEMENT) as usize].into())
+    }
+
+    /// Whether backends answer the client themselves.
+    #[inline(always)]
+    pub fn is_dsr(&self) -> bool {
+        self.header.flags & service_flags::DSR != 0
+    }
+
+    /// What tells this revision from others: the first half of its digest.
+    #[inline(always)]
+    pub fn digest(&self) -> u64 {
+        self.header.digest[0]
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use crate::{
     maps, neighbour,
     parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
     plain, reject,
-    service::{self, Called, Side},
+    service::{self, Side},
     verdict::{self, Hook, Moment, has_address, in_pools},
 };
 
@@ -43,11 +43,10 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         Some(packet) => {
             let entry = conntrack::find(&packet, now);
             if let Some((to, receiver)) = pass(&frame, &packet, entry, endpoint, ifindex, now) {
-                let answers = entry.is_some_and(|entry| entry.answers_for_service());
-                if answers {
-                    *seen = Some(packet.keep()?);
+                if entry.is_some_and(|entry| entry.answers_for_service()) {
+                    *seen = Some(packet.keep_answer()?);
                 }
-                let sent = send(ctx, &packet, endpoint, &to, receiver, answers);
+                let sent = send(ctx, &packet, endpoint, &to, receiver, seen);
                 if sent.is_err() {
                     *seen = Some(packet.keep()?);
                 }
@@ -72,17 +71,22 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
-    let moment = Moment { epoch, now, point: Point::FromEndpoint };
-    let entry = Entry::of(packet, flow);
-    let (called, packet, entry) = service::called(ctx, packet, entry, Side::Inside, now)?;
-    if called == Called::Nobody {
+    let Some(flow) = service::called(ctx, packet, flow, Side::Inside, now)? else {
         return reject(ctx, endpoint, ifindex);
-    }
-    let answers = entry.is_some_and(|entry| entry.answers_for_service()) || packet.service == Service::Answer;
-    let (to, receiver) = judge(ctx, packet, entry, endpoint, ifindex, moment, trace)?;
+    };
+    let packet = &*parse::kept()?;
+    let (to, receiver) = judge(
+        ctx,
+        packet,
+        Entry::of(packet, flow),
+        endpoint,
+        ifindex,
+        Moment { epoch, now, point: Point::FromEndpoint },
+        trace,
+    )?;
     fragment::remember(packet)?;
     service::remember(packet)?;
-    send(ctx, packet, endpoint, &to, receiver, answers)
+    send(ctx, packet, endpoint, &to, receiver, seen)
 }
 
 #[inline(always)]
@@ -177,8 +181,10 @@ fn send(
     endpoint: &Endpoint,
     to: &Peer,
     receiver: Option<&'static Endpoint>,
-    answers: bool,
+    seen: &Option<&'static Packet>,
 ) -> Result<Done, Reason> {
+    // Of the others, those that need no look are not kept.
+    let answers = || seen.is_some_and(|packet| packet.service == Service::Answer);
     if to.ifindex != 0 {
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,
@@ -186,15 +192,15 @@ fn send(
             None => verdict::own_endpoint(to, &packet.destination)?,
         };
         // Otherwise at the receiver's own hook, which it finds by its own address alone.
-        let here = receiver.flags & endpoint_flags::PEER != 0 || to.ifindex == meta(ctx).ifindex;
-        if answers && here {
+        let here = || receiver.flags & endpoint_flags::PEER != 0 || to.ifindex == meta(ctx).ifindex;
+        if answers() && here() {
             service::show_answer(ctx)?;
         }
         deliver::hop(ctx, packet.v6)?;
         return deliver::to_endpoint(ctx, receiver, to.ifindex);
     }
     if !in_pools(to) {
-        if answers {
+        if answers() {
             service::refuse_forgotten()?;
         }
         return Ok(deliver::to_stack());

@@ -50,13 +50,9 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     let now = conntrack::now();
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
-    let flow = conntrack::find_kept(packet, now);
-    if flow.is_none() {
-        service::mark_answer(packet);
-    }
+    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
+    service::mark_answer(packet, entry)?;
     let packet = &*parse::kept()?;
-    let entry = Entry::of(packet, flow);
-    let answers = entry.is_some_and(|entry| entry.answers_for_service()) || packet.service == Service::Answer;
     let (receiver, ifindex) = judge(
         ctx,
         packet,
@@ -67,7 +63,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     )?;
     fragment::remember(packet)?;
     // Otherwise at the receiver's own hook.
-    if answers && receiver.flags & endpoint_flags::PEER != 0 {
+    if packet.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
         service::show_answer(ctx)?;
     }
     deliver::to_endpoint(ctx, receiver, ifindex)

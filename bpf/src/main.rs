@@ -1,6 +1,6 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
-//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `forge` (what an endpoint must not send), `events` (counters and drops).
+//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `xdp` (what uplinks do before the stack), `balance` and `connections` (services), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
 //! by itself, and not for every path that leads there. They take numbers, the context and pointers, which may be null for
@@ -36,6 +36,7 @@ mod to_endpoint;
 mod translate;
 mod uplink;
 mod verdict;
+mod xdp;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier, xdp},
@@ -83,7 +84,7 @@ pub fn tc_to_uplink(ctx: TcContext) -> i32 {
 /// Takes packets in several buffers (kernel 5.18): without, drivers would refuse it on devices with large MTUs.
 #[xdp(frags)]
 pub fn xdp_uplink(ctx: XdpContext) -> u32 {
-    prefilter::run(&ctx)
+    xdp::run(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]

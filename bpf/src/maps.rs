@@ -19,7 +19,10 @@ use weft_shared::layout::{
         RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
-    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    service::{
+        Affinity, AffinityKey, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SocketPeer,
+        TableNote,
+    },
 };
 
 use crate::{
@@ -29,6 +32,11 @@ use crate::{
     parse::Packet,
     related::Quoted,
     service::Call,
+    xdp::{
+        hop::{HOPS_MAX, Hop},
+        rate::Added,
+        read::Packet as Forwarded,
+    },
 };
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
@@ -111,6 +119,19 @@ pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = Lr
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
+#[btf_map]
+pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static OWN_ADDRESSES: Array<[u64; 2], 2> = Array::new();
+/// Ways to backends that this CPU found lately: see `xdp::hop`.
+#[btf_map]
+pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();
+/// What this CPU has added to `CONNECTIONS` lately.
+#[btf_map]
+pub static ADDED: PerCpuArray<Added, 1> = PerCpuArray::new();
+/// The packet in hand, where XDP may send it on.
+#[btf_map]
+pub static FORWARDED: PerCpuArray<Forwarded, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static PREFILTER4: LpmTrie<u32, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();
@@ -128,9 +149,6 @@ pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> =
 #[btf_map]
 pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
 
-/// Whether the node has services: see `weft_shared::layout::maps::SERVED`.
-#[btf_map]
-pub static SERVED: Array<u32, 1> = Array::new();
 /// What is found out about a packet to a service: the stack has no room for it.
 #[btf_map]
 pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();

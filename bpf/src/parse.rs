@@ -89,7 +89,7 @@ pub enum Service {
     No = 0,
     /// The client named one; the packet now names the backend.
     Question = 1,
-    /// It answers a connection that is remembered, of a flow that is not.
+    /// It answers a connection to one.
     Answer = 2,
 }
 
@@ -164,6 +164,12 @@ impl Packet {
             asm!("", options(nostack, preserves_flags));
             Ok(&mut *kept)
         }
+    }
+
+    /// The same, of one that answers for a service.
+    #[inline(always)]
+    pub fn keep_answer(self) -> Result<&'static mut Self, Reason> {
+        Self { service: Service::Answer, ..self }.keep()
     }
 
     /// The port that a policy's rows are looked up with, in the packet's own direction. Host order.

@@ -133,8 +133,8 @@ fn unreachable_v6(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
     const KIND: u32 = u32::from_ne_bytes([1, 4, 0, 0]);
     const BODY: usize = ETHERNET + IPV6 + ICMP;
     const BYTES: u16 = (ICMP + IPV6 + QUOTED) as u16;
-    let partial = packet.protocol == protocol::UDP && is_partial(ctx, u32::from(packet.transport) + 6)?;
     let quoted: [u32; (IPV6 + QUOTED) / 4] = load(ctx, ETHERNET as u32)?;
+    let partial = packet.protocol == protocol::UDP && is_partial(ctx, u32::from(packet.transport) + 6)?;
     resize(ctx, BODY + IPV6 + QUOTED)?;
     let frame = Frame::of(ctx);
     headers(&frame, packet, BYTES, protocol::ICMPV6)?;

@@ -4,11 +4,14 @@
 //!
 //! A connection has two rows in `CONNECTIONS`, one for each way. They are written after its first packet was let through.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
-    Address, Class, Connection, ConnectionKey, Leg, Reason, connection_flags,
+    Address, Class, Connection, ConnectionKey, Flow, Leg, Reason, connection_flags,
     service::{
-        AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags, packet_hash,
+        ANY_SERVED, AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags,
+        frontend_flags, packet_hash, served_bit,
     },
 };
 
@@ -17,7 +20,7 @@ use crate::{
     connections,
     conntrack::{self, Entry},
     fragment,
-    maps::{self, CALL, SERVED},
+    maps::{self, CALL, SERVED_PORTS},
     parse::{self, Packet, Service, protocol},
     translate,
     verdict::same,
@@ -55,7 +58,7 @@ pub enum Side {
 
 /// Whom a packet is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Called {
+enum Called {
     /// No service.
     Other,
     /// A backend, which now is the packet's destination.
@@ -67,37 +70,48 @@ pub enum Called {
 /// Whether the node has services.
 #[inline(always)]
 pub fn any() -> bool {
-    // SAFETY: a number of an array, which the daemon changes.
-    SERVED.get_ptr(0).is_some_and(|served| unsafe { served.read_volatile() } != 0)
+    SERVED_PORTS.get(ANY_SERVED).is_some_and(|any| *any != 0)
 }
 
-/// Finds out about a packet whose flow is not known, or that could be another one's: who is called, the packet as it goes on, and its flow.
+/// Whether some service has the packet's port.
+#[inline(always)]
+pub fn may_be_called(packet: &Packet) -> bool {
+    let Some((word, bit)) = served_bit(packet.protocol, u16::from_be(packet.destination_port)) else {
+        return false;
+    };
+    SERVED_PORTS.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
+/// Finds out whether the packet in hand calls somebody, or answers a call; then its flow is another one than that which was known.
+/// `None`: it calls nobody who answers, and is to be refused.
 #[inline(always)]
 pub fn called(
     ctx: &TcContext,
-    packet: &'static Packet,
-    entry: Option<Entry>,
+    packet: &Packet,
+    flow: Option<NonNull<Flow>>,
     side: Side,
     now: u64,
-) -> Result<(Called, &'static Packet, Option<Entry>), Reason> {
+) -> Result<Option<Option<NonNull<Flow>>>, Reason> {
+    let entry = Entry::of(packet, flow);
     // A connection goes on as it began, datagrams go where they go now.
     let known = entry.is_some_and(|entry| entry.is_of_service() || packet.protocol == protocol::TCP);
     if known || !may_be_called(packet) {
-        return refuse_strange(packet, entry).map(|()| (Called::Other, packet, entry));
+        refuse_strange(packet, entry)?;
+        return mark_answer(packet, entry).map(|()| Some(flow));
     }
-    let called = call(ctx, side)?;
-    let packet = parse::kept()?;
-    if packet.service != Service::Question {
-        if entry.is_none() {
-            mark_answer(packet);
+    match call(ctx, side)? {
+        Called::Other => mark_answer(packet, entry).map(|()| Some(flow)),
+        Called::Nobody => Ok(None),
+        Called::Backend => {
+            let packet = &*parse::kept()?;
+            let flow = conntrack::find_any(packet, now);
+            refuse_taken(Entry::of(packet, flow))?;
+            Ok(Some(flow))
         }
-        return Ok((called, packet, entry));
     }
-    let entry = Entry::of(packet, conntrack::find_any(packet, now));
-    refuse_taken(entry)?;
-    Ok((called, packet, entry))
 }
 
+/// Refuses what goes to a backend by its own name, on ports with which the client has called a service.
 #[inline(always)]
 pub fn refuse_strange(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> {
     match entry {
@@ -108,10 +122,17 @@ pub fn refuse_strange(packet: &Packet, entry: Option<Entry>) -> Result<(), Reaso
     }
 }
 
-/// Whether the packet is one that could be for a service.
+/// Marks the packet in hand if it answers for a service: its flow says so, or where that is not known, its connection.
 #[inline(always)]
-pub fn may_be_called(packet: &Packet) -> bool {
-    any() && matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
+pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> {
+    let answers = match entry {
+        Some(entry) => entry.answers_for_service(),
+        None => any() && is_answer(packet),
+    };
+    if answers {
+        parse::kept()?.service = Service::Answer;
+    }
+    Ok(())
 }
 
 /// Who is called by the packet in hand, which is changed if that is a backend. One step after the other, and not one in the other,
@@ -125,7 +146,7 @@ fn call(ctx: &TcContext, side: Side) -> Result<Called, Reason> {
             FRONTEND => {}
             number => return Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
         }
-        let found = find(FORMER) != 0 || find(FORMER_PORTLESS) != 0;
+        let found = find_former(FORMER) != 0 || find_former(FORMER_PORTLESS) != 0;
         if take(found.into()) == 0 {
             return Ok(Called::Nobody);
         }
@@ -253,7 +274,12 @@ extern "C" fn seek(side: u32) -> u32 {
     let Some(frontend) = frontend(packet) else {
         return if known.is_some() { NOBODY } else { OTHER };
     };
-    let slot = if side == Side::Outside as u32 { frontend.outside } else { frontend.inside };
+    let outside = side == Side::Outside as u32;
+    // Nobody outside knows the address: it is not looked at.
+    if outside && frontend.flags & frontend_flags::CLUSTER != 0 {
+        return OTHER;
+    }
+    let slot = if outside { frontend.outside } else { frontend.inside };
     let Some(table) = Table::of(slot) else { return NOBODY };
     // Who may call is not known here.
     if table.judges_sources() {
@@ -282,7 +308,7 @@ const FORMER_PORTLESS: u32 = 1;
 /// Whether the former backend is one: then it is in hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find(portless: u32) -> u32 {
+extern "C" fn find_former(portless: u32) -> u32 {
     let Some(call) = in_hand() else { return 0 };
     if same(&call.former.address, &Address::UNSPECIFIED) {
         return 0;
@@ -313,7 +339,7 @@ extern "C" fn take(found: u32) -> u32 {
         let from = party(packet.source, packet.source_port);
         let to = party(packet.destination, packet.destination_port);
         let table = Table::of(call.row.table);
-        match table.and_then(|table| table.pick(packet_hash(&from, &to, packet.protocol))) {
+        match table.and_then(|table| table.place(packet_hash(&from, &to, packet.protocol))) {
             Some(backend) => call.backend = *backend,
             None => return 0,
         }
@@ -400,16 +426,10 @@ extern "C" fn remember_call() -> u32 {
     (connections::put(&call.back, &call.answer) && connections::put(&call.key, &call.row)).into()
 }
 
-/// Marks the packet in hand, of a flow that is not known, if it answers a connection that is.
+/// Whether the packet in hand answers a connection that is known.
 #[inline(always)]
-pub fn mark_answer(packet: &Packet) {
-    if any()
-        && !packet.tcp_opens()
-        && find_answer() != 0
-        && let Ok(packet) = parse::kept()
-    {
-        packet.service = Service::Answer;
-    }
+pub fn is_answer(packet: &Packet) -> bool {
+    !packet.tcp_opens() && find_answer() != 0
 }
 
 /// Whether the answer in hand can be shown as its frontend's at a later hook.

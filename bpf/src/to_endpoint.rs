@@ -66,10 +66,6 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         }
     };
     *seen = Some(packet);
-    if flow.is_none() {
-        service::mark_answer(packet);
-    }
-    let packet = &*parse::kept()?;
     let entry = Entry::of(packet, flow);
     if !has_address(endpoint, &packet.destination) {
         let [first, _] = Frame::of(ctx).read::<[u8; 2]>(0)?;
@@ -79,10 +75,11 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     if answered && !has_address(endpoint, &packet.source) {
         return deliver(ctx, endpoint);
     }
-    let answers = entry.is_some_and(|entry| entry.answers_for_service()) || packet.service == Service::Answer;
+    service::mark_answer(packet, entry)?;
+    let packet = &*parse::kept()?;
     judge(ctx, packet, entry, endpoint, ifindex, Moment { epoch, now, point: Point::ToEndpoint }, trace)?;
     fragment::remember(packet)?;
-    if answers {
+    if packet.service == Service::Answer {
         service::show_answer(ctx)?;
     }
     deliver(ctx, endpoint)

@@ -12,7 +12,8 @@ use crate::{
     frame::{Frame, meta},
     host, maps,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, Service},
-    service,
+    plain, reject,
+    service::{self, Side},
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -33,6 +34,9 @@ pub fn receive(
         if in_pools(&to) {
             return Err(Reason::NoEndpoint);
         }
+        if let Some(done) = call(ctx, &frame, ethertype, epoch, seen, trace)? {
+            return Ok(done);
+        }
         if runtime.host == 0 || !host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6) {
             return Ok(deliver::to_stack());
         }
@@ -42,21 +46,77 @@ pub fn receive(
     if meta(ctx).vlan_present != 0 {
         return Ok(deliver::to_stack());
     }
-    let receiver = verdict::own_endpoint(&to, &destination)?;
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     let now = conntrack::now();
-    let flow = conntrack::find_kept(packet, now);
-    if flow.is_none() {
-        service::mark_answer(packet);
-    }
-    let packet = &*parse::kept()?;
-    let entry = Entry::of(packet, flow);
+    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     service::refuse_strange(packet, entry)?;
-    let answers = entry.is_some_and(|entry| entry.answers_for_service()) || packet.service == Service::Answer;
-    judge(ctx, packet, entry, receiver, &to, Moment { epoch, now, point: Point::FromUplink }, trace)?;
+    service::mark_answer(packet, entry)?;
+    let packet = &*parse::kept()?;
+    deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace)
+}
+
+/// What becomes of a packet that calls a service; `None`: it calls none, or carries a tag.
+#[inline(always)]
+fn call(
+    ctx: &TcContext,
+    frame: &Frame,
+    ethertype: u16,
+    epoch: u64,
+    seen: &mut Option<&'static Packet>,
+    trace: &mut Trace,
+) -> Result<Option<Done>, Reason> {
+    let plain = plain::packet(ctx, frame, ethertype);
+    if !service::any()
+        || meta(ctx).vlan_present != 0
+        || plain.is_some_and(|plain| !service::may_be_called(&plain))
+    {
+        return Ok(None);
+    }
+    // What can't be read is what it is without services.
+    let Ok(packet) = parse::packet(ctx, ethertype) else { return Ok(None) };
+    let now = conntrack::now();
+    let Some(flow) = service::called(ctx, packet, None, Side::Outside, now)? else {
+        return reject(ctx).map(Some);
+    };
+    let packet = &*parse::kept()?;
+    if packet.service != Service::Question {
+        return Ok(None);
+    }
+    *seen = Some(packet);
+    let entry = Entry::of(packet, flow);
+    let to = maps::peer_of(&packet.destination);
+    if to.ifindex == 0 {
+        return Err(Reason::ServiceElsewhere);
+    }
+    deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace).map(Some)
+}
+
+/// By where the packet came from.
+#[inline(always)]
+fn reject(ctx: &TcContext) -> Result<Done, Reason> {
+    let macs: [[u16; 3]; 2] = Frame::of(ctx).read(0)?;
+    reject::over(ctx)?;
+    Frame::of(ctx).write(0, [macs[1], macs[0]])?;
+    let sent = deliver::back(meta(ctx).ifindex)?;
+    Ok(Done { reason: Reason::ServiceRejected, ..sent })
+}
+
+/// To an endpoint of this node, if its policy allows.
+#[inline(always)]
+fn deliver(
+    ctx: &TcContext,
+    packet: &'static Packet,
+    entry: Option<Entry>,
+    to: &Peer,
+    moment: Moment,
+    trace: &mut Trace,
+) -> Result<Done, Reason> {
+    let receiver = verdict::own_endpoint(to, &packet.destination)?;
+    judge(ctx, packet, entry, receiver, to, moment, trace)?;
     fragment::remember(packet)?;
-    if answers && receiver.flags & endpoint_flags::PEER != 0 {
+    service::remember(packet)?;
+    if packet.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
         service::show_answer(ctx)?;
     }
     deliver::hop(ctx, packet.v6)?;
@@ -120,10 +180,27 @@ pub fn send(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Tra
     if in_pools(&to) {
         return Err(Reason::NoRoute);
     }
+    if in_pools(&from) && service::any() {
+        return show_answer(ctx, ethertype, seen);
+    }
     if runtime.host == 0 || in_pools(&from) || !host::is_sender(ctx, &from) {
         return Ok(deliver::to_stack());
     }
     host::send(ctx, ethertype, &from, &to, runtime.epoch, seen, trace)
+}
+
+/// What an endpoint of this node says to somebody outside, who may have called a service.
+#[inline(always)]
+fn show_answer(ctx: &TcContext, ethertype: u16, seen: &mut Option<&'static Packet>) -> Result<Done, Reason> {
+    // What can't be read is no answer: its endpoint's hook has read it.
+    if let Ok(packet) = parse::packet(ctx, ethertype)
+        && service::is_answer(packet)
+    {
+        *seen = Some(packet);
+        fragment::remember(packet)?;
+        service::show_answer(ctx)?;
+    }
+    Ok(deliver::to_stack())
 }
 
 /// The frame, if it is IP. What is tagged belongs to a VLAN's own device; but a tag of no VLAN (IEEE 802.1Q: VLAN 0 is a

@@ -16,6 +16,7 @@ mod run;
 mod start;
 mod status;
 mod sweep;
+mod xdp;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -94,6 +95,7 @@ struct State<D, L> {
     actual: Tables,
     services: balance::Balance,
     prefilters: Box<prefilter::Prefilters>,
+    xdp: Box<xdp::Uplinks>,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

@@ -104,6 +104,7 @@ impl Core {
             actual,
             services,
             prefilters,
+            xdp: Box::default(),
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     thread,
@@ -16,18 +17,22 @@ use bytemuck::Zeroable as _;
 use weft_shared::{
     balance::table::Table,
     layout::{
+        Address, Connection, ConnectionKey,
         maps::{self as names, MapName},
-        service::{Element, Frontend, FrontendKey, Party, SocketFlowKey, TableNote, Way},
+        service::{
+            ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, TableNote, Way,
+            served_bit,
+        },
     },
 };
 
 use super::{
     KernelError,
-    maps::{all, set, take},
+    maps::{absent_is_fine, all, failed, set, take},
     trusted::{Plain, PlainHash, tables},
 };
 use crate::{
-    balance::tables::{NO_TABLE, Services, Step, UNKNOWN_TABLE},
+    balance::tables::{NO_TABLE, OwnAddresses, Services, Step, UNKNOWN_TABLE},
     limits::TABLES_IN_ONE_WRITE_MAX,
 };
 
@@ -36,7 +41,9 @@ pub(super) struct ServiceMaps {
     services: OwnedFd,
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
-    served: Array<MapData, u32>,
+    connections: PlainHash<ConnectionKey, Connection>,
+    served: Array<MapData, u64>,
+    own: Array<MapData, Plain<Address>>,
     /// Elements of all tables, by slot.
     elements: BTreeMap<u32, u64>,
 }
@@ -47,22 +54,9 @@ impl ServiceMaps {
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
-        let served = take(ebpf, MapName { object: names::SERVED, pin: names::SERVED })?;
-        let mut maps = Self { frontends, services, notes, flows, served, elements: BTreeMap::new() };
-        maps.note_served()?;
-        Ok(maps)
-    }
-
-    /// Lets the programs look at packets for services where there are any; before the first comes, and after the last has gone.
-    fn note_served(&mut self) -> Result<(), KernelError> {
-        let served = self.frontends.keys().next().is_some();
-        self.set_served(served)
-    }
-
-    fn set_served(&mut self, served: bool) -> Result<(), KernelError> {
-        self.served
-            .set(0, u32::from(served), 0)
-            .map_err(|error| KernelError::new(format!("map {}", names::SERVED), error))
+        let connections = take(ebpf, names::CONNECTIONS)?;
+        let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
+        Ok(Self { frontends, services, notes, flows, connections, served, own, elements: BTreeMap::new() })
     }
 
     /// The frontend by which a socket came to a backend, as far as that is remembered.
@@ -72,9 +66,21 @@ impl ServiceMaps {
         self.flows.get(&Plain(key), 0).ok().map(|frontend| frontend.0)
     }
 
+    /// The table of connections as it is while packets go on: rows may come twice or not at all.
+    pub(super) fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
+        let rows = all(self.connections.iter(), names::CONNECTIONS)?;
+        Ok(rows.map(|(key, row)| (key.0, row.0)).collect())
+    }
+
+    pub(super) fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
+        absent_is_fine(self.connections.remove(&Plain(*key))).map_err(failed(names::CONNECTIONS))
+    }
+
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {
         let frontends = all(self.frontends.iter(), names::FRONTENDS)?;
         let frontends = frontends.map(|(key, frontend)| (key.0, frontend.0)).collect();
+        self.mend_served(&frontends)?;
+        let own = self.own_addresses()?;
         let slots = u32::try_from(names::SERVICES_MAX).unwrap_or(u32::MAX);
         let notes = tables::read::<TableNote>(self.notes.as_fd(), slots).map_err(not_known)?;
         let notes = (0..).zip(notes).filter(|(_, note)| note.digest != NO_TABLE);
@@ -84,21 +90,61 @@ impl ServiceMaps {
             found.insert(slot, digest);
             self.elements.insert(slot, elements);
         }
-        Ok(Services { frontends, tables: found })
+        Ok(Services { frontends, tables: found, own })
     }
 
-    pub(super) fn write(&mut self, steps: &[Step]) -> Result<(), KernelError> {
-        let frontends = |gone| move |step: &Step| matches!(step, Step::Frontend { frontend, .. } if frontend.is_none() == gone);
-        if steps.iter().any(frontends(false)) {
-            self.set_served(true)?;
+    /// Bits of ports that no frontend has any more cost a look-up, and are taken away only here.
+    fn mend_served(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) -> Result<(), KernelError> {
+        let mut wanted = BTreeMap::new();
+        for (word, bits) in frontends.keys().flat_map(served) {
+            *wanted.entry(word).or_default() |= bits;
         }
-        steps.iter().try_for_each(|step| self.write_one(step))?;
-        if steps.iter().any(frontends(true)) { self.note_served() } else { Ok(()) }
+        for word in 0..SERVED_WORDS {
+            let wanted = wanted.get(&word).copied().unwrap_or(0);
+            if self.served.get(&word, 0).map_err(failed(names::SERVED_PORTS))? != wanted {
+                self.served.set(word, wanted, 0).map_err(failed(names::SERVED_PORTS))?;
+            }
+        }
+        Ok(())
     }
 
-    fn write_one(&mut self, step: &Step) -> Result<(), KernelError> {
+    /// Packets to a port whose bit is not set are not looked for: it is set before the frontend is there.
+    fn serve(&mut self, key: &FrontendKey) -> Result<(), KernelError> {
+        for (word, bits) in served(key) {
+            let there = self.served.get(&word, 0).map_err(failed(names::SERVED_PORTS))?;
+            if there & bits != bits {
+                self.served.set(word, there | bits, 0).map_err(failed(names::SERVED_PORTS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there is ours, or somebody else's that is mended.
+    fn own_addresses(&self) -> Result<OwnAddresses, KernelError> {
+        let mut found = Vec::new();
+        for address in self.own.iter() {
+            let Plain(address) = address.map_err(failed(names::OWN_ADDRESSES))?;
+            found.extend((address != Address::UNSPECIFIED).then(|| IpAddr::from(address)));
+        }
+        Ok(OwnAddresses::of(&found))
+    }
+
+    fn set_own(&mut self, own: OwnAddresses) -> Result<(), KernelError> {
+        let addresses = [own.v4.map(IpAddr::V4), own.v6.map(IpAddr::V6)];
+        for (index, address) in (0..).zip(addresses) {
+            let address = address.map_or(Address::UNSPECIFIED, Address::from);
+            self.own.set(index, Plain(address), 0).map_err(failed(names::OWN_ADDRESSES))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
+            Step::OwnAddresses(own) => self.set_own(*own),
             Step::Frontend { key, frontend } => {
+                if frontend.is_some() {
+                    self.serve(key)?;
+                }
                 let row = frontend.map(Plain);
                 set(&mut self.frontends, &Plain(*key), row, names::FRONTENDS)
             }
@@ -127,6 +173,12 @@ impl ServiceMaps {
     pub(super) fn table_bytes(&self) -> u64 {
         self.elements.values().map(|elements| array_bytes(*elements)).sum()
     }
+}
+
+/// What is set in `SERVED_PORTS` for a frontend.
+fn served(key: &FrontendKey) -> impl Iterator<Item = (u32, u64)> + use<> {
+    let port = served_bit(key.protocol, u16::from_be(key.port));
+    port.into_iter().chain(port.map(|_| (ANY_SERVED, 1)))
 }
 
 fn note(table: Option<&Table>) -> TableNote {
@@ -193,8 +245,6 @@ fn not_known(error: io::Error) -> KernelError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use weft_shared::balance::table::{Backend, Manner};
 
     use super::*;

@@ -13,6 +13,7 @@ mod collect;
 mod conntrack;
 mod drift;
 mod errors;
+mod forwarding;
 mod fragments;
 mod garbage;
 mod harness;

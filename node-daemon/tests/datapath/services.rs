@@ -1,7 +1,9 @@
 //! Services at the packet: who is called, with checksums that another implementation finds right, and how answers come back.
 
 mod endpoints;
+mod outside;
 mod packets;
+mod refusals;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -51,6 +53,10 @@ impl Datapath {
     pub(super) fn put_table(&mut self, slot: u32, table: Option<&Table>) {
         let tables = vec![(slot, table.map(|table| Arc::new(table.clone())))];
         self.object.write_services(&[Step::Tables { tables }]).unwrap();
+    }
+
+    pub(super) fn put_frontend_row(&mut self, key: FrontendKey, frontend: Frontend) {
+        self.object.write_services(&[Step::Frontend { key, frontend: Some(frontend) }]).unwrap();
     }
 
     pub(super) fn put_frontend(&mut self, key: FrontendKey, slot: Option<u32>) {

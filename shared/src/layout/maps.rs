@@ -62,6 +62,10 @@ pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
 pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
 /// Least-recently-used hash: `ConnectionKey` → `Connection`.
 pub const CONNECTIONS: MapName = map("CONNECTIONS", "connections_v1");
+/// Array: bits of protocols and ports that frontends have (`service::served_bit`), and whether there are any.
+pub const SERVED_PORTS: MapName = map("SERVED_PORTS", "served_ports_v1");
+/// Array of two: the address with which this node sends to backends, of IPv4, of IPv6; `Address::UNSPECIFIED`: none.
+pub const OWN_ADDRESSES: MapName = map("OWN_ADDRESSES", "own_addresses_v1");
 
 /// Longest prefix match: IPv4 source, 4 bytes in network order → slot of a prefilter (u32). Apart from IPv6: a look-up costs by
 /// the key's bytes.
@@ -86,15 +90,11 @@ pub const GRACE: MapName = map("GRACE", "grace");
 /// Array of one u32: `monitor_flags`. Not pinned: what an earlier daemon's monitors wanted goes with its programs.
 pub const MONITOR: &str = "MONITOR";
 
-/// Array of one u32: not 0 where the node has services, without which no packet is looked at for them. Not pinned: who loads the
-/// programs finds out.
-pub const SERVED: &str = "SERVED";
-
 /// Names of pins, without their versions, that earlier layouts had and this one has not.
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 30] = [
+pub const ALL: [MapName; 32] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -117,6 +117,8 @@ pub const ALL: [MapName; 30] = [
     SOCKET_FLOWS,
     AFFINITY,
     CONNECTIONS,
+    SERVED_PORTS,
+    OWN_ADDRESSES,
     PREFILTER4,
     PREFILTER6,
     PREFILTER_SENDERS,

@@ -86,6 +86,8 @@ pub struct Config {
     pub tell_again_after: u64,
     /// Cookie of the node's own network namespace; 0: none is.
     pub namespace_cookie: u64,
+    /// Connections that each CPU may add to `CONNECTIONS` in a second; what comes beyond is balanced and not remembered.
+    pub connections_a_second: u64,
 }
 
 impl Config {
@@ -99,6 +101,7 @@ impl Config {
         timeout_other: 60 * SECOND,
         tell_again_after: SECOND,
         namespace_cookie: 0,
+        connections_a_second: 20_000,
     };
 }
 

@@ -216,6 +216,30 @@ pub struct Frontend {
     pub flags: u32,
 }
 
+/// Protocols that frontends have, in the order of their bits in `SERVED_PORTS`: TCP, UDP, SCTP (IANA numbers).
+const SERVED: [u8; 3] = [6, UDP, 132];
+const WORDS_OF_PORTS: u32 = 0x1_0000 / 64;
+/// The word of `SERVED_PORTS` that is not 0 where there are frontends at all.
+pub const ANY_SERVED: u32 = 3 * WORDS_OF_PORTS;
+/// Words of `SERVED_PORTS`.
+pub const SERVED_WORDS: u32 = ANY_SERVED + 1;
+
+/// Where the ports (host order) of frontends have their bits in `SERVED_PORTS`: the word's number, and the bit in it. `None`: no
+/// frontend has the protocol. Where the bit is not set, no frontend has the port; it may be set where none has it any more.
+#[inline(always)]
+pub const fn served_bit(protocol: u8, port: u16) -> Option<(u32, u64)> {
+    let place = if protocol == SERVED[0] {
+        0
+    } else if protocol == SERVED[1] {
+        1
+    } else if protocol == SERVED[2] {
+        2
+    } else {
+        return None;
+    };
+    Some((place * WORDS_OF_PORTS + port as u32 / 64, 1 << (port % 64)))
+}
+
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {
     /// An address of the fleet's, which nobody outside is to reach.

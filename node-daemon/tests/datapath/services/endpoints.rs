@@ -403,3 +403,34 @@ fn without_services_an_address_is_an_address() {
         assert_eq!((reason, outcome.packet), (Reason::DeliveredStack, packet));
     }
 }
+
+/// What an endpoint calls and answers itself, on a veth and on a tap.
+#[test]
+fn who_calls_itself_hears_the_frontend_and_is_called_by_it() {
+    for family in FAMILIES {
+        for (party, ifindex) in [(WEB_PARTY, WEB), (TAP_PARTY, TAP)] {
+            let mut datapath = served_by(&[party], family);
+            datapath.change(|tables| for_all(tables, &deny_all()));
+            let way = out_of(ifindex, party, FRONTEND, family);
+            let (client, frontend) = (at(party, family, CLIENT), at(FRONTEND, family, PORT));
+            for (packet, answer) in questions(&way).iter().zip(answers(&way)) {
+                let (reason, outcome) = datapath.reason(from_endpoint(ifindex), packet);
+                assert_eq!((reason, outcome.verdict), (Reason::DeliveredLocal, Verdict::Redirect));
+                assert_eq!(outcome.packet[..12], [mac(ifindex), gateway_mac(ifindex)].concat());
+                let caller = at(FRONTEND, family, CLIENT);
+                assert_eq!(parties(&outcome.packet), (caller, at(party, family, TARGET)));
+                let (reason, outcome) = datapath.reason(from_endpoint(ifindex), &answer);
+                assert_eq!((reason, outcome.verdict), (Reason::DeliveredLocal, Verdict::Redirect));
+                assert_eq!(outcome.packet[..12], [mac(ifindex), gateway_mac(ifindex)].concat());
+                assert_eq!(parties(&outcome.packet), (frontend, client));
+                // A tap's own hook sees both.
+                let here = datapath.fate(to_endpoint(ifindex, ifindex), &outcome.packet);
+                assert_eq!(here, Reason::DeliveredLocal);
+            }
+            assert_eq!(
+                datapath.fate(from_endpoint(ifindex), &way.udp(CLIENT, PORT + 1)),
+                Reason::PolicyDenied
+            );
+        }
+    }
+}

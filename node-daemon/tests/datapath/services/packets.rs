@@ -100,7 +100,7 @@ pub(super) fn sctp(way: &Way, source: u16, destination: u16, bytes: usize) -> Ve
     way.protocol(SCTP, &packet)
 }
 
-/// CRC32c as RFC 9260 has it: bit by bit, with the field zero.
+/// `CRC32c` as RFC 9260 has it: bit by bit, with the field zero.
 fn checksum_of_sctp(packet: &[u8]) -> [u8; 4] {
     let mut crc = u32::MAX;
     for (place, byte) in packet.iter().enumerate() {
