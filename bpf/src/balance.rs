@@ -1,17 +1,20 @@
 //! Which backend a flow to a service gets. Whatever fails on the way is no backend: a flow never goes to where the tables do
 //! not send it.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+};
 use weft_shared::layout::{
     Address,
     maps::BACKENDS_MAX,
     service::{
         Affinity, AffinityKey, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
-        ServiceHeader, SlotsElement, backend_flags, service_flags, slot_element, slot_of,
+        ServiceHeader, SlotsElement, SourceKey, backend_flags, service_flags, slot_element, slot_of,
     },
 };
 
-use crate::maps::{AFFINITY, FRONTENDS, SERVICES, ServiceTable};
+use crate::maps::{AFFINITY, FRONTENDS, SERVICES, SOURCES, ServiceTable};
 
 /// Halvings that find one of `BACKENDS_MAX` backends.
 const HALVINGS: u32 = 11;
@@ -55,6 +58,19 @@ impl Table {
     #[inline(always)]
     pub fn judges_sources(&self) -> bool {
         self.header.flags & service_flags::SOURCES != 0
+    }
+
+    /// Whether the service is for this source.
+    #[inline(always)]
+    pub fn admits(&self, source: &Address) -> bool {
+        if !self.judges_sources() {
+            return true;
+        }
+        let Address { words: [a, b, c, d] } = *source;
+        let set = self.header.sources;
+        let bits = SourceKey::SET_BITS + 128;
+        let listed = set != 0 && SOURCES.get(&Key::new(bits, [set, a, b, c, d])).is_some();
+        listed == (self.header.flags & service_flags::SOURCES_DENIED == 0)
     }
 
     /// For how long a client keeps its backend, in nanoseconds; 0: not at all.

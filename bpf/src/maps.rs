@@ -16,7 +16,7 @@ use weft_shared::layout::{
         AFFINITY_MAX, BOOKS_MAX, CONNECTIONS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX, EVENTS_BYTES,
         FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX, NODES_MAX,
         PEER_RULES_MAX, PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX, PREFILTER_SLOTS, PREFIXES_MAX,
-        RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SUBJECTS_MAX, TOLD_MAX,
+        RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX, SOURCE_PREFIXES_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{
@@ -42,11 +42,12 @@ use crate::{
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey` and `FailsafeKey` without their
-/// lengths.
+/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey`, `FailsafeKey` and `SourceKey`
+/// without their lengths.
 type PrefixBytes = [u32; 4];
 type RuleBytes = [u8; 8];
 type FailsafeBytes = [u32; 5];
+type SourceBytes = [u32; 5];
 
 #[unsafe(no_mangle)]
 static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
@@ -121,6 +122,8 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMa
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
 #[btf_map]
 pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static SOURCES: LpmTrie<SourceBytes, u32, { 2 * SOURCE_PREFIXES_MAX }> = LpmTrie::new();
 #[btf_map]
 pub static OWN_ADDRESSES: Array<[u64; 2], 2> = Array::new();
 /// Ways to backends that this CPU found lately: see `xdp::hop`.

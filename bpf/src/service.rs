@@ -281,9 +281,8 @@ extern "C" fn seek(side: u32) -> u32 {
     }
     let slot = if outside { frontend.outside } else { frontend.inside };
     let Some(table) = Table::of(slot) else { return NOBODY };
-    // Who may call is not known here.
-    if table.judges_sources() {
-        return Reason::PolicyMissing as u32;
+    if !table.admits(&packet.source) {
+        return Reason::SourceRefused as u32;
     }
     call.row.table = slot;
     call.row.digest = table.digest();

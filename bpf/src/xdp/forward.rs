@@ -124,6 +124,9 @@ fn find_way(packet: &mut Packet, known: bool, now: u64) -> Result<Option<Reason>
         return Ok(None);
     }
     let table = Table::of(frontend.outside).ok_or(Reason::PassedNoBackend)?;
+    if !table.admits(&packet.key.source) {
+        return Err(Reason::SourceRefused);
+    }
     // A first packet may come again, or begin a new connection of the same ports.
     let known = if known || packet.opens { connections::find(&packet.key) } else { None };
     let had = known.and_then(|row| had(packet, &table, row));

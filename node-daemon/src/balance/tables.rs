@@ -11,6 +11,8 @@ use weft_shared::{
     layout::service::{Frontend, FrontendKey},
 };
 
+use super::sources::Set;
+
 /// The digest of a slot that has no table.
 pub const NO_TABLE: [u64; 2] = [0; 2];
 
@@ -23,6 +25,8 @@ pub struct Services {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     pub tables: BTreeMap<u32, [u64; 2]>,
     pub own: OwnAddresses,
+    /// By their numbers.
+    pub sources: BTreeMap<u32, Arc<Set>>,
 }
 
 /// With which addresses the node sends to backends: of IPv4, of IPv6.
@@ -55,6 +59,11 @@ pub enum Step {
         tables: Vec<(u32, Option<Arc<Table>>)>,
     },
     OwnAddresses(OwnAddresses),
+    /// A set of sources that is not there, or of which nothing is; `None` removes.
+    Sources {
+        number: u32,
+        set: Option<Arc<Set>>,
+    },
     /// `None` removes.
     Frontend {
         key: FrontendKey,
@@ -77,6 +86,10 @@ impl Services {
             Step::Frontend { key, frontend: Some(frontend) } => {
                 self.frontends.insert(*key, *frontend);
             }
+            Step::Sources { number, set: Some(set) } => {
+                self.sources.insert(*number, Arc::clone(set));
+            }
+            Step::Sources { number, set: None } => drop(self.sources.remove(number)),
             Step::OwnAddresses(own) => self.own = *own,
             Step::Frontend { key, frontend: None } => drop(self.frontends.remove(key)),
         }

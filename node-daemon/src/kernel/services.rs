@@ -11,17 +11,21 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{
+        Array, HashMap, Map, MapData,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use bytemuck::Zeroable as _;
+use ipnet::IpNet;
 use weft_shared::{
     balance::table::Table,
     layout::{
-        Address, Connection, ConnectionKey,
+        Address, Connection, ConnectionKey, PrefixKey,
         maps::{self as names, MapName},
         service::{
-            ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, TableNote, Way,
-            served_bit,
+            ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SourceKey,
+            TableNote, Way, served_bit,
         },
     },
 };
@@ -32,8 +36,12 @@ use super::{
     trusted::{Plain, PlainHash, tables},
 };
 use crate::{
-    balance::tables::{NO_TABLE, OwnAddresses, Services, Step, UNKNOWN_TABLE},
+    balance::{
+        sources::Set,
+        tables::{NO_TABLE, OwnAddresses, Services, Step, UNKNOWN_TABLE},
+    },
     limits::TABLES_IN_ONE_WRITE_MAX,
+    plan::compile::{prefix_key, prefix_of},
 };
 
 pub(super) struct ServiceMaps {
@@ -44,6 +52,9 @@ pub(super) struct ServiceMaps {
     connections: PlainHash<ConnectionKey, Connection>,
     served: Array<MapData, u64>,
     own: Array<MapData, Plain<Address>>,
+    sources: LpmTrie<MapData, [u32; 5], u32>,
+    /// What `sources` holds.
+    sets: BTreeMap<u32, Arc<Set>>,
     /// Elements of all tables, by slot.
     elements: BTreeMap<u32, u64>,
 }
@@ -56,7 +67,19 @@ impl ServiceMaps {
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
         let connections = take(ebpf, names::CONNECTIONS)?;
         let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
-        Ok(Self { frontends, services, notes, flows, connections, served, own, elements: BTreeMap::new() })
+        let sources = take(ebpf, names::SOURCES)?;
+        Ok(Self {
+            frontends,
+            services,
+            notes,
+            flows,
+            connections,
+            served,
+            own,
+            sources,
+            sets: BTreeMap::new(),
+            elements: BTreeMap::new(),
+        })
     }
 
     /// The frontend by which a socket came to a backend, as far as that is remembered.
@@ -90,7 +113,9 @@ impl ServiceMaps {
             found.insert(slot, digest);
             self.elements.insert(slot, elements);
         }
-        Ok(Services { frontends, tables: found, own })
+        self.sets = self.read_sources()?;
+        let sources = self.sets.clone();
+        Ok(Services { frontends, tables: found, own, sources })
     }
 
     /// Bits of ports that no frontend has any more cost a look-up, and are taken away only here.
@@ -119,6 +144,35 @@ impl ServiceMaps {
         Ok(())
     }
 
+    fn read_sources(&self) -> Result<BTreeMap<u32, Arc<Set>>, KernelError> {
+        let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
+        for (key, _) in all(self.sources.iter(), names::SOURCES)? {
+            let [set, a, b, c, d] = key.data();
+            let bits = key.prefix_len().saturating_sub(SourceKey::SET_BITS);
+            let prefix = prefix_of(PrefixKey { bits, address: Address { words: [a, b, c, d] } });
+            let odd = || KernelError::new(names::SOURCES.pin, "a row is no prefix");
+            sets.entry(set).or_default().insert(prefix.ok_or_else(odd)?);
+        }
+        Ok(sets.into_iter().map(|(number, set)| (number, Arc::new(set))).collect())
+    }
+
+    /// A number that is given has no rows yet.
+    fn write_sources(&mut self, number: u32, set: Option<&Arc<Set>>) -> Result<(), KernelError> {
+        if let Some(set) = set {
+            for prefix in set.iter() {
+                let key = source_key(number, *prefix);
+                self.sources.insert(&key, 1, 0).map_err(failed(names::SOURCES))?;
+            }
+            self.sets.insert(number, Arc::clone(set));
+            return Ok(());
+        }
+        for prefix in self.sets.remove(&number).iter().flat_map(|set| set.iter()) {
+            let removed = self.sources.remove(&source_key(number, *prefix));
+            absent_is_fine(removed).map_err(failed(names::SOURCES))?;
+        }
+        Ok(())
+    }
+
     /// What is there is ours, or somebody else's that is mended.
     fn own_addresses(&self) -> Result<OwnAddresses, KernelError> {
         let mut found = Vec::new();
@@ -141,6 +195,7 @@ impl ServiceMaps {
     pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
             Step::OwnAddresses(own) => self.set_own(*own),
+            Step::Sources { number, set } => self.write_sources(*number, set.as_ref()),
             Step::Frontend { key, frontend } => {
                 if frontend.is_some() {
                     self.serve(key)?;
@@ -173,6 +228,11 @@ impl ServiceMaps {
     pub(super) fn table_bytes(&self) -> u64 {
         self.elements.values().map(|elements| array_bytes(*elements)).sum()
     }
+}
+
+fn source_key(set: u32, prefix: IpNet) -> Key<[u32; 5]> {
+    let PrefixKey { bits, address: Address { words: [a, b, c, d] } } = prefix_key(prefix);
+    Key::new(SourceKey::SET_BITS + bits, [set, a, b, c, d])
 }
 
 /// What is set in `SERVED_PORTS` for a frontend.
@@ -258,7 +318,7 @@ mod tests {
             new_flows: true,
             local: false,
         };
-        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 16_381 };
+        let manner = Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 16_381 };
         let table = Table::new(manner, (0..100).map(backend).collect());
         let bytes = 10_000 * array_bytes(table.length().into());
         assert_eq!(bytes / (1024 * 1024), 351);

@@ -5,12 +5,13 @@ use std::{net::IpAddr, process::Command, sync::Arc};
 
 use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use ipnet::IpNet;
 use weft_noded::{
     balance::tables::{OwnAddresses, Step},
     kernel::Datapath as _,
 };
 use weft_shared::{
-    balance::table::{Backend, Manner, Table},
+    balance::table::{Backend, Manner, Sources, Table},
     layout::{
         Point, Reason,
         service::{Frontend, FrontendKey},
@@ -20,10 +21,7 @@ use weft_shared::{
 use crate::{
     harness::Datapath,
     packets::{ACK, SYN, TCP, UDP, Way, arriving},
-    world::{
-        self, CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, PARTNER_PARTY, Party, UPLINK, WEB_PARTY,
-        WORLD_PARTY,
-    },
+    world::{CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, PARTNER_PARTY, Party, UPLINK, WORLD_PARTY},
 };
 
 pub(crate) const DROP: u32 = 1;
@@ -48,7 +46,7 @@ const CACHE_NODE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 4];
 const OUTSIDE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 5];
 
 pub(crate) const MANNER: Manner =
-    Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 251 };
+    Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
 pub(crate) const DSR: Manner = Manner { dsr: true, ..MANNER };
 
 /// What came of a packet.
@@ -316,4 +314,55 @@ fn a_packet_to_a_service_goes_on_inside_another_one_to_its_backends_node_or_to_t
             assert_eq!(unwrap(&fate.packet), expected, "{family:?} {to} {packet}");
         }
     }
+}
+
+#[test]
+fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
+    let mut uplink = Uplink::new();
+    for (index, family) in (0..).zip(FAMILIES) {
+        let near = |text: &str| -> IpNet { text.parse().unwrap() };
+        let (set, outside) = match family {
+            Family::V4 => (vec![near("203.0.113.0/29"), near("10.0.0.0/8")], near("203.0.113.5/32")),
+            Family::V6 => (vec![near("2001:db8:ffff::/64")], near("2001:db8:ffff::5/128")),
+        };
+        uplink.write(&[
+            Step::Sources { number: 10 * index + 1, set: Some(Arc::new(set.into_iter().collect())) },
+            Step::Sources { number: 10 * index + 2, set: Some(Arc::new([outside].into())) },
+        ]);
+        let backends = [(DB_PARTY.address(family), 0)];
+        let slot = index + 1;
+        // Port, set, whether those in it are refused; whether the client is let in, and a stranger.
+        let cases = [
+            (81, 10 * index + 1, false, true, false),
+            (82, 10 * index + 1, true, false, true),
+            (83, 10 * index + 2, true, false, true),
+            (84, 0, false, false, false),
+            (85, 0, true, true, true),
+            (86, 99, false, false, false),
+        ];
+        for (port, set, denied, client, stranger) in cases {
+            let manner = Manner { sources: Some(Sources { set, denied }), ..DSR };
+            let slot = slot * 100 + u32::from(port);
+            uplink.serve(key(VIP.address(family), port, TCP), slot, &table(manner, &backends));
+            let strange = arriving(PARTNER_PARTY, VIP, family);
+            for (way, admitted) in [(question(family), client), (strange, stranger)] {
+                let expected = if admitted { Reason::ServiceForwarded } else { Reason::SourceRefused };
+                for packet in [way.tcp(4000, port, SYN), way.tcp(4000, port, ACK), way.tcp(4001, port, ACK)] {
+                    assert_eq!(uplink.reason(&packet), Some(expected), "{family:?} {port} {way:?}");
+                }
+            }
+        }
+        // Those who are known are looked at again when the ranges change.
+        let manner = Manner { sources: Some(Sources { set: 10 * index + 1, denied: true }), ..DSR };
+        uplink.set_table(slot * 100 + 81, &table(manner, &backends));
+        let known = question(family).tcp(4000, 81, ACK);
+        assert_eq!(uplink.reason(&known), Some(Reason::SourceRefused), "{family:?}");
+    }
+    let read = uplink.datapath.object.read_services().unwrap().sources;
+    assert_eq!(
+        read.iter().map(|(number, set)| (*number, set.len())).collect::<Vec<_>>(),
+        [(1, 2), (2, 1), (11, 1), (12, 1)]
+    );
+    uplink.write(&[Step::Sources { number: 1, set: None }]);
+    assert_eq!(uplink.datapath.object.read_services().unwrap().sources.len(), 3);
 }

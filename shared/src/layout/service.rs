@@ -38,7 +38,8 @@ pub struct ServiceHeader {
     pub flags: u32,
     /// For how long after its last flow a client keeps its backend; 0: not at all.
     pub affinity_seconds: u32,
-    pub reserved: u32,
+    /// Number of the set in `SOURCES` that sources are looked for in; 0: the set that nobody is in.
+    pub sources: u32,
 }
 
 /// Bits of [`ServiceHeader::flags`].
@@ -49,6 +50,23 @@ pub mod service_flags {
     pub const DSR: u32 = 2;
     /// Sources are judged, which only those who see packets can: a socket has no source yet.
     pub const SOURCES: u32 = 4;
+    /// Sources in the set are those that are refused, and not those that are let in.
+    pub const SOURCES_DENIED: u32 = 8;
+}
+
+/// Key of `SOURCES`: a set, and in it a prefix. The kernel wants the length first, in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct SourceKey {
+    /// Of the set's number and the address, of which those of IPv4 are mapped.
+    pub bits: u32,
+    pub set: u32,
+    pub address: Address,
+}
+
+impl SourceKey {
+    /// Bits of the set's number.
+    pub const SET_BITS: u32 = 32;
 }
 
 /// What the daemon notes of a table.

@@ -1,12 +1,15 @@
 //! Clients outside of the fleet, whose packets come in by an uplink.
 
-use weft_shared::layout::{
-    Class, Direction, Reason,
-    service::{Frontend, FrontendKey, frontend_flags},
+use weft_shared::{
+    balance::table::{Manner, Sources, Table},
+    layout::{
+        Class, Direction, Reason,
+        service::{Frontend, FrontendKey, frontend_flags},
+    },
 };
 
 use super::{
-    FRONTEND, PORT, SLOT, TARGET, at, key,
+    FRONTEND, MANNER, PORT, SLOT, TARGET, at, backend, key,
     packets::{parties, sctp},
     served_by, table,
 };
@@ -14,8 +17,8 @@ use crate::{
     harness::{Datapath, FROM_UPLINK, Place, TO_UPLINK, Verdict, from_endpoint, to_endpoint},
     packets::{ACK, SYN, TCP, UDP, Way, arriving, out_of},
     world::{
-        API, API_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, PARTNER_PARTY, TAP, TAP_PARTY, UPLINK,
-        WORLD_PARTY, deny_all, for_all, gateway_mac, mac, port_row, rule,
+        API, API_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, PARTNER_PARTY, TAP, TAP_PARTY, UPLINK, WEB,
+        WEB_PARTY, WORLD_PARTY, deny_all, for_all, gateway_mac, mac, port_row, rule,
     },
 };
 
@@ -184,6 +187,26 @@ fn what_an_endpoint_says_to_others_outside_stays_as_it_is() {
         let to = |party| out_of(API, API_PARTY, party, family);
         for packet in [to(WORLD_PARTY).udp(TARGET, CLIENT + 1), to(PARTNER_PARTY).udp(TARGET, CLIENT)] {
             assert_eq!(datapath.reason(ON_ITS_WAY_OUT, &packet).1.packet, packet);
+        }
+    }
+}
+
+/// Inside as outside.
+#[test]
+fn who_is_not_among_the_sources_of_a_service_is_dropped() {
+    for family in FAMILIES {
+        let mut datapath = served_by(&[API_PARTY], family);
+        let nobody = Sources { set: 0, denied: false };
+        let everybody = Sources { set: 0, denied: true };
+        for (sources, expected) in [(nobody, Reason::SourceRefused), (everybody, Reason::DeliveredLocal)] {
+            let manner = Manner { sources: Some(sources), ..MANNER };
+            let api = backend(API_PARTY, family, TARGET);
+            datapath.put_table(SLOT, Some(&Table::new(manner, vec![api])));
+            let inside = out_of(WEB, WEB_PARTY, FRONTEND, family);
+            for packet in [inside.udp(CLIENT, PORT), inside.tcp(CLIENT, PORT, SYN)] {
+                assert_eq!(datapath.fate(from_endpoint(WEB), &packet), expected);
+            }
+            assert_eq!(datapath.fate(FROM_UPLINK, &question(family).udp(CLIENT, PORT)), expected);
         }
     }
 }
