@@ -31,6 +31,7 @@ use crate::{
     fragment::Cut,
     parse::Packet,
     related::Quoted,
+    service::Call,
     snat::Answer,
     xdp::{
         hop::{HOPS_MAX, Hop},
@@ -154,6 +155,10 @@ pub static PREFILTER_BLOCKS: Array<BlockRow, { BLOCK_ROWS as usize }> = Array::n
 pub static PREFILTER_LISTS: Array<PrefilterNote, { PREFILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
 pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }> = PerCpuArray::new();
+
+/// What is found out about a packet to a service: the stack has no room for it.
+#[btf_map]
+pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

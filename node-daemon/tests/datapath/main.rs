@@ -31,7 +31,7 @@ mod random;
 mod refusals;
 mod revisions;
 mod runs;
-
+mod services;
 mod tables;
 mod telling;
 mod uplink;

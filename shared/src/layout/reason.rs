@@ -102,6 +102,18 @@ numbered! {
         SourceRefused = 38 => "source_refused",
         /// All the ports are in use that the node has for connections to this backend.
         NoPortLeft = 39 => "no_port_left",
+        /// No drop: a connection to a service that nobody answers was refused (TCP RST, ICMP port unreachable).
+        ServiceRejected = 40 => "service_rejected",
+        /// Nobody answers the service, and the packet is none that can be refused: a fragment, or one with options.
+        ServiceUnanswered = 41 => "service_unanswered",
+        /// The client has another connection to the same backend with the same ports: answers could not be told apart.
+        ServicePortTaken = 42 => "service_port_taken",
+        /// The answer of a connection to a service that is not remembered any more.
+        ServiceForgotten = 43 => "service_forgotten",
+        /// A packet to a service in which the port can't be changed: SCTP in fragments.
+        ServiceUntranslatable = 44 => "service_untranslatable",
+        /// The service's backend is one to which the node sends nothing from outside.
+        ServiceElsewhere = 45 => "service_elsewhere",
     }
 }
 
@@ -127,5 +139,6 @@ impl Reason {
         number >= Self::PolicyDenied as u32
             && !(number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32)
             && !(number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32)
+            && !matches!(self, Self::ServiceRejected)
     }
 }
