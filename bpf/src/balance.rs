@@ -1,17 +1,20 @@
 //! Which backend a flow to a service gets. Whatever fails on the way is no backend: a flow never goes to where the tables do
 //! not send it.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+};
 use weft_shared::layout::{
     Address,
     maps::BACKENDS_MAX,
     service::{
         Affinity, AffinityKey, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
-        ServiceHeader, SlotsElement, backend_flags, service_flags, slot_element, slot_of,
+        ServiceHeader, SlotsElement, SourceKey, backend_flags, service_flags, slot_element, slot_of,
     },
 };
 
-use crate::maps::{AFFINITY, FRONTENDS, SERVICES, ServiceTable};
+use crate::maps::{AFFINITY, FRONTENDS, SERVICES, SOURCES, ServiceTable};
 
 /// Halvings that find one of `BACKENDS_MAX` backends.
 const HALVINGS: u32 = 11;
@@ -57,6 +60,19 @@ impl Table {
         self.header.flags & service_flags::SOURCES != 0
     }
 
+    /// Whether the service is for this source.
+    #[inline(always)]
+    pub fn admits(&self, source: &Address) -> bool {
+        if !self.judges_sources() {
+            return true;
+        }
+        let Address { words: [a, b, c, d] } = *source;
+        let set = self.header.sources;
+        let bits = SourceKey::SET_BITS + 128;
+        let listed = set != 0 && SOURCES.get(&Key::new(bits, [set, a, b, c, d])).is_some();
+        listed == (self.header.flags & service_flags::SOURCES_DENIED == 0)
+    }
+
     /// For how long a client keeps its backend, in nanoseconds; 0: not at all.
     #[inline(always)]
     pub fn affinity_nanoseconds(&self) -> u64 {
@@ -75,14 +91,39 @@ impl Table {
         if self.header.slots == 0 {
             return None;
         }
-        let slot = slot_of(hash, self.header.slots);
+        self.in_slot(slot_of(hash, self.header.slots))
+    }
+
+    /// The backend of a new flow that is told of by its packets: by their hash alone, whatever the service's algorithm, so that
+    /// every program and every node that meets one of them finds the same.
+    #[inline(always)]
+    pub fn place(&self, hash: u32) -> Option<&'static ServiceBackend> {
+        self.header.slots.checked_sub(1)?;
+        self.in_slot(slot_of(hash, self.header.slots))
+    }
+
+    #[inline(always)]
+    fn in_slot(&self, slot: u32) -> Option<&'static ServiceBackend> {
         let element = self.elements.get(slot_element(self.header.backends, slot))?;
         let slots = bytemuck::cast_ref::<[u64; 4], SlotsElement>(element);
         self.backend(slots[(slot % SLOTS_PER_ELEMENT) as usize].into())
     }
 
+    /// Whether backends answer the client themselves.
     #[inline(always)]
-    fn backend(&self, number: u32) -> Option<&'static ServiceBackend> {
+    pub fn is_dsr(&self) -> bool {
+        self.header.flags & service_flags::DSR != 0
+    }
+
+    /// What tells this revision from others: the first half of its digest.
+    #[inline(always)]
+    pub fn digest(&self) -> u64 {
+        self.header.digest[0]
+    }
+
+    /// By its number, in the order of the table.
+    #[inline(always)]
+    pub fn backend(&self, number: u32) -> Option<&'static ServiceBackend> {
         if number >= self.header.backends.into() {
             return None;
         }

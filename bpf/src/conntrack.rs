@@ -12,7 +12,7 @@ use weft_shared::layout::{
 
 use crate::{
     maps::{self, FLOWS, NODES, ROW, SUBJECTS},
-    parse::{Echo, Packet, protocol, tcp},
+    parse::{Echo, Packet, Service, protocol, tcp},
     verdict::Moment,
 };
 
@@ -119,13 +119,18 @@ pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
     Some(Entry { flow: live(packet, &key, high, now)?, high })
 }
 
-/// Looks for the live entry of the flow of a packet that is kept. A function of its own: the stack has no room for the key on
-/// every way.
-#[inline(never)]
+/// Looks for the live entry of the flow of a packet that is kept.
+#[inline(always)]
 pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
     if packet.tcp_opens() {
         return None;
     }
+    find_any(packet, now)
+}
+
+/// The same, also for a packet that opens a connection. A function of its own: the stack has no room for the key on every way.
+#[inline(never)]
+pub fn find_any(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
     let row = aside()?;
     let high = make_key(packet, row) != 0;
     live(packet, &row.key, high, now)
@@ -192,6 +197,30 @@ impl Entry {
     #[inline(always)]
     pub fn original(&self) -> bool {
         (self.flow().flags & flow_flags::FROM_HIGH != 0) == self.high
+    }
+
+    /// Whether the party that began named a service.
+    #[inline(always)]
+    pub fn is_of_service(&self) -> bool {
+        self.flow().flags & flow_flags::SERVICE != 0
+    }
+
+    /// Whether the packet answers a party that named a service.
+    #[inline(always)]
+    pub fn answers_for_service(&self) -> bool {
+        self.is_of_service() && !self.original()
+    }
+
+    /// Whether the packet goes to a backend by its own name, on ports with which the client reached it as a service's.
+    #[inline(always)]
+    pub fn is_strange_to_service(&self, packet: &Packet) -> bool {
+        self.is_of_service() && self.original() && packet.service == Service::No
+    }
+
+    /// Whether both parties of a connection are done.
+    #[inline(always)]
+    pub fn is_closed(&self) -> bool {
+        is_closed(self.flow().flags)
     }
 
     /// State to carry over when the flow is judged again.
@@ -293,6 +322,9 @@ extern "C" fn host_holds(judged_at: u64) -> u32 {
 #[inline(always)]
 fn flags_of(packet: &Packet, original: bool) -> u16 {
     let mut flags = if original { 0 } else { flow_flags::REPLIED };
+    if packet.service != Service::No {
+        flags |= flow_flags::SERVICE;
+    }
     if packet.protocol == protocol::TCP {
         if packet.tcp_flags & tcp::SYN != 0 && original {
             flags |= flow_flags::SYN;

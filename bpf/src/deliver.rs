@@ -1,9 +1,8 @@
 //! Sends a packet that may pass on its way: to an endpoint of this node, into the overlay, or to the node's stack.
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{
-        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
+        __sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
         bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
     },
     helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_set_tunnel_key},
@@ -92,6 +91,27 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
 /// Says on the packet where the overlay's device is to send it, and whose it is.
 #[inline(always)]
 pub fn set_tunnel_key(ctx: &TcContext, slot: u32, identity: u32) -> Result<(), Reason> {
+    match wrap(ctx.skb.skb, slot, identity) {
+        WRAPPED => Ok(()),
+        number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
+    }
+}
+
+/// In place of a reason.
+const WRAPPED: u32 = u32::MAX;
+
+/// A function of its own: the callers' stacks have no room for the key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wrap(skb: *mut __sk_buff, slot: u32, identity: u32) -> u32 {
+    match set_tunnel(skb, slot, identity) {
+        Ok(()) => WRAPPED,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn set_tunnel(skb: *mut __sk_buff, slot: u32, identity: u32) -> Result<(), Reason> {
     let node = NODES.get(slot).ok_or(Reason::NoRoute)?;
     if node.address.words == Address::UNSPECIFIED.words {
         return Err(Reason::NoRoute);
@@ -115,14 +135,9 @@ pub fn set_tunnel_key(ctx: &TcContext, slot: u32, identity: u32) -> Result<(), R
     };
     // SAFETY: the helper reads the key's bytes.
     let failed = unsafe {
-        bpf_skb_set_tunnel_key(
-            ctx.as_ptr().cast(),
-            &raw mut key,
-            size_of::<bpf_tunnel_key>() as u32,
-            flags.into(),
-        )
+        bpf_skb_set_tunnel_key(skb.cast(), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into())
     };
-    if failed != 0 { Err(Reason::KernelError) } else { Ok(()) }
+    if failed == 0 { Ok(()) } else { Err(Reason::KernelError) }
 }
 
 /// Back to where it came from: an answer written over the question.

@@ -38,36 +38,24 @@ pub struct Cut {
 /// come; 0 is a whole packet.
 #[inline(always)]
 pub fn note(offset_and_more: u16, bytes: u32, id: u32) -> Result<Part, Reason> {
-    match note_number(offset_and_more.into(), bytes, id) {
-        0 => Ok(Part::Whole),
-        1 => Ok(Part::First),
-        2 => Ok(Part::Later),
-        _ => Err(Reason::Malformed),
-    }
-}
-
-/// A function of its own for the verifier, which forgets what it was called with.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn note_number(offset_and_more: u32, bytes: u32, id: u32) -> u32 {
-    const MORE: u32 = 1;
+    const MORE: u16 = 1;
     // With more to come, a part has a multiple of eight bytes: the others' offsets can't say anything else.
-    let Some(cut) = CUT.get_ptr_mut(0) else { return u32::MAX };
     if offset_and_more & MORE != 0 && bytes % 8 != 0 {
-        return u32::MAX;
+        return Err(Reason::Malformed);
     }
+    let cut = CUT.get_ptr_mut(0).ok_or(Reason::KernelError)?;
     // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
-    unsafe { cut.write(Cut { id, offset: (offset_and_more & !MORE) as u16, bytes: bytes as u16 }) };
-    match offset_and_more {
-        0 => Part::Whole as u32,
-        MORE => Part::First as u32,
-        _ => Part::Later as u32,
-    }
+    unsafe { cut.write(Cut { id, offset: offset_and_more & !MORE, bytes: bytes as u16 }) };
+    Ok(match offset_and_more {
+        0 => Part::Whole,
+        MORE => Part::First,
+        _ => Part::Later,
+    })
 }
 
 #[inline(always)]
 fn cut() -> Option<Cut> {
-    // SAFETY: as in `note_number`.
+    // SAFETY: as in `note`.
     CUT.get_ptr(0).map(|cut| unsafe { *cut })
 }
 
@@ -97,7 +85,7 @@ extern "C" fn write_first(packet: *const Packet) -> u32 {
         echo: packet.echo as u8,
         zero: [0; 5],
     };
-    // SAFETY: as in `note_number`.
+    // SAFETY: as in `note`.
     let value = unsafe {
         value.write(first);
         &*value

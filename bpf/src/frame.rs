@@ -37,6 +37,12 @@ impl Frame {
         if self.data + BYTES <= self.end { Some(Head { data: self.data }) } else { None }
     }
 
+    /// How many there are.
+    #[inline(always)]
+    pub fn bytes(&self) -> u32 {
+        (self.end - self.data) as u32
+    }
+
     /// With the headers in the linear part, if the packet has that many bytes.
     #[inline(always)]
     pub fn with_headers(ctx: &TcContext) -> Self {
@@ -96,6 +102,14 @@ impl<const BYTES: usize> Head<BYTES> {
         const { assert!(OFFSET + size_of::<T>() <= BYTES) };
         // SAFETY: checked when this was made; otherwise as in `Frame::read`.
         unsafe { *((self.data + OFFSET) as *const T) }
+    }
+
+    /// Writes at a constant offset.
+    #[inline(always)]
+    pub fn write<T: Copy, const OFFSET: usize>(&self, value: T) {
+        const { assert!(OFFSET + size_of::<T>() <= BYTES) };
+        // SAFETY: as above.
+        unsafe { *((self.data + OFFSET) as *mut T) = value };
     }
 }
 

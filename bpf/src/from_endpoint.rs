@@ -11,8 +11,9 @@ use crate::{
     forge, fragment,
     frame::{Frame, meta},
     maps, neighbour,
-    parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
-    plain,
+    parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
+    plain, reject,
+    service::{self, Side},
     verdict::{self, Hook, Moment, has_address, in_pools},
 };
 
@@ -43,7 +44,10 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         Some(packet) => {
             let entry = conntrack::find(&packet, now);
             if let Some((to, receiver)) = pass(&frame, &packet, entry, endpoint, ifindex, now) {
-                let sent = send(ctx, &packet, endpoint, &to, receiver);
+                if entry.is_some_and(|entry| entry.answers_for_service()) {
+                    *seen = Some(packet.keep_answer()?);
+                }
+                let sent = send(ctx, &packet, endpoint, &to, receiver, seen);
                 if sent.is_err() {
                     *seen = Some(packet.keep()?);
                 }
@@ -63,23 +67,34 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         }
     };
     *seen = Some(packet);
-    let entry = Entry::of(packet, flow);
     // Anew, because what was known of the other is in the verifier's way.
     let frame = Frame::of(ctx);
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
+    let Some(flow) = service::called(ctx, packet, flow, Side::INSIDE, now)? else {
+        return reject(ctx, endpoint, ifindex);
+    };
+    let packet = &*parse::kept()?;
     let (to, receiver) = judge(
         ctx,
         packet,
-        entry,
+        Entry::of(packet, flow),
         endpoint,
         ifindex,
         Moment { epoch, now, point: Point::FromEndpoint },
         trace,
     )?;
     fragment::remember(packet)?;
-    send(ctx, packet, endpoint, &to, receiver)
+    service::remember(packet)?;
+    send(ctx, packet, endpoint, &to, receiver, seen)
+}
+
+#[inline(always)]
+fn reject(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result<Done, Reason> {
+    reject::over(ctx)?;
+    let sent = deliver::to_endpoint(ctx, endpoint, ifindex)?;
+    Ok(Done { reason: Reason::ServiceRejected, ..sent })
 }
 
 /// Where a plain packet goes by what is remembered of its flow, with the receiving endpoint if it is of this node. `None`:
@@ -110,6 +125,9 @@ fn remembered(
     now: u64,
 ) -> Option<(Peer, Option<&'static Endpoint>)> {
     let entry = entry?;
+    if entry.is_strange_to_service(packet) {
+        return None;
+    }
     let ends = entry.ends();
     let holds = ends.source.ifindex == ifindex
         && entry.holds_for(endpoint, &ends.source)
@@ -118,10 +136,11 @@ fn remembered(
     if !holds {
         return None;
     }
-    let receiver = if ends.destination.ifindex == 0 {
-        None
-    } else {
-        Some(still_there(packet, &entry, &ends.destination)?)
+    let receiver = match ends.destination.ifindex {
+        0 => None,
+        // What it sends itself, by way of a service whose address may be the packet's destination.
+        own if own == ifindex => Some(endpoint),
+        _ => Some(still_there(packet, &entry, &ends.destination)?),
     };
     entry.touch(packet, now);
     Some((ends.destination, receiver))
@@ -163,19 +182,30 @@ fn send(
     endpoint: &Endpoint,
     to: &Peer,
     receiver: Option<&'static Endpoint>,
+    seen: &Option<&'static Packet>,
 ) -> Result<Done, Reason> {
     bandwidth::sent(ctx, endpoint, to.ifindex)?;
+    // Of the others, those that need no look are not kept.
+    let answers = || seen.is_some_and(|packet| packet.service == Service::Answer);
     if to.ifindex != 0 {
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,
             Some(_) => return Err(Reason::EndpointInit),
             None => verdict::own_endpoint(to, &packet.destination)?,
         };
+        // Otherwise at the receiver's own hook, which it finds by its own address alone.
+        let here = || receiver.flags & endpoint_flags::PEER != 0 || to.ifindex == meta(ctx).ifindex;
+        if answers() && here() {
+            service::show_answer(ctx)?;
+        }
         deliver::hop(ctx, packet.v6)?;
         return deliver::to_endpoint(ctx, receiver, to.ifindex);
     }
     // What is another node's own, by an address that the fleet knows, goes through the overlay like its endpoints'.
     if !in_pools(to) && to.class != Class::RemoteNode as u32 {
+        if answers() {
+            service::refuse_forgotten()?;
+        }
         return Ok(deliver::to_stack());
     }
     if to.node == 0 {

@@ -6,7 +6,9 @@ use aya_ebpf::{
     helpers::bpf_skb_get_tunnel_key,
     programs::TcContext,
 };
-use weft_shared::layout::{Address, Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Point, Reason};
+use weft_shared::layout::{
+    Address, Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Point, Reason, endpoint_flags,
+};
 
 use crate::{
     conntrack::{self, Ends, Entry},
@@ -16,7 +18,8 @@ use crate::{
     frame::{Frame, meta},
     host,
     maps::{self, NODES},
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
+    service,
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -49,6 +52,8 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
+    service::mark_answer(packet, entry)?;
+    let packet = &*parse::kept()?;
     let receiver = judge(
         ctx,
         packet,
@@ -59,7 +64,13 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     )?;
     fragment::remember(packet)?;
     match receiver {
-        Receiver::Endpoint(endpoint, ifindex) => deliver::to_endpoint(ctx, endpoint, ifindex),
+        Receiver::Endpoint(endpoint, ifindex) => {
+            // Otherwise at the receiver's own hook.
+            if packet.service == Service::Answer && endpoint.flags & endpoint_flags::PEER != 0 {
+                service::show_answer(ctx)?;
+            }
+            deliver::to_endpoint(ctx, endpoint, ifindex)
+        }
         Receiver::Host => deliver::to_host(ctx),
     }
 }

@@ -1,6 +1,6 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
-//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `bandwidth` (how much of it at a time), `forge` (what an endpoint must not send), `events` (counters and drops).
+//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `bandwidth` (how much of it at a time), `xdp` (what uplinks do before the stack), `balance`, `connections` and `snat` (services), `decapsulate` (what another node balanced), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
 //! by itself, and not for every path that leads there. They take numbers, the context and pointers, which may be null for
@@ -16,6 +16,7 @@ mod balance;
 mod bandwidth;
 mod connections;
 mod conntrack;
+mod decapsulate;
 mod deliver;
 mod events;
 mod forge;
@@ -30,12 +31,18 @@ mod pace;
 mod parse;
 mod plain;
 mod prefilter;
+mod reject;
 mod related;
+mod sctp;
+mod service;
+mod snat;
 mod sock;
 mod to_endpoint;
 mod to_overlay;
+mod translate;
 mod uplink;
 mod verdict;
+mod xdp;
 
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, classifier, sock_ops, xdp},
@@ -90,7 +97,7 @@ pub fn tc_to_uplink(ctx: TcContext) -> i32 {
 /// Takes packets in several buffers (kernel 5.18): without, drivers would refuse it on devices with large MTUs.
 #[xdp(frags)]
 pub fn xdp_uplink(ctx: XdpContext) -> u32 {
-    prefilter::run(&ctx)
+    xdp::run(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]

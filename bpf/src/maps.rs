@@ -17,10 +17,13 @@ use weft_shared::layout::{
         EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX,
         NODES_MAX, PACED_CGROUPS_MAX, PEER_RULES_MAX, PREFILTER_PREFIXES_MAX, PREFILTER_SENDERS_MAX,
         PREFILTER_SLOTS, PREFIXES_MAX, ROUND_TRIPS_MAX, RULES_MAX, SERVICES_MAX, SOCKET_FLOWS_MAX,
-        SUBJECTS_MAX, TOLD_MAX,
+        SOURCE_PREFIXES_MAX, SUBJECTS_MAX, TOLD_MAX,
     },
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
-    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    service::{
+        Affinity, AffinityKey, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SocketPeer,
+        TableNote,
+    },
     shaping::{BucketKey, Pair, RoundTrips},
 };
 
@@ -31,16 +34,24 @@ use crate::{
     pace::Storage,
     parse::Packet,
     related::Quoted,
+    service::Call,
+    snat::Answer,
+    xdp::{
+        hop::{HOPS_MAX, Hop},
+        rate::Added,
+        read::Packet as Forwarded,
+    },
 };
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey` and `FailsafeKey` without their
-/// lengths.
+/// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey`, `FailsafeKey` and `SourceKey`
+/// without their lengths.
 type PrefixBytes = [u32; 4];
 type RuleBytes = [u8; 8];
 type FailsafeBytes = [u32; 5];
+type SourceBytes = [u32; 5];
 
 #[unsafe(no_mangle)]
 static CONFIG: Global<Config> = Global::new(Config::DEFAULT);
@@ -113,6 +124,24 @@ pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = Lr
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
+#[btf_map]
+pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static SOURCES: LpmTrie<SourceBytes, u32, { 2 * SOURCE_PREFIXES_MAX }> = LpmTrie::new();
+#[btf_map]
+pub static OWN_ADDRESSES: Array<[u64; 2], 2> = Array::new();
+/// Ways to backends that this CPU found lately: see `xdp::hop`.
+#[btf_map]
+pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();
+/// What this CPU has added to `CONNECTIONS` lately.
+#[btf_map]
+pub static ADDED: PerCpuArray<Added, 1> = PerCpuArray::new();
+/// The answers' row in the making.
+#[btf_map]
+pub static ANSWER: PerCpuArray<Answer, 1> = PerCpuArray::new();
+/// The packet in hand, where XDP may send it on.
+#[btf_map]
+pub static FORWARDED: PerCpuArray<Forwarded, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static PREFILTER4: LpmTrie<u32, u32, { 2 * PREFILTER_PREFIXES_MAX }> = LpmTrie::new();
@@ -138,6 +167,9 @@ pub static PACED_CGROUPS: HashMap<u64, u32, PACED_CGROUPS_MAX, GROWING> = HashMa
 pub static PACED_SOCKETS: Storage = Storage::new();
 #[btf_map]
 pub static ROUND_TRIPS: LruHashMap<Pair, RoundTrips, ROUND_TRIPS_MAX> = LruHashMap::new();
+/// What is found out about a packet to a service: the stack has no room for it.
+#[btf_map]
+pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

@@ -81,6 +81,18 @@ impl Echo {
     }
 }
 
+/// What a packet has to do with services.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Service {
+    /// Nothing, as far as is known.
+    No = 0,
+    /// The client named one; the packet now names the backend.
+    Question = 1,
+    /// It answers a connection to one.
+    Answer = 2,
+}
+
 /// Addresses of a packet and where what they carry begins.
 #[derive(Clone, Copy)]
 struct Network {
@@ -114,6 +126,9 @@ pub struct Packet {
     pub v6: bool,
     pub echo: Echo,
     pub part: Part,
+    pub service: Service,
+    /// Offset of the transport header in the frame.
+    pub transport: u16,
 }
 
 impl Packet {
@@ -130,6 +145,9 @@ impl Packet {
             v6: network.v6,
             echo: Echo::No,
             part: network.part,
+            service: Service::No,
+            // Six extension headers of 2 KiB at most.
+            transport: network.transport as u16,
         }
     }
 
@@ -146,6 +164,12 @@ impl Packet {
             asm!("", options(nostack, preserves_flags));
             Ok(&mut *kept)
         }
+    }
+
+    /// The same, of one that answers for a service.
+    #[inline(always)]
+    pub fn keep_answer(self) -> Result<&'static mut Self, Reason> {
+        Self { service: Service::Answer, ..self }.keep()
     }
 
     /// The port that a policy's rows are looked up with, in the packet's own direction. Host order.
@@ -213,12 +237,19 @@ pub fn packet(ctx: &TcContext, ethertype: u16) -> Result<&'static Packet, Reason
         PARSED => {}
         number => return Err(Reason::from_number(number).unwrap_or(Reason::Malformed)),
     }
-    // SAFETY: as in `Packet::keep`.
-    let packet = unsafe { &mut *PACKET.get_ptr_mut(0).ok_or(Reason::KernelError)? };
+    let packet = kept()?;
     if packet.part == Part::Later && !fragment::recall(packet) {
         return Err(Reason::FragmentWithoutFirst);
     }
     Ok(packet)
+}
+
+/// The packet in hand, after another function may have changed it.
+#[inline(always)]
+pub fn kept() -> Result<&'static mut Packet, Reason> {
+    let kept = PACKET.get_ptr_mut(0).ok_or(Reason::KernelError)?;
+    // SAFETY: as in `Packet::keep`.
+    Ok(unsafe { &mut *kept })
 }
 
 /// In place of a reason.

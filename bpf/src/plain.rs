@@ -9,7 +9,7 @@ use crate::{
     forge,
     fragment::Part,
     frame::{ETHERNET, Frame, HEADERS_V4, HEADERS_V6, Head, IPV4, IPV6},
-    parse::{ETHERTYPE_IPV4, Echo, Packet, protocol},
+    parse::{ETHERTYPE_IPV4, Echo, Packet, Service, protocol},
 };
 
 #[inline(always)]
@@ -99,6 +99,8 @@ fn transport<const BYTES: usize, const OFFSET: usize, const FLAGS: usize>(
         v6,
         echo: Echo::No,
         part: Part::Whole,
+        service: Service::No,
+        transport: OFFSET as u16,
     })
 }
 

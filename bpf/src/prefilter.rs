@@ -5,46 +5,22 @@
 //! Frames with a VLAN tag and those whose source can't be read go up, counted: to drop what is malformed is tc's work.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
-    btf_maps::lpm_trie::Key,
-    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
-    programs::XdpContext,
+    EbpfContext as _, btf_maps::lpm_trie::Key, helpers::bpf_xdp_load_bytes, programs::XdpContext,
 };
 use weft_shared::layout::{
-    Address, Class, Direction, Point, Reason,
-    maps::{Counter, counter_index},
+    Address, Class, Direction, Reason,
     prefilter::{BLOCK_ROW_WORDS, BlockBit, block4, has_ports, long6, middle6, open_bit, short6},
 };
 
 use crate::{
     frame::{ETHERNET, Frame, IPV4, IPV6},
-    maps::{
-        COUNTERS, IPCACHE, PREFILTER_BLOCKS, PREFILTER_COUNTERS, PREFILTER_OPEN, PREFILTER_SENDERS,
-        PREFILTER4, PREFILTER6,
-    },
+    maps::{IPCACHE, PREFILTER_BLOCKS, PREFILTER_OPEN, PREFILTER_SENDERS, PREFILTER4, PREFILTER6},
     parse::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN},
 };
 
-#[inline(always)]
-pub fn run(ctx: &XdpContext) -> u32 {
-    match listed(ctx) {
-        Ok(None) => XDP_PASS,
-        Ok(Some(list)) => {
-            count(PREFILTER_COUNTERS.get_ptr_mut(list), ctx);
-            count(COUNTERS.get_ptr_mut(counter_index(Point::XdpUplink, Reason::Prefiltered)), ctx);
-            XDP_DROP
-        }
-        Err(reason) => {
-            count(COUNTERS.get_ptr_mut(counter_index(Point::XdpUplink, reason)), ctx);
-            XDP_PASS
-        }
-    }
-}
-
 /// The list for which the packet is dropped; an error is why one passes that is not simply listed nowhere.
 #[inline(always)]
-fn listed(ctx: &XdpContext) -> Result<Option<u32>, Reason> {
+pub fn listed(ctx: &XdpContext) -> Result<Option<u32>, Reason> {
     let frame = Frame::between(ctx.data(), ctx.data_end());
     let head = frame.head::<ETHERNET>().ok_or(Reason::PassedUnread)?;
     match u16::from_be(head.read::<u16, 12>()) {
@@ -90,7 +66,9 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<u32>, Reason> {
     if !is_met(short6(first)) && !is_met(middle6(first)) && !is_met(long6(first)) {
         return Ok(None);
     }
-    let Some(list) = PREFILTER6.get(&Key::new(128, head.read::<[u32; 4], { ETHERNET + 8 }>())) else {
+    // In two words: of four, the compiler makes a call of `memmove`.
+    let source = [head.read::<u64, { ETHERNET + 8 }>(), head.read::<u64, { ETHERNET + 16 }>()];
+    let Some(list) = PREFILTER6.get(&Key::new(128, bytemuck::cast(source))) else {
         return Ok(None);
     };
     let to = Address { words: head.read::<[u32; 4], { ETHERNET + 24 }>() };
@@ -148,15 +126,4 @@ fn is_held_open(ctx: &XdpContext, to: &Address, protocol: u8, transport: u32) ->
 fn is_open(direction: Direction, protocol: u8, port: u16) -> bool {
     let (word, bit) = open_bit(direction, protocol, port);
     PREFILTER_OPEN.get(word).is_some_and(|bits| *bits & bit != 0)
-}
-
-#[inline(always)]
-fn count(counter: Option<*mut Counter>, ctx: &XdpContext) {
-    if let Some(counter) = counter {
-        // SAFETY: this CPU's element; XDP programs of one CPU don't interrupt each other. The helper reads the context.
-        unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += bpf_xdp_get_buff_len(ctx.as_ptr().cast());
-        }
-    }
 }

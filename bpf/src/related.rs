@@ -13,7 +13,7 @@ use crate::{
     fragment::Part,
     frame::{ETHERNET, IPV4, IPV6, load},
     maps::{self, QUOTED},
-    parse::{self, Echo, Packet, protocol},
+    parse::{self, Echo, Packet, Service, protocol},
     verdict::{self, Hook, Way, in_pools, same},
 };
 
@@ -42,10 +42,15 @@ pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
     if quote(ctx.skb.skb, packet.v6 as u32, &mut quoted.packet) == 0 {
         return false;
     }
-    let way = match way_in_flow(packet, ends) {
-        FORTH => Way::Forth,
-        BACK => Way::Back,
-        _ => return false,
+    // One after the other, and not one in the other, for the stack's sake.
+    if may_tell(packet, ends) == 0 {
+        return false;
+    }
+    let flow = conntrack::find_kept(&quoted.packet, conntrack::now());
+    let way = match Entry::of(&quoted.packet, flow) {
+        Some(entry) if entry.original() => Way::Forth,
+        Some(_) => Way::Back,
+        None => return false,
     };
     verdict::judge(&quoted.packet, &quoted.ends, Hook::NONE, way, &mut quoted.trace).is_ok()
 }
@@ -55,10 +60,6 @@ fn in_hand() -> Option<&'static mut Quoted> {
     // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
     QUOTED.get_ptr_mut(0).map(|quoted| unsafe { &mut *quoted })
 }
-
-const NONE: u32 = 0;
-const FORTH: u32 = 1;
-const BACK: u32 = 2;
 
 #[inline(always)]
 fn is_error(packet: &Packet) -> bool {
@@ -73,26 +74,13 @@ fn is_error(packet: &Packet) -> bool {
         }
 }
 
-/// Which way the quoted packet went in its flow, and who is at its ends; [`NONE`] where there is no such flow, or it is not
-/// the sender's to tell of. One after the other with what else is asked, and not one in the other, for the stack's sake.
+/// Whether who sent the error may tell of the quoted packet; then its ends are in hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn way_in_flow(error: *const Packet, ends: *const Ends) -> u32 {
+extern "C" fn may_tell(error: *const Packet, ends: *const Ends) -> u32 {
     // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(error), Some(ends)) = (unsafe { (error.as_ref(), ends.as_ref()) }) else {
-        return NONE;
-    };
-    // Looked up again: kernel 6.1 takes no memory that was handed over as the key of a map.
-    let Some(quoted) = in_hand() else { return NONE };
-    if !name_ends(error, ends, quoted) {
-        return NONE;
-    }
-    let flow = conntrack::find_kept(&quoted.packet, conntrack::now());
-    match Entry::of(&quoted.packet, flow) {
-        Some(entry) if entry.original() => FORTH,
-        Some(_) => BACK,
-        None => NONE,
-    }
+    let (Some(error), Some(ends)) = (unsafe { (error.as_ref(), ends.as_ref()) }) else { return 0 };
+    in_hand().is_some_and(|quoted| name_ends(error, ends, quoted)).into()
 }
 
 /// Who is at the ends of the quoted packet, where the sender of the error may tell of it. Only who sent the packet is told
@@ -186,6 +174,8 @@ fn fill(quoted: &mut Packet, source: Address, destination: Address, protocol: u8
         v6,
         echo: Echo::No,
         part: Part::Whole,
+        service: Service::No,
+        transport: 0,
     };
 }
 

@@ -11,8 +11,8 @@ use crate::{
     fragment,
     frame::{Frame, meta},
     maps, neighbour,
-    parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
-    plain,
+    parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
+    plain, service,
     verdict::{self, Hook, Moment, has_address, in_pools},
 };
 
@@ -44,6 +44,10 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
             if has_address(endpoint, &packet.destination)
                 && remembered(ctx, &packet, entry, endpoint, ifindex, now)
             {
+                if entry.is_some_and(|entry| entry.answers_for_service()) {
+                    *seen = Some(packet.keep()?);
+                    service::show_answer(ctx)?;
+                }
                 return deliver(ctx, endpoint);
             }
             flow = entry.map(|entry| entry.flow);
@@ -68,8 +72,17 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         let [first, _] = Frame::of(ctx).read::<[u8; 2]>(0)?;
         return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
     }
+    // Nobody else sends an endpoint back what it sent itself, from another's address: a service refuses, or is itself the backend.
+    if answered && !has_address(endpoint, &packet.source) {
+        return deliver(ctx, endpoint);
+    }
+    service::mark_answer(packet, entry)?;
+    let packet = &*parse::kept()?;
     judge(ctx, packet, entry, endpoint, ifindex, Moment { epoch, now, point: Point::ToEndpoint }, trace)?;
     fragment::remember(packet)?;
+    if packet.service == Service::Answer {
+        service::show_answer(ctx)?;
+    }
     deliver(ctx, endpoint)
 }
 

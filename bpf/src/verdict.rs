@@ -12,7 +12,7 @@ use crate::{
     conntrack::{self, Ends, Entry},
     events::{self, Trace},
     maps::{self, PEER_RULES, SUBJECTS},
-    parse::{Echo, Packet},
+    parse::{Echo, Packet, Service},
     related,
 };
 
@@ -114,6 +114,10 @@ pub fn decide(
         return Ok(());
     }
     events::nobody_asked();
+    // Also by way of a service, for which the source is another one.
+    if ends.source.ifindex != 0 && ends.source.ifindex == ends.destination.ifindex {
+        return conntrack::remember(packet, true, ends, None, &moment);
+    }
     if let Some(entry) = entry {
         let way = if entry.original() { Way::Forth } else { Way::Back };
         // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
@@ -124,7 +128,10 @@ pub fn decide(
         return Ok(());
     }
     let mut original = true;
-    if let Err(reason) = judge(packet, ends, hook, Way::Forth, trace) {
+    if packet.service == Service::Answer {
+        judge(packet, ends, hook, Way::Back, trace)?;
+        original = false;
+    } else if let Err(reason) = judge(packet, ends, hook, Way::Forth, trace) {
         let mut second = Trace::empty();
         if !packet.tcp_without_syn() || judge(packet, ends, hook, Way::Back, &mut second).is_err() {
             return Err(reason);

@@ -200,19 +200,19 @@ impl Datapath for Kernel {
         self.twin.prefiltered(slots)
     }
 
-    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+    fn attach_xdp(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
         self.alive()?;
-        self.twin.attach_prefilter(ifindex)
+        self.twin.attach_xdp(ifindex)
     }
 
-    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.alive()?;
-        self.twin.detach_prefilter(ifindex)
+        self.twin.detach_xdp(ifindex)
     }
 
-    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+    fn xdp_attached(&mut self) -> Result<Vec<u32>, KernelError> {
         self.alive()?;
-        self.twin.prefilters_attached()
+        self.twin.xdp_attached()
     }
 
     fn attach(&mut self, ifindex: u32, hook: Hook) -> Result<Attached, KernelError> {

@@ -3,6 +3,7 @@
 
 mod place;
 pub mod service;
+pub mod sources;
 pub mod tables;
 pub mod view;
 
@@ -22,6 +23,7 @@ use weft_shared::{
 
 use self::{
     service::Service,
+    sources::{Numbering, Numbers, Set},
     tables::{Services, Step},
     view::{Here, Scope, Share},
 };
@@ -40,6 +42,8 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Known {
     service: Arc<Service>,
+    /// Of its sets of sources.
+    numbers: Numbers,
     shares: Vec<Share>,
 }
 
@@ -58,11 +62,12 @@ impl Balancer {
 
     /// The steps from what is to what shall be, and with [`Sweep::Keep`] to something that holds more.
     ///
-    /// Order: tables, then the frontends that lead to them; frontends that go, then the tables to which nothing leads any
-    /// more. So a frontend always leads to a table that is its own.
+    /// Order: sets of sources, the tables that name them, then the frontends that lead to those; frontends that go, then the tables
+    /// to which nothing leads any more, then the sets that none names. So a frontend always leads to a table that is its own.
     pub fn plan(&mut self, desired: &Desired, actual: &Services, sweep: Sweep) -> Plan {
-        self.look_at(desired);
         let mut plan = Plan::default();
+        let mut sets = Numbering::new(&actual.sources);
+        self.look_at(desired, &mut sets, &mut plan);
         let owners = Self::owners(desired, &mut plan.unrealised);
         // A frontend that another service has leads nowhere here.
         let shares: Vec<Share> =
@@ -85,7 +90,8 @@ impl Balancer {
                 _ => plan.fails(owner.service, "the table of services is full"),
             }
         }
-        plan.steps = steps(actual, &tables, &frontends, sweep);
+        let wanted = Wanted { sets: sets.sets, tables, frontends };
+        plan.steps = steps(actual, &wanted, sweep);
         plan
     }
 
@@ -108,13 +114,30 @@ impl Balancer {
         Serving { tables }
     }
 
-    fn look_at(&mut self, desired: &Desired) {
+    fn look_at(&mut self, desired: &Desired, sets: &mut Numbering<'_>, plan: &mut Plan) {
+        let mut numbers = BTreeMap::new();
+        for (name, service) in desired {
+            let given = service.sources.as_ref().map_or(Some(Numbers::default()), |sources| sets.of(sources));
+            match given {
+                Some(given) => drop(numbers.insert(name, given)),
+                None => plan.fails(name, "the table of source ranges is full"),
+            }
+        }
         self.known.retain(|name, known| {
             desired.get(name).is_some_and(|service| Arc::ptr_eq(service, &known.service))
+                && numbers.get(name) == Some(&known.numbers)
         });
         for (name, service) in desired {
+            let Some(numbers) = numbers.get(name).copied() else {
+                // Nobody finds it: who may come is not known.
+                let known =
+                    Known { service: Arc::clone(service), numbers: Numbers::default(), shares: Vec::new() };
+                self.known.insert(name.clone(), known);
+                continue;
+            };
             if !self.known.contains_key(name) {
-                let known = Known { service: Arc::clone(service), shares: view::shares(service, &self.here) };
+                let shares = view::shares(service, &self.here, numbers);
+                let known = Known { service: Arc::clone(service), numbers, shares };
                 self.known.insert(name.clone(), known);
             }
         }
@@ -191,13 +214,18 @@ fn own(name: &str, known: &Known, owners: &BTreeMap<FrontendKey, Owner<'_>>) -> 
     own.filter(|share| !share.references.is_empty()).collect()
 }
 
-fn steps(
-    actual: &Services,
-    tables: &BTreeMap<u32, Arc<Table>>,
-    frontends: &BTreeMap<FrontendKey, Frontend>,
-    sweep: Sweep,
-) -> Vec<Step> {
-    let mut steps = Vec::new();
+/// What is to be in the kernel.
+struct Wanted {
+    sets: BTreeMap<u32, Arc<Set>>,
+    tables: BTreeMap<u32, Arc<Table>>,
+    frontends: BTreeMap<FrontendKey, Frontend>,
+}
+
+fn steps(actual: &Services, wanted: &Wanted, sweep: Sweep) -> Vec<Step> {
+    let Wanted { sets, tables, frontends } = wanted;
+    let new = sets.iter().filter(|(number, _)| !actual.sources.contains_key(number));
+    let mut steps: Vec<Step> =
+        new.map(|(number, set)| Step::Sources { number: *number, set: Some(Arc::clone(set)) }).collect();
     let changed: Vec<_> = tables
         .iter()
         .filter(|(slot, table)| actual.tables.get(slot) != Some(&table.digest()))
@@ -221,6 +249,8 @@ fn steps(
     if !unused.is_empty() {
         steps.push(Step::Tables { tables: unused.into_iter().map(|slot| (slot, None)).collect() });
     }
+    let unnamed = actual.sources.keys().filter(|number| !sets.contains_key(number));
+    steps.extend(unnamed.map(|number| Step::Sources { number: *number, set: None }));
     steps
 }
 

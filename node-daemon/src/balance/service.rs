@@ -1,6 +1,6 @@
 //! A service as the controllers say it, parsed once at the edge.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
 use ipnet::IpNet;
@@ -10,6 +10,7 @@ use weft_shared::{
     service::shares::WEIGHT_MAX,
 };
 
+use super::sources::Sources;
 use crate::health::{Check, Http};
 
 /// Who answers at which places.
@@ -24,8 +25,8 @@ pub struct Service {
     pub local_inside: bool,
     /// … and those that come from elsewhere.
     pub local_outside: bool,
-    /// Flows are judged by their source.
-    pub sources: bool,
+    /// `None`: everybody may come.
+    pub sources: Option<Sources>,
     pub forwarding: Forwarding,
     /// Backends on nodes with this node's value of the label go first.
     pub topology_label: Option<String>,
@@ -90,9 +91,6 @@ impl TryFrom<&v1::NodeService> for Service {
     type Error = FieldError;
 
     fn try_from(sent: &v1::NodeService) -> Result<Self, FieldError> {
-        if let Some(ranges) = &sent.source_ranges {
-            check_ranges(ranges)?;
-        }
         let slots = u16::try_from(sent.slots).ok().filter(|_| is_size(sent.slots));
         let slots = slots.ok_or_else(|| wrong("slots", "expected a prime that fits 16 bits"))?;
         let backends = backends(&sent.backends)?;
@@ -114,7 +112,7 @@ impl TryFrom<&v1::NodeService> for Service {
             affinity_seconds: sent.affinity_seconds,
             local_inside: is_local("internalTrafficPolicy", sent.internal_traffic_policy())?,
             local_outside: is_local("externalTrafficPolicy", sent.external_traffic_policy())?,
-            sources: sent.source_ranges.is_some(),
+            sources: sent.source_ranges.as_ref().map(sources).transpose()?,
             forwarding: match sent.forwarding_mode() {
                 v1::ForwardingMode::Snat => Forwarding::Snat,
                 v1::ForwardingMode::Dsr => Forwarding::Dsr,
@@ -172,17 +170,28 @@ fn is_local(path: &str, policy: v1::TrafficPolicy) -> Result<bool, FieldError> {
     }
 }
 
-fn check_ranges(ranges: &v1::SourceRanges) -> Result<(), FieldError> {
-    if ranges.action() == v1::source_ranges::Action::Unspecified {
-        return Err(wrong("sourceRanges.action", "expected allow or deny"));
+fn sources(ranges: &v1::SourceRanges) -> Result<Sources, FieldError> {
+    let denied = match ranges.action() {
+        v1::source_ranges::Action::Allow => false,
+        v1::source_ranges::Action::Deny => true,
+        v1::source_ranges::Action::Unspecified => {
+            return Err(wrong("sourceRanges.action", "expected allow or deny"));
+        }
+    };
+    let mut nets = BTreeSet::new();
+    for (index, text) in ranges.cidrs.iter().enumerate() {
+        let parsed = text.parse::<IpNet>().ok().filter(|net| net.trunc() == *net && !is_mapped(net));
+        nets.insert(parsed.ok_or_else(|| {
+            let message = format!("\"{text}\" is not a prefix, or has host bits, or is IPv4 dressed as IPv6");
+            wrong(format!("sourceRanges.cidrs[{index}]"), message)
+        })?);
     }
-    for (index, cidr) in ranges.cidrs.iter().enumerate() {
-        let parsed = cidr.parse::<IpNet>();
-        parsed.map_err(|_| {
-            wrong(format!("sourceRanges.cidrs[{index}]"), format!("\"{cidr}\" is not a prefix"))
-        })?;
-    }
-    Ok(())
+    let (v4, v6) = nets.into_iter().partition(|net| net.addr().is_ipv4());
+    Ok(Sources { v4: Arc::new(v4), v6: Arc::new(v6), denied })
+}
+
+fn is_mapped(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some())
 }
 
 fn frontends(sent: &[v1::NodeFrontend]) -> Result<Vec<Frontend>, FieldError> {

@@ -22,7 +22,10 @@ use weft_shared::{
     },
 };
 
-use super::service::{Algorithm, Backend, Forwarding, Frontend, Service, State};
+use super::{
+    service::{Algorithm, Backend, Forwarding, Frontend, Service, State},
+    sources::Numbers,
+};
 
 /// The node itself, as far as services tell nodes apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,8 +56,8 @@ pub struct Share {
     pub references: BTreeSet<Reference>,
 }
 
-/// The tables of a service on this node.
-pub fn shares(service: &Service, here: &Here) -> Vec<Share> {
+/// The tables of a service on this node, whose sets of sources have these numbers.
+pub fn shares(service: &Service, here: &Here, numbers: Numbers) -> Vec<Share> {
     let mut shares: Vec<Share> = Vec::new();
     for v4 in [true, false] {
         let keys: Vec<FrontendKey> =
@@ -64,7 +67,7 @@ pub fn shares(service: &Service, here: &Here) -> Vec<Share> {
         }
         let of_family = shares.len();
         for scope in Scope::ALL {
-            let table = table(service, here, v4, scope);
+            let table = table(service, here, numbers, (v4, scope));
             let references = keys.iter().map(|key| (*key, scope));
             match shares[of_family..].iter_mut().find(|share| *share.table == table) {
                 Some(share) => share.references.extend(references),
@@ -90,7 +93,7 @@ pub fn flags(frontend: &Frontend) -> u32 {
     if frontend.cluster { frontend_flags::CLUSTER } else { 0 }
 }
 
-fn table(service: &Service, here: &Here, v4: bool, scope: Scope) -> Table {
+fn table(service: &Service, here: &Here, numbers: Numbers, (v4, scope): (bool, Scope)) -> Table {
     let only_local = match scope {
         Scope::Inside => service.local_inside,
         Scope::Outside => service.local_outside,
@@ -113,7 +116,8 @@ fn table(service: &Service, here: &Here, v4: bool, scope: Scope) -> Table {
             local: backend.node == here.node,
         })
     });
-    let Service { algorithm, forwarding, sources, affinity_seconds, slots, .. } = *service;
+    let Service { algorithm, forwarding, affinity_seconds, slots, .. } = *service;
+    let sources = service.sources.as_ref().map(|sources| sources.of_family(v4, numbers));
     let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
     Table::new(Manner { random, dsr, sources, affinity_seconds, slots }, backends.collect())
 }

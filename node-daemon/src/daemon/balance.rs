@@ -2,10 +2,15 @@
 
 use tracing::{info, warn};
 use weft_proto::v1::{self, ResourceType};
+use weft_shared::layout::service::frontend_flags;
 
 use super::{Settings, State, repairs::Repair};
 use crate::{
-    balance::{Balancer, tables::Services, view::Here},
+    balance::{
+        Balancer,
+        tables::{OwnAddresses, Services, Step},
+        view::Here,
+    },
     kernel::{Attached, Datapath, KernelError, links::Links},
     plan::diff::Sweep,
 };
@@ -34,6 +39,11 @@ impl Balance {
             at_sockets: false,
         }
     }
+
+    /// Whether there are frontends for those outside of the fleet.
+    pub(super) fn are_reached_from_outside(&self) -> bool {
+        self.actual.frontends.values().any(|frontend| frontend.flags & frontend_flags::CLUSTER == 0)
+    }
 }
 
 impl<D: Datapath, L: Links> State<D, L> {
@@ -43,6 +53,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         if !self.desired.services().is_empty() {
             self.need_sockets()?;
         }
+        self.write_own_addresses(sweep)?;
         let desired = self.desired.services();
         let services = &mut self.services;
         if services.settled != Some(sweep) || !services.balancer.knows(desired) {
@@ -69,6 +80,21 @@ impl<D: Datapath, L: Links> State<D, L> {
             name: name.clone(),
             reason: reason.clone(),
         }));
+        Ok(())
+    }
+
+    /// Where there are services, packets go to backends elsewhere with addresses of this node.
+    fn write_own_addresses(&mut self, sweep: Sweep) -> Result<(), KernelError> {
+        let some = !self.desired.services().is_empty();
+        if !some && sweep == Sweep::Keep {
+            return Ok(());
+        }
+        let own = if some { OwnAddresses::of(&self.own_addresses) } else { OwnAddresses::default() };
+        if self.services.actual.own != own {
+            let step = Step::OwnAddresses(own);
+            self.datapath.write_services(std::slice::from_ref(&step))?;
+            self.services.actual.apply(&step);
+        }
         Ok(())
     }
 

@@ -68,7 +68,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         self.hold_sockets();
         self.hold_pacing();
-        self.hold_prefilters();
+        self.hold_xdp();
         self.tell_of_modes();
     }
 

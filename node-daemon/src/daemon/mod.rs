@@ -19,6 +19,7 @@ mod start;
 mod status;
 mod sweep;
 mod tables;
+mod xdp;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -101,6 +102,7 @@ struct State<D, L> {
     prefilters: Box<prefilter::Prefilters>,
     health: health::Health,
     shaping: shaping::Shaping,
+    xdp: Box<xdp::Uplinks>,
     /// See [`Input::former_sets`](crate::plan::compile::Input).
     former_sets: IdentitySets,
     /// While `actual` is all that is desired: for changes that touch few rows.

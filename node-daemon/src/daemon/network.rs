@@ -113,7 +113,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             } else {
                 info!(uplink = %known.name, "the uplink is gone");
                 self.datapath.detach(known.ifindex)?;
-                self.datapath.detach_prefilter(known.ifindex)?;
+                self.datapath.detach_xdp(known.ifindex)?;
             }
         }
         let known = self.uplinks.len();
@@ -127,7 +127,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         }
         let came = self.uplinks.len() > known;
         if came {
-            self.hold_prefilters();
+            self.hold_xdp();
         }
         if self.links.prepare_node(&self.uplinks).await? && !came {
             warn!("somebody had changed the kernel's settings that forwarding needs: they are set again");

@@ -1,15 +1,15 @@
-//! Prefilters: what is desired into the kernel, and what somebody else changed there mended. The XDP program is on uplinks only
-//! while there is something to drop: what is off costs nothing.
+//! Prefilters: what is desired into the kernel, and what somebody else changed there mended. Where the program is that drops,
+//! see [`super::xdp`].
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
+use tracing::warn;
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::policy::model::Failsafe;
 
 use super::{State, repairs::Repair};
 use crate::{
-    kernel::{Attached, Datapath, KernelError, Mode, links::Links},
+    kernel::{Datapath, KernelError, links::Links},
     plan::diff::Sweep,
     prefilter::{self, Desired, LIMITS, lists::Lists},
 };
@@ -24,12 +24,6 @@ pub(super) struct Prefilters {
     slots: BTreeMap<String, u32>,
     /// Those that are not, and why.
     unrealised: Vec<(String, String)>,
-    /// Where the program is, by interface index.
-    modes: BTreeMap<u32, Mode>,
-    /// … as the controller of this stream was told.
-    told: BTreeMap<u32, Mode>,
-    /// Uplinks that it can't be attached to, by name, and why.
-    bare: BTreeMap<String, String>,
 }
 
 struct Settled {
@@ -40,33 +34,12 @@ struct Settled {
 
 impl Prefilters {
     pub(super) fn begin(actual: Lists) -> Self {
-        Self {
-            actual,
-            settled: None,
-            slots: BTreeMap::new(),
-            unrealised: Vec::new(),
-            modes: BTreeMap::new(),
-            told: BTreeMap::new(),
-            bare: BTreeMap::new(),
-        }
+        Self { actual, settled: None, slots: BTreeMap::new(), unrealised: Vec::new() }
     }
 
-    pub(super) fn mode(&self, ifindex: u32) -> v1::XdpMode {
-        match self.modes.get(&ifindex) {
-            None => v1::XdpMode::None,
-            Some(Mode::Native) => v1::XdpMode::Native,
-            Some(Mode::Generic) => v1::XdpMode::Generic,
-        }
-    }
-
-    /// The controller is told where the program is.
-    pub(super) fn tell(&mut self) {
-        self.told.clone_from(&self.modes);
-    }
-
-    /// For people: where nothing is dropped that should be.
-    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.bare.iter().map(|(name, why)| format!("prefilters drop nothing on {name}: {why}"))
+    /// Whether no packet is dropped.
+    pub(super) fn drop_nothing(&self) -> bool {
+        self.actual.drop_nothing()
     }
 }
 
@@ -94,15 +67,15 @@ impl<D: Datapath, L: Links> State<D, L> {
             let (desired, failsafe) = (desired.clone(), failsafe.to_vec());
             prefilters.settled = Some(Settled { desired, failsafe, sweep });
         }
-        self.hold_prefilters();
+        self.hold_xdp();
         self.tell_unrealised();
         Ok(())
     }
 
     /// A list that has no program to look at it is not realised, either.
     fn tell_unrealised(&mut self) {
-        let Prefilters { slots, unrealised, bare, .. } = &*self.prefilters;
-        let why = bare.iter().next().map(|(name, why)| format!("nothing is dropped on {name}: {why}"));
+        let Prefilters { slots, unrealised, .. } = &*self.prefilters;
+        let why = self.xdp.bare().next().map(|(name, why)| format!("nothing is dropped on {name}: {why}"));
         let bare = why.iter().flat_map(|why| slots.keys().map(move |name| (name.clone(), why.clone())));
         self.unrealised.extend(unrealised.iter().cloned().chain(bare).map(|(name, reason)| {
             v1::RejectedResource { r#type: ResourceType::Prefilter.into(), name, reason }
@@ -117,60 +90,6 @@ impl<D: Datapath, L: Links> State<D, L> {
             self.repairs.note(Repair::Rows);
             self.prefilters.actual = found;
             self.prefilters.settled = None;
-        }
-        Ok(())
-    }
-
-    /// The XDP program is on every uplink while there is something to drop, and nowhere otherwise.
-    pub(super) fn hold_prefilters(&mut self) {
-        self.prefilters.bare.clear();
-        let wanted = !self.prefilters.actual.drop_nothing();
-        if wanted {
-            for uplink in self.uplinks.clone() {
-                self.hold_prefilter(uplink.ifindex, &uplink.name);
-            }
-        }
-        if let Err(error) = self.bare_others(wanted) {
-            warn!(%error, "an XDP program that nobody needs stays");
-        }
-    }
-
-    /// The controller hears of devices with the next stream's first word.
-    pub(super) fn tell_of_modes(&mut self) {
-        if self.prefilters.told != self.prefilters.modes && self.connection.is_some() {
-            self.connection = None;
-        }
-    }
-
-    fn hold_prefilter(&mut self, ifindex: u32, name: &str) {
-        let prefilters = &mut self.prefilters;
-        match self.datapath.attach_prefilter(ifindex) {
-            Ok((found, mode)) => {
-                let former = prefilters.modes.insert(ifindex, mode);
-                if found == Attached::Anew && former.is_some() {
-                    warn!(uplink = %name, ?mode, "somebody had taken the XDP program off: it is attached again");
-                    self.repairs.note(Repair::Programs);
-                } else if former.is_none() {
-                    info!(uplink = %name, ?mode, "prefilters drop here");
-                }
-            }
-            Err(error) => {
-                warn!(uplink = %name, %error, "the XDP program can't be attached; tried again");
-                prefilters.modes.remove(&ifindex);
-                prefilters.bare.insert(name.to_owned(), error.to_string());
-            }
-        }
-    }
-
-    /// Interfaces that are no uplinks keep their program until a controller has said that all was sent, as tc's.
-    fn bare_others(&mut self, wanted: bool) -> Result<(), KernelError> {
-        for ifindex in self.datapath.prefilters_attached()? {
-            let is_uplink = self.uplinks.iter().any(|uplink| uplink.ifindex == ifindex);
-            if !wanted || (self.synced && !is_uplink) {
-                self.datapath.detach_prefilter(ifindex)?;
-                self.prefilters.modes.remove(&ifindex);
-                info!(ifindex, "prefilters drop nothing here any more");
-            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::{
 impl<D: Datapath, L: Links> State<D, L> {
     pub(super) fn hello(&mut self) -> v1::Hello {
         self.told = digest(&self.reports());
-        self.prefilters.tell();
+        self.xdp.tell();
         v1::Hello {
             endpoint_reports: self.told.to_bytes().to_vec(),
             node: self.settings.node.clone(),

@@ -107,6 +107,7 @@ impl Core {
             prefilters,
             health,
             shaping: super::shaping::Shaping::default(),
+            xdp: Box::default(),
             uplinks: ground.uplinks.clone(),
             overlay_ifindex: ground.overlay_ifindex,
             own_addresses: ground.addresses,

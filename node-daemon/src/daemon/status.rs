@@ -22,7 +22,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 .iter()
                 .map(|uplink| v1::Device {
                     name: uplink.name.clone(),
-                    xdp: self.prefilters.mode(uplink.ifindex).into(),
+                    xdp: self.xdp.mode(uplink.ifindex).into(),
                     mtu_bytes: uplink.mtu_bytes,
                 })
                 .collect(),
@@ -103,7 +103,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 "no cgroup2 hierarchy is mounted: processes don't reach services by their sockets".to_owned(),
             );
         }
-        problems.extend(self.prefilters.problems());
+        problems.extend(self.xdp.problems());
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
         let rejected = self.desired.rejected().chain(self.unrealised.iter().cloned());
         problems.extend(rejected.map(|rejected| {

@@ -168,13 +168,13 @@ pub trait Datapath: Send + 'static {
 
     /// Attaches the XDP program to an uplink, native where its driver can, or replaces in place one that an earlier daemon
     /// attached.
-    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError>;
+    fn attach_xdp(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError>;
 
     /// Takes the XDP program off the interface; no error where there is none or the interface is gone.
-    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError>;
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<(), KernelError>;
 
     /// Interfaces that carry the XDP program, gone ones among them.
-    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError>;
+    fn xdp_attached(&mut self) -> Result<Vec<u32>, KernelError>;
 
     /// Takes our programs off the interface; no error where there are none or the interface is gone.
     fn detach(&mut self, ifindex: u32) -> Result<(), KernelError>;

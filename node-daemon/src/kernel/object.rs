@@ -15,7 +15,7 @@ use aya::{
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
-    Config, Flow, FlowKey, Point, Reason,
+    Config, Connection, ConnectionKey, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
     service::{Element, SocketPeer},
     shaping::{Pair, RoundTrips},
@@ -73,8 +73,8 @@ pub struct Options {
 pub struct Object {
     ebpf: Ebpf,
     maps: Maps,
-    services: ServiceMaps,
-    /// Elsewhere, as the next: the object is moved about, and is large.
+    /// Elsewhere, as the next: the object is moved about, and these are large.
+    services: Box<ServiceMaps>,
     prefilters: Box<PrefilterMaps>,
     shaping: Box<ShapingMaps>,
     /// To ask the kernel about the maps.
@@ -126,7 +126,7 @@ impl Object {
         load_programs(&mut ebpf)?;
         let handles = handles(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        let services = ServiceMaps::take(&mut ebpf)?;
+        let services = Box::new(ServiceMaps::take(&mut ebpf)?);
         let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
         let shaping = Box::new(ShapingMaps::take(&mut ebpf)?);
         Ok(Self {
@@ -160,6 +160,16 @@ impl Object {
     /// Forgets a flow: its next packet is judged as the first.
     pub fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
         self.maps.forget_flow(key)
+    }
+
+    /// The table of connections to services.
+    pub fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
+        self.services.connections()
+    }
+
+    /// Forgets a connection: its next packet gets a backend as the first.
+    pub fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
+        self.services.forget_connection(key)
     }
 
     /// A loaded program, for tests that run it on packets of their own.
@@ -371,16 +381,16 @@ impl Datapath for Object {
         self.prefilters.dropped(slots)
     }
 
-    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+    fn attach_xdp(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
         let directory = self.directory()?.join(UPLINKS);
         uplinks::attach(self.uplink_program()?, ifindex, &directory)
     }
 
-    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<(), KernelError> {
         uplinks::detach(ifindex, &self.directory()?.join(UPLINKS))
     }
 
-    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+    fn xdp_attached(&mut self) -> Result<Vec<u32>, KernelError> {
         uplinks::attached(&self.directory()?.join(UPLINKS))
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     thread,
@@ -10,25 +11,37 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapInfo},
+    maps::{
+        Array, HashMap, Map, MapData, MapInfo,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use bytemuck::Zeroable as _;
+use ipnet::IpNet;
 use weft_shared::{
     balance::table::Table,
     layout::{
+        Address, Connection, ConnectionKey, PrefixKey,
         maps::{self as names, MapName},
-        service::{Element, Frontend, FrontendKey, Party, SocketFlowKey, TableNote, Way},
+        service::{
+            ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SourceKey,
+            TableNote, Way, served_bit,
+        },
     },
 };
 
 use super::{
     KernelError,
-    maps::{all, set, take},
+    maps::{absent_is_fine, all, failed, set, take},
     trusted::{Plain, PlainHash, tables},
 };
 use crate::{
-    balance::tables::{NO_TABLE, Services, Step, UNKNOWN_TABLE},
+    balance::{
+        sources::Set,
+        tables::{NO_TABLE, OwnAddresses, Services, Step, UNKNOWN_TABLE},
+    },
     limits::TABLES_IN_ONE_WRITE_MAX,
+    plan::compile::{prefix_key, prefix_of},
 };
 
 pub(super) struct ServiceMaps {
@@ -36,6 +49,12 @@ pub(super) struct ServiceMaps {
     services: OwnedFd,
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
+    connections: PlainHash<ConnectionKey, Connection>,
+    served: Array<MapData, u64>,
+    own: Array<MapData, Plain<Address>>,
+    sources: LpmTrie<MapData, [u32; 5], u32>,
+    /// What `sources` holds.
+    sets: BTreeMap<u32, Arc<Set>>,
     /// Elements of all tables, by slot.
     elements: BTreeMap<u32, u64>,
 }
@@ -46,7 +65,21 @@ impl ServiceMaps {
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
-        Ok(Self { frontends, services, notes, flows, elements: BTreeMap::new() })
+        let connections = take(ebpf, names::CONNECTIONS)?;
+        let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
+        let sources = take(ebpf, names::SOURCES)?;
+        Ok(Self {
+            frontends,
+            services,
+            notes,
+            flows,
+            connections,
+            served,
+            own,
+            sources,
+            sets: BTreeMap::new(),
+            elements: BTreeMap::new(),
+        })
     }
 
     /// The frontend by which a socket came to a backend, as far as that is remembered.
@@ -56,9 +89,21 @@ impl ServiceMaps {
         self.flows.get(&Plain(key), 0).ok().map(|frontend| frontend.0)
     }
 
+    /// The table of connections as it is while packets go on: rows may come twice or not at all.
+    pub(super) fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
+        let rows = all(self.connections.iter(), names::CONNECTIONS)?;
+        Ok(rows.map(|(key, row)| (key.0, row.0)).collect())
+    }
+
+    pub(super) fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
+        absent_is_fine(self.connections.remove(&Plain(*key))).map_err(failed(names::CONNECTIONS))
+    }
+
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {
         let frontends = all(self.frontends.iter(), names::FRONTENDS)?;
         let frontends = frontends.map(|(key, frontend)| (key.0, frontend.0)).collect();
+        self.mend_served(&frontends)?;
+        let own = self.own_addresses()?;
         let slots = u32::try_from(names::SERVICES_MAX).unwrap_or(u32::MAX);
         let notes = tables::read::<TableNote>(self.notes.as_fd(), slots).map_err(not_known)?;
         let notes = (0..).zip(notes).filter(|(_, note)| note.digest != NO_TABLE);
@@ -68,7 +113,83 @@ impl ServiceMaps {
             found.insert(slot, digest);
             self.elements.insert(slot, elements);
         }
-        Ok(Services { frontends, tables: found })
+        self.sets = self.read_sources()?;
+        let sources = self.sets.clone();
+        Ok(Services { frontends, tables: found, own, sources })
+    }
+
+    /// Bits of ports that no frontend has any more cost a look-up, and are taken away only here.
+    fn mend_served(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) -> Result<(), KernelError> {
+        let mut wanted = BTreeMap::new();
+        for (word, bits) in frontends.keys().flat_map(served) {
+            *wanted.entry(word).or_default() |= bits;
+        }
+        for word in 0..SERVED_WORDS {
+            let wanted = wanted.get(&word).copied().unwrap_or(0);
+            if self.served.get(&word, 0).map_err(failed(names::SERVED_PORTS))? != wanted {
+                self.served.set(word, wanted, 0).map_err(failed(names::SERVED_PORTS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets to a port whose bit is not set are not looked for: it is set before the frontend is there.
+    fn serve(&mut self, key: &FrontendKey) -> Result<(), KernelError> {
+        for (word, bits) in served(key) {
+            let there = self.served.get(&word, 0).map_err(failed(names::SERVED_PORTS))?;
+            if there & bits != bits {
+                self.served.set(word, there | bits, 0).map_err(failed(names::SERVED_PORTS))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_sources(&self) -> Result<BTreeMap<u32, Arc<Set>>, KernelError> {
+        let mut sets: BTreeMap<u32, Set> = BTreeMap::new();
+        for (key, _) in all(self.sources.iter(), names::SOURCES)? {
+            let [set, a, b, c, d] = key.data();
+            let bits = key.prefix_len().saturating_sub(SourceKey::SET_BITS);
+            let prefix = prefix_of(PrefixKey { bits, address: Address { words: [a, b, c, d] } });
+            let odd = || KernelError::new(names::SOURCES.pin, "a row is no prefix");
+            sets.entry(set).or_default().insert(prefix.ok_or_else(odd)?);
+        }
+        Ok(sets.into_iter().map(|(number, set)| (number, Arc::new(set))).collect())
+    }
+
+    /// A number that is given has no rows yet.
+    fn write_sources(&mut self, number: u32, set: Option<&Arc<Set>>) -> Result<(), KernelError> {
+        if let Some(set) = set {
+            for prefix in set.iter() {
+                let key = source_key(number, *prefix);
+                self.sources.insert(&key, 1, 0).map_err(failed(names::SOURCES))?;
+            }
+            self.sets.insert(number, Arc::clone(set));
+            return Ok(());
+        }
+        for prefix in self.sets.remove(&number).iter().flat_map(|set| set.iter()) {
+            let removed = self.sources.remove(&source_key(number, *prefix));
+            absent_is_fine(removed).map_err(failed(names::SOURCES))?;
+        }
+        Ok(())
+    }
+
+    /// What is there is ours, or somebody else's that is mended.
+    fn own_addresses(&self) -> Result<OwnAddresses, KernelError> {
+        let mut found = Vec::new();
+        for address in self.own.iter() {
+            let Plain(address) = address.map_err(failed(names::OWN_ADDRESSES))?;
+            found.extend((address != Address::UNSPECIFIED).then(|| IpAddr::from(address)));
+        }
+        Ok(OwnAddresses::of(&found))
+    }
+
+    fn set_own(&mut self, own: OwnAddresses) -> Result<(), KernelError> {
+        let addresses = [own.v4.map(IpAddr::V4), own.v6.map(IpAddr::V6)];
+        for (index, address) in (0..).zip(addresses) {
+            let address = address.map_or(Address::UNSPECIFIED, Address::from);
+            self.own.set(index, Plain(address), 0).map_err(failed(names::OWN_ADDRESSES))?;
+        }
+        Ok(())
     }
 
     /// What is in a slot now, as programs find it.
@@ -87,7 +208,12 @@ impl ServiceMaps {
 
     pub(super) fn write(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
+            Step::OwnAddresses(own) => self.set_own(*own),
+            Step::Sources { number, set } => self.write_sources(*number, set.as_ref()),
             Step::Frontend { key, frontend } => {
+                if frontend.is_some() {
+                    self.serve(key)?;
+                }
                 let row = frontend.map(Plain);
                 set(&mut self.frontends, &Plain(*key), row, names::FRONTENDS)
             }
@@ -116,6 +242,17 @@ impl ServiceMaps {
     pub(super) fn table_bytes(&self) -> u64 {
         self.elements.values().map(|elements| array_bytes(*elements)).sum()
     }
+}
+
+fn source_key(set: u32, prefix: IpNet) -> Key<[u32; 5]> {
+    let PrefixKey { bits, address: Address { words: [a, b, c, d] } } = prefix_key(prefix);
+    Key::new(SourceKey::SET_BITS + bits, [set, a, b, c, d])
+}
+
+/// What is set in `SERVED_PORTS` for a frontend.
+fn served(key: &FrontendKey) -> impl Iterator<Item = (u32, u64)> + use<> {
+    let port = served_bit(key.protocol, u16::from_be(key.port));
+    port.into_iter().chain(port.map(|_| (ANY_SERVED, 1)))
 }
 
 fn note(table: Option<&Table>) -> TableNote {
@@ -182,8 +319,6 @@ fn not_known(error: io::Error) -> KernelError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use weft_shared::balance::table::{Backend, Manner};
 
     use super::*;
@@ -197,7 +332,7 @@ mod tests {
             new_flows: true,
             local: false,
         };
-        let manner = Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 16_381 };
+        let manner = Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 16_381 };
         let table = Table::new(manner, (0..100).map(backend).collect());
         let bytes = 10_000 * array_bytes(table.length().into());
         assert_eq!(bytes / (1024 * 1024), 351);

@@ -122,7 +122,7 @@ impl Datapath for Twin {
                 ServiceStep::Tables { tables } => {
                     tables.iter().find(|(written, _)| *written == slot).map(|(_, table)| table.clone())
                 }
-                ServiceStep::Frontend { .. } => None,
+                _ => None,
             })
         });
         Ok(written.flatten().map_or_else(|| vec![Element::zeroed()], |table| table.elements()))
@@ -212,7 +212,7 @@ impl Datapath for Twin {
         Ok(self.with(|state| slots.iter().map(|slot| (*slot, counter(state, slot))).collect()))
     }
 
-    fn attach_prefilter(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
+    fn attach_xdp(&mut self, ifindex: u32) -> Result<(Attached, Mode), KernelError> {
         self.with(|state| {
             if let Some(why) = &state.refuses_programs {
                 return Err(KernelError::new("attach the twin's XDP program", why.as_str()));
@@ -226,12 +226,12 @@ impl Datapath for Twin {
         })
     }
 
-    fn detach_prefilter(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.with(|state| state.prefiltering.remove(&ifindex));
         Ok(())
     }
 
-    fn prefilters_attached(&mut self) -> Result<Vec<u32>, KernelError> {
+    fn xdp_attached(&mut self) -> Result<Vec<u32>, KernelError> {
         Ok(self.with(|state| state.prefiltering.keys().copied().collect()))
     }
 

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use prost::Message as _;
-use weft_noded::balance::tables::Services;
+use weft_noded::{
+    balance::tables::{OwnAddresses, Services},
+    kernel::Mode,
+};
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::layout::service::{Party, SocketPeer};
 
@@ -16,6 +19,10 @@ use crate::{
 };
 
 fn service(name: &str, frontend: &str, backends: &[&str]) -> v1::Upsert {
+    service_at(name, v1::FrontendType::Cluster, frontend, backends)
+}
+
+fn service_at(name: &str, kind: v1::FrontendType, frontend: &str, backends: &[&str]) -> v1::Upsert {
     let backend = |address: &&str| v1::NodeBackend {
         address: (*address).to_owned(),
         port: 8080,
@@ -23,12 +30,8 @@ fn service(name: &str, frontend: &str, backends: &[&str]) -> v1::Upsert {
         state: v1::BackendState::Active.into(),
         ..v1::NodeBackend::default()
     };
-    let frontend = v1::NodeFrontend {
-        address: frontend.to_owned(),
-        port: 80,
-        protocol: 6,
-        r#type: v1::FrontendType::Cluster.into(),
-    };
+    let frontend =
+        v1::NodeFrontend { address: frontend.to_owned(), port: 80, protocol: 6, r#type: kind.into() };
     let sent = v1::NodeService {
         frontends: vec![frontend],
         backends: backends.iter().map(backend).collect(),
@@ -65,6 +68,26 @@ async fn services_are_in_the_kernel_when_they_are_acknowledged() {
     stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
     stream.ack().await;
     assert_eq!(services(&kernel), Services::default());
+}
+
+#[tokio::test]
+async fn a_service_that_outsiders_reach_brings_the_program_of_uplinks_and_takes_it_along() {
+    let (_state, kernel, _fake, node, mut stream) =
+        synced(vec![service("inside", "10.96.0.1", &["10.200.1.5"])]).await;
+    let modes =
+        |kernel: &Kernel| kernel.maps.with(|state| state.prefiltering.values().copied().collect::<Vec<_>>());
+    assert_eq!(modes(&kernel), [], "nobody outside reaches an address of the fleet");
+    assert_ne!(services(&kernel).own, OwnAddresses::default());
+    let outside = service_at("outside", v1::FrontendType::External, "198.51.100.10", &["203.0.113.5"]);
+    stream.delta(delta(6, vec![outside])).await;
+    assert_eq!(stream.ack().await.revision, 6);
+    assert_eq!(modes(&kernel), [Mode::Native]);
+    let status = node.status().await;
+    assert_eq!(status.capabilities.expect("capabilities").devices[0].xdp(), v1::XdpMode::Native);
+    let removes = vec![v1::Remove { r#type: ResourceType::Service.into(), name: "outside".to_owned() }];
+    stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
+    stream.ack().await;
+    assert_eq!(modes(&kernel), []);
 }
 
 #[tokio::test]

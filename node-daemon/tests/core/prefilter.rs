@@ -78,7 +78,7 @@ async fn where_the_program_cant_be_attached_every_list_is_told_as_rejected_until
     assert_eq!(ack.rejected.len(), 1, "{:?}", ack.rejected);
     assert!(ack.rejected[0].reason.contains("has one already"), "{:?}", ack.rejected);
     let problems = node.status().await.problems;
-    assert!(problems.iter().any(|problem| problem.contains("drop nothing on eth0")), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains("no program on eth0")), "{problems:?}");
     kernel.maps.with(|state| state.refuses_programs = None);
     node.core.check().await.expect("the core lives");
     assert_eq!(modes(&kernel), [Mode::Generic]);

@@ -143,7 +143,7 @@ fn run(line: &str) {
 }
 
 pub(crate) const MANNER: Manner =
-    Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 251 };
+    Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
 
 /// Backends by the last numbers of their addresses, all at this port.
 pub(crate) fn backends(net: &str, lasts: &[u8], port: u16) -> Vec<Backend> {

@@ -35,7 +35,7 @@ pub struct Backend {
 pub struct Table {
     random: bool,
     dsr: bool,
-    sources: bool,
+    sources: Option<Sources>,
     affinity_seconds: u32,
     slots: u16,
     backends: Vec<Backend>,
@@ -48,12 +48,21 @@ pub struct Manner {
     /// By chance, and not by a hash of the flow.
     pub random: bool,
     pub dsr: bool,
-    /// Flows are judged by their source.
-    pub sources: bool,
+    /// `None`: everybody may come.
+    pub sources: Option<Sources>,
     /// 0: none.
     pub affinity_seconds: u32,
     /// Of the Maglev table, as [`maglev::is_size`] wants it, where several take new flows.
     pub slots: u16,
+}
+
+/// Who may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Number of the set; 0: the one that nobody is in.
+    pub set: u32,
+    /// All but those in the set; else only those.
+    pub denied: bool,
 }
 
 impl Table {
@@ -131,7 +140,8 @@ impl Table {
         let flags = [
             (self.random, service_flags::RANDOM),
             (self.dsr, service_flags::DSR),
-            (self.sources, service_flags::SOURCES),
+            (self.sources.is_some(), service_flags::SOURCES),
+            (self.sources.is_some_and(|sources| sources.denied), service_flags::SOURCES_DENIED),
         ];
         ServiceHeader {
             digest,
@@ -139,7 +149,7 @@ impl Table {
             backends: u16::try_from(self.backends.len()).unwrap_or(u16::MAX),
             flags: flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum(),
             affinity_seconds: self.affinity_seconds,
-            reserved: 0,
+            sources: self.sources.map_or(0, |sources| sources.set),
         }
     }
 }
@@ -168,7 +178,7 @@ mod tests {
     use crate::layout::service::slot_element;
 
     const MANNER: Manner =
-        Manner { random: false, dsr: false, sources: false, affinity_seconds: 0, slots: 251 };
+        Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
 
     fn backend(last: u8, new_flows: bool) -> Backend {
         Backend { address: IpAddr::from([10, 0, 0, last]), port: 80, weight: 1, new_flows, local: false }
@@ -207,7 +217,9 @@ mod tests {
             table(MANNER, &[one, Backend { local: true, ..two }]),
             table(Manner { random: true, ..MANNER }, &[one, two]),
             table(Manner { dsr: true, ..MANNER }, &[one, two]),
-            table(Manner { sources: true, ..MANNER }, &[one, two]),
+            table(Manner { sources: Some(Sources { set: 1, denied: false }), ..MANNER }, &[one, two]),
+            table(Manner { sources: Some(Sources { set: 2, denied: false }), ..MANNER }, &[one, two]),
+            table(Manner { sources: Some(Sources { set: 2, denied: true }), ..MANNER }, &[one, two]),
             table(Manner { affinity_seconds: 9, ..MANNER }, &[one, two]),
             table(Manner { slots: 509, ..MANNER }, &[one, two]),
         ];

@@ -42,6 +42,8 @@ pub mod flow_flags {
     pub const FIN_REPLY: u16 = 16;
     /// TCP: RST was seen from either.
     pub const RST: u16 = 32;
+    /// The party that began named a service, and the other is its backend: answers are shown as the service's.
+    pub const SERVICE: u16 = 64;
 }
 
 /// Value of `FLOWS`: what was found out about a flow, so that its next packet need not look it up. Together with the key and

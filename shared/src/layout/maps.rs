@@ -62,6 +62,13 @@ pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
 pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
 /// Least-recently-used hash: `ConnectionKey` → `Connection`.
 pub const CONNECTIONS: MapName = map("CONNECTIONS", "connections_v1");
+/// Array: bits of protocols and ports that frontends have (`service::served_bit`), and whether there are any.
+pub const SERVED_PORTS: MapName = map("SERVED_PORTS", "served_ports_v1");
+/// Longest prefix match: `SourceKey` → nothing of interest (u32). A set is written before the first table that names it, and never
+/// changes.
+pub const SOURCES: MapName = map("SOURCES", "sources_v1");
+/// Array of two: the address with which this node sends to backends, of IPv4, of IPv6; `Address::UNSPECIFIED`: none.
+pub const OWN_ADDRESSES: MapName = map("OWN_ADDRESSES", "own_addresses_v1");
 
 /// Longest prefix match: IPv4 source, 4 bytes in network order → slot of a prefilter (u32). Apart from IPv6: a look-up costs by
 /// the key's bytes.
@@ -99,7 +106,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 34] = [
+pub const ALL: [MapName; 37] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -122,6 +129,9 @@ pub const ALL: [MapName; 34] = [
     SOCKET_FLOWS,
     AFFINITY,
     CONNECTIONS,
+    SERVED_PORTS,
+    SOURCES,
+    OWN_ADDRESSES,
     PREFILTER4,
     PREFILTER6,
     PREFILTER_SENDERS,
@@ -184,6 +194,9 @@ pub const FRONTENDS_MAX: usize = 128 * 1024;
 pub const BACKENDS_MAX: usize = 2047;
 pub const SOCKET_FLOWS_MAX: usize = 64 * 1024;
 pub const AFFINITY_MAX: usize = 64 * 1024;
+/// Prefixes of all sets of sources of a node: more are an overflow, for which a service is rejected. The map has twice as much room,
+/// so that sets that come are there before those that go are taken out.
+pub const SOURCE_PREFIXES_MAX: usize = 128 * 1024;
 /// A connection has two rows; one that answers bypass has one.
 pub const CONNECTIONS_MAX: usize = 128 * 1024;
 /// Prefixes of all prefilters of a node, of each family: more are an overflow, for which a prefilter is rejected. The maps have

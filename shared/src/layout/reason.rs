@@ -84,6 +84,38 @@ numbered! {
         Prefiltered = 26 => "prefiltered",
         /// More than the endpoint's rate allows, beyond what may wait.
         RateExceeded = 27 => "rate_exceeded",
+        /// No drop: XDP sent it on to a service's backend.
+        ServiceForwarded = 30 => "service_forwarded",
+        /// No drop: the same, without a row that remembers the backend (new connections come too fast, or the table is full).
+        ServiceUnremembered = 31 => "service_unremembered",
+        /// No drop: the backend is an endpoint of this node, which tc delivers to.
+        PassedLocalBackend = 32 => "passed_local_backend",
+        /// No drop: XDP knows no way to the backend over the device on which the packet came. The stack may find one.
+        PassedNoNeighbour = 33 => "passed_no_neighbour",
+        /// No drop: a fragment, or options or extension headers, which XDP does not read.
+        PassedNotPlain = 34 => "passed_not_plain",
+        /// No drop: the service has nobody for it, which tc rejects.
+        PassedNoBackend = 35 => "passed_no_backend",
+        /// No drop: what only tc does for services.
+        PassedToTc = 36 => "passed_to_tc",
+        /// No drop: with the header for its way to the backend it would be too long.
+        PassedTooLong = 37 => "passed_too_long",
+        /// The service's source ranges don't have the client.
+        SourceRefused = 38 => "source_refused",
+        /// All the ports are in use that the node has for connections to this backend.
+        NoPortLeft = 39 => "no_port_left",
+        /// No drop: a connection to a service that nobody answers was refused (TCP RST, ICMP port unreachable).
+        ServiceRejected = 40 => "service_rejected",
+        /// Nobody answers the service, and the packet is none that can be refused: a fragment, or one with options.
+        ServiceUnanswered = 41 => "service_unanswered",
+        /// The client has another connection to the same backend with the same ports: answers could not be told apart.
+        ServicePortTaken = 42 => "service_port_taken",
+        /// The answer of a connection to a service that is not remembered any more.
+        ServiceForgotten = 43 => "service_forgotten",
+        /// A packet to a service in which the port can't be changed: SCTP in fragments.
+        ServiceUntranslatable = 44 => "service_untranslatable",
+        /// The service's backend is one to which the node sends nothing from outside.
+        ServiceElsewhere = 45 => "service_elsewhere",
         /// The stack has something for the overlay that is not the node's own: it only passes it on, or other nodes don't
         /// know the node by that address or identity.
         NotTheNodes = 50 => "not_the_nodes",
@@ -112,7 +144,10 @@ impl Reason {
 
     /// Whether the packet went no further.
     pub const fn is_drop(self) -> bool {
-        self as u32 >= Self::PolicyDenied as u32
-            && !matches!(self, Self::PassedTagged | Self::PassedUnread | Self::PassedFailsafe)
+        let number = self as u32;
+        number >= Self::PolicyDenied as u32
+            && !(number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32)
+            && !(number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32)
+            && !matches!(self, Self::ServiceRejected)
     }
 }

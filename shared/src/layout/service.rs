@@ -38,7 +38,8 @@ pub struct ServiceHeader {
     pub flags: u32,
     /// For how long after its last flow a client keeps its backend; 0: not at all.
     pub affinity_seconds: u32,
-    pub reserved: u32,
+    /// Number of the set in `SOURCES` that sources are looked for in; 0: the set that nobody is in.
+    pub sources: u32,
 }
 
 /// Bits of [`ServiceHeader::flags`].
@@ -49,6 +50,23 @@ pub mod service_flags {
     pub const DSR: u32 = 2;
     /// Sources are judged, which only those who see packets can: a socket has no source yet.
     pub const SOURCES: u32 = 4;
+    /// Sources in the set are those that are refused, and not those that are let in.
+    pub const SOURCES_DENIED: u32 = 8;
+}
+
+/// Key of `SOURCES`: a set, and in it a prefix. The kernel wants the length first, in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct SourceKey {
+    /// Of the set's number and the address, of which those of IPv4 are mapped.
+    pub bits: u32,
+    pub set: u32,
+    pub address: Address,
+}
+
+impl SourceKey {
+    /// Bits of the set's number.
+    pub const SET_BITS: u32 = 32;
 }
 
 /// What the daemon notes of a table.
@@ -214,6 +232,30 @@ pub struct Frontend {
     pub outside: u32,
     /// `frontend_flags`.
     pub flags: u32,
+}
+
+/// Protocols that frontends have, in the order of their bits in `SERVED_PORTS`: TCP, UDP, SCTP (IANA numbers).
+const SERVED: [u8; 3] = [6, UDP, 132];
+const WORDS_OF_PORTS: u32 = 0x1_0000 / 64;
+/// The word of `SERVED_PORTS` that is not 0 where there are frontends at all.
+pub const ANY_SERVED: u32 = 3 * WORDS_OF_PORTS;
+/// Words of `SERVED_PORTS`.
+pub const SERVED_WORDS: u32 = ANY_SERVED + 1;
+
+/// Where the ports (host order) of frontends have their bits in `SERVED_PORTS`: the word's number, and the bit in it. `None`: no
+/// frontend has the protocol. Where the bit is not set, no frontend has the port; it may be set where none has it any more.
+#[inline(always)]
+pub const fn served_bit(protocol: u8, port: u16) -> Option<(u32, u64)> {
+    let place = if protocol == SERVED[0] {
+        0
+    } else if protocol == SERVED[1] {
+        1
+    } else if protocol == SERVED[2] {
+        2
+    } else {
+        return None;
+    };
+    Some((place * WORDS_OF_PORTS + port as u32 / 64, 1 << (port % 64)))
 }
 
 /// Bits of [`Frontend::flags`].

@@ -11,7 +11,7 @@ pub(in crate::bench) const PEER: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 7);
 /// The service's port.
 pub(in crate::bench) const PORT: u16 = 8080;
 pub(super) const WORKLOAD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(in crate::bench) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 const PAYLOAD: [u8; 46] = [0; 46];
 
@@ -21,7 +21,7 @@ pub(in crate::bench) fn established() -> Vec<u8> {
 }
 
 /// A segment from one to the other, or the one that begins.
-pub(super) fn segment(from: Ipv4Addr, to: Ipv4Addr, begins: bool) -> Vec<u8> {
+pub(in crate::bench) fn segment(from: Ipv4Addr, to: Ipv4Addr, begins: bool) -> Vec<u8> {
     let step = PacketBuilder::ethernet2(WORKLOAD_MAC, GATEWAY_MAC)
         .ipv4(from.octets(), to.octets(), 64)
         .tcp(1, PORT, 1000, 65_535);

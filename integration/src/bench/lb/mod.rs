@@ -4,6 +4,7 @@
 //! an error and no figure.
 
 mod prefilter;
+mod services;
 mod wrapper;
 
 use std::path::Path;
@@ -13,7 +14,8 @@ use clap::Args;
 
 use self::{
     prefilter::{PREFIXES, Prefilters, Sources},
-    wrapper::Reference,
+    services::{SERVICES, Services, State},
+    wrapper::{Flows, Reference},
 };
 use super::{Figure, Report, datapath::stay_on_this_cpu};
 
@@ -33,48 +35,112 @@ pub struct Options {
 
 /// Flows of the reference, and sources of packets: caches miss, as they do on a node with work.
 const TURNS: u16 = 10_000;
-const REFERENCE: &str = "ref.xdp.10k_flows";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Prefilter { sources: Sources, prefixes: u32 },
+    Dsr { state: State, flows: Flows, services: u32 },
+}
+
+impl Subject {
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for sources in Sources::ALL {
+            all.extend(PREFIXES.map(|prefixes| Self::Prefilter { sources, prefixes }));
+        }
+        for state in State::ALL {
+            for flows in Flows::ALL {
+                all.extend(SERVICES.map(|services| Self::Dsr { state, flows, services }));
+            }
+        }
+        all
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Prefilter { sources, prefixes } => {
+                format!("xdp.prefilter.{}.prefixes_{prefixes}", sources.name())
+            }
+            Self::Dsr { state, flows, services } => {
+                format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
+            }
+        }
+    }
+
+    /// What it is compared with.
+    fn flows(self) -> Flows {
+        match self {
+            Self::Prefilter { .. } => Flows::Many,
+            Self::Dsr { flows, .. } => flows,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Series {
-    sources: Sources,
-    prefixes: u32,
+    subject: Subject,
     rounds: Vec<f64>,
+    /// The reference, right before.
+    base: Vec<f64>,
 }
 
-impl Series {
-    fn all() -> impl Iterator<Item = Self> {
-        let each = Sources::ALL.into_iter().flat_map(|sources| PREFIXES.map(|prefixes| (sources, prefixes)));
-        each.map(|(sources, prefixes)| Self { sources, prefixes, rounds: Vec::new() })
+/// What runs.
+struct Bench {
+    reference: Reference,
+    prefilters: Prefilters,
+    services: Services,
+}
+
+impl Bench {
+    fn load(object: &Path) -> Result<Self> {
+        Ok(Self {
+            services: Services::load(object)?,
+            reference: Reference::load(object)?,
+            prefilters: Prefilters::load(object)?,
+        })
     }
 
-    fn name(&self) -> String {
-        format!("xdp.prefilter.{}.prefixes_{}", self.sources.name(), self.prefixes)
+    fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
+        match subject {
+            Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
+            Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
+        }
     }
 }
 
 /// Measures. `object` is that of the benches' own kernel programs.
 pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Report> {
     ensure!(options.rounds > 0 && options.repeat > 0, "nothing to measure");
+    let subjects = Subject::all().into_iter().filter(|subject| subject.name().starts_with(&options.only));
     let mut series: Vec<_> =
-        Series::all().filter(|series| series.name().starts_with(&options.only)).collect();
+        subjects.map(|subject| Series { subject, rounds: Vec::new(), base: Vec::new() }).collect();
     ensure!(!series.is_empty(), "no figure is called {:?}", options.only);
     stay_on_this_cpu()?;
     say("the programs and their tables");
-    let mut reference = Reference::load(object)?;
-    let mut prefilters = Prefilters::load(object)?;
-    let mut base = Vec::new();
+    let mut bench = Bench::load(object)?;
     for round in 0..options.rounds {
         say(&format!("round {} of {}", round + 1, options.rounds));
-        base.push(reference.run(options.repeat)?);
         for index in 0..series.len() {
             // What drifts while a round goes on does not always drift the same way.
             let index = if round % 2 == 1 { series.len() - 1 - index } else { index };
             let one = &mut series[index];
-            one.rounds.push(prefilters.run(one.prefixes, one.sources, options.repeat)?);
+            one.base.push(bench.reference.run(one.subject.flows(), options.repeat)?);
+            one.rounds.push(bench.run(one.subject, options.repeat)?);
         }
     }
-    let paired =
-        series.iter().map(|one| Figure::paired(one.name(), "ns", &one.rounds, REFERENCE.to_owned(), &base));
-    Ok(Report::new("lb", [Figure::plain(REFERENCE, "ns", &base)].into_iter().chain(paired).collect()))
+    Ok(Report::new("lb", figures(&series)))
+}
+
+fn figures(series: &[Series]) -> Vec<Figure> {
+    let references = Flows::ALL.into_iter().filter_map(|flows| {
+        let of_all = series.iter().filter(|one| one.subject.flows() == flows);
+        let rounds: Vec<f64> = of_all.flat_map(|one| one.base.iter().copied()).collect();
+        (!rounds.is_empty()).then(|| Figure::plain(flows.reference(), "ns", &rounds))
+    });
+    let paired = series.iter().map(|one| {
+        let Series { subject, rounds, base } = one;
+        Figure::paired(subject.name(), "ns", rounds, subject.flows().reference(), base)
+    });
+    references.chain(paired).collect()
 }

@@ -2,6 +2,7 @@ use proptest::{collection::vec, prelude::*};
 use weft_shared::layout::maps::SERVICES_MAX;
 
 use super::*;
+use crate::balance::sources::Numbers;
 
 fn desired(services: &[(&str, v1::NodeService)]) -> Desired {
     services.iter().map(|(name, sent)| ((*name).to_owned(), Arc::new(parse(sent)))).collect()
@@ -44,6 +45,67 @@ fn tables_come_before_frontends_and_go_after_them() {
     assert_eq!(balancer.plan(&Desired::new(), &actual, Sweep::Keep), Plan::default());
 }
 
+fn with_sources(cidrs: &[&str]) -> v1::NodeService {
+    let action = v1::source_ranges::Action::Allow.into();
+    let cidrs = cidrs.iter().map(|text| (*text).to_owned()).collect();
+    let source_ranges = Some(v1::SourceRanges { action, cidrs });
+    v1::NodeService { source_ranges, ..sent(&[("10.96.0.1", 80)], &["10.0.0.1"]) }
+}
+
+#[test]
+fn a_set_of_sources_is_there_before_the_table_that_names_it_and_goes_after_it() {
+    let mut balancer = Balancer::new(here());
+    let first = desired(&[("one", with_sources(&["192.0.2.0/24", "2001:db8::/32"]))]);
+    let plan = balancer.plan(&first, &Services::default(), Sweep::Remove);
+    let [Step::Sources { .. }, Step::Sources { .. }, Step::Tables { .. }, Step::Frontend { .. }] =
+        plan.steps.as_slice()
+    else {
+        panic!("{plan:?}")
+    };
+    let actual = applied(&Services::default(), &plan.steps);
+    assert_eq!(Balancer::new(here()).plan(&first, &actual, Sweep::Remove), Plan::default());
+
+    // Another set has another number, and who shares one shares its number.
+    let other = with_sources(&["192.0.2.0/25", "2001:db8::/32"]);
+    let mut same = with_sources(&["192.0.2.0/25"]);
+    same.frontends[0].port = 81;
+    let second = desired(&[("one", other), ("two", same)]);
+    let plan = balancer.plan(&second, &actual, Sweep::Remove);
+    let numbers: Vec<(u32, bool)> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Sources { number, set } => Some((*number, set.is_some())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(numbers, [(3, true), (1, false)], "{plan:?}");
+    assert!(matches!(plan.steps.last(), Some(Step::Sources { set: None, .. })), "{plan:?}");
+    let kept = applied(&actual, &balancer.plan(&second, &actual, Sweep::Keep).steps);
+    assert_eq!(kept.sources.len(), 3);
+    let swept = applied(&kept, &balancer.plan(&Desired::new(), &kept, Sweep::Remove).steps);
+    assert_eq!(swept, Services::default());
+}
+
+#[test]
+fn a_service_whose_sources_find_no_room_is_told_and_found_by_nobody() {
+    let many = |service: u32| {
+        let prefix = |number: u32| std::net::Ipv4Addr::from(number << 8 | service).to_string() + "/32";
+        let cidrs: Vec<String> = (0..1024).map(prefix).collect();
+        let mut sent = with_sources(&cidrs.iter().map(String::as_str).collect::<Vec<_>>());
+        sent.frontends[0].port = 80 + service;
+        sent
+    };
+    let services: Vec<(String, v1::NodeService)> =
+        (0..129).map(|service| (format!("service-{service:03}"), many(service))).collect();
+    let named: Vec<(&str, v1::NodeService)> =
+        services.iter().map(|(name, sent)| (name.as_str(), sent.clone())).collect();
+    let plan = Balancer::new(here()).plan(&desired(&named), &Services::default(), Sweep::Remove);
+    assert!(plan.unrealised.iter().all(|(name, _)| name == "service-128"), "{:?}", plan.unrealised);
+    assert!(plan.unrealised.iter().any(|(_, why)| why.contains("source ranges is full")));
+    assert_eq!(applied(&Services::default(), &plan.steps).frontends.len(), 128);
+}
+
 #[test]
 fn a_service_that_changes_keeps_its_slot_and_its_frontends_stay_untouched() {
     let mut balancer = Balancer::new(here());
@@ -68,8 +130,8 @@ fn of_two_services_with_one_frontend_the_first_has_it_and_the_other_is_told() {
     assert_eq!(plan.unrealised, [("b".to_owned(), "10.96.0.1 port 80 is the service a's".to_owned())]);
     let actual = applied(&Services::default(), &plan.steps);
     assert_eq!((actual.frontends.len(), actual.tables.len()), (2, 2));
-    let table = |service: &str| view::shares(&both[service], &here())[0].table.digest();
-    let key = *view::shares(&both["a"], &here())[0].references.first().unwrap();
+    let table = |service: &str| view::shares(&both[service], &here(), Numbers::default())[0].table.digest();
+    let key = *view::shares(&both["a"], &here(), Numbers::default())[0].references.first().unwrap();
     assert_eq!(found(&actual, &key.0, key.1), Some(table("a")));
 }
 

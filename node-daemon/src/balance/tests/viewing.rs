@@ -1,11 +1,14 @@
 use weft_proto::v1::BackendState::{Active, Maintenance, Quarantined, Terminating};
 
 use super::*;
-use crate::balance::view::{Scope, shares};
+use crate::balance::{
+    sources::Numbers,
+    view::{Scope, shares},
+};
 
 /// Backends with slots, and those without, by the last part of their addresses, in one scope of the IPv4 table.
 fn takers(sent: &v1::NodeService, wanted: Scope) -> (Vec<String>, Vec<String>) {
-    let shares = shares(&parse(sent), &here());
+    let shares = shares(&parse(sent), &here(), Numbers::default());
     let share =
         shares.iter().find(|share| share.references.iter().any(|(_, scope)| *scope == wanted)).unwrap();
     let backends = share.table.backends().iter();
@@ -44,7 +47,7 @@ fn if_none_is_active_all_that_are_quarantined_take_flows_and_no_other() {
 #[test]
 fn a_local_policy_leaves_the_nodes_own_backends_in_its_scope() {
     let mut service = sent(&[("10.96.0.1", 80)], &["10.0.0.1@n1", "10.0.0.2@n2", "10.0.0.3"]);
-    assert_eq!(shares(&parse(&service), &here()).len(), 1, "both scopes are alike");
+    assert_eq!(shares(&parse(&service), &here(), Numbers::default()).len(), 1, "both scopes are alike");
     service.external_traffic_policy = v1::TrafficPolicy::Local.into();
     assert_eq!(takers(&service, Scope::Inside).0, texts(&["1", "2", "3"]));
     assert_eq!(takers(&service, Scope::Outside), (texts(&["1"]), texts(&[])));
@@ -73,11 +76,11 @@ fn flows_that_begin_here_prefer_backends_of_the_same_topology() {
 #[test]
 fn each_family_has_its_table_and_a_node_port_has_both() {
     let both = parse(&sent(&[("", 30_080), ("fd96::1", 80)], &["10.0.0.1", "fd00::1", "fd00::2"]));
-    let shares = shares(&both, &here());
+    let shares = shares(&both, &here(), Numbers::default());
     let counts: Vec<_> =
         shares.iter().map(|share| (share.table.backends().len(), share.references.len())).collect();
     assert_eq!(counts, [(1, 2), (2, 4)]);
     let only_v4 = parse(&sent(&[("10.96.0.1", 80)], &["fd00::1"]));
-    let shares = view::shares(&only_v4, &here());
+    let shares = view::shares(&only_v4, &here(), Numbers::default());
     assert_eq!((shares.len(), shares[0].table.backends().len()), (1, 0), "it rejects");
 }
