@@ -184,7 +184,7 @@ fn send(
     seen: &Option<&'static Packet>,
 ) -> Result<Done, Reason> {
     // Of the others, those that need no look are not kept.
-    let answers = || seen.is_some_and(|packet| packet.service == Service::Answer);
+    let answers = || seen.is_some() && parse::kept().is_ok_and(|packet| packet.service == Service::Answer);
     if to.ifindex != 0 {
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,
@@ -201,7 +201,7 @@ fn send(
     }
     if !in_pools(to) {
         if answers() {
-            service::refuse_forgotten()?;
+            service::refuse_forgotten(ctx)?;
         }
         return Ok(deliver::to_stack());
     }

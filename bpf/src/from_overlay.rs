@@ -63,7 +63,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     )?;
     fragment::remember(packet)?;
     // Otherwise at the receiver's own hook.
-    if packet.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
+    if parse::kept()?.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
         service::show_answer(ctx)?;
     }
     deliver::to_endpoint(ctx, receiver, ifindex)

@@ -27,6 +27,7 @@ mod neighbour;
 mod parse;
 mod plain;
 mod prefilter;
+mod quoted;
 mod reject;
 mod related;
 mod sctp;
@@ -47,6 +48,7 @@ use sock::Family;
 use weft_shared::layout::Point;
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_endpoint::run(&ctx, &mut packet, &mut trace);
@@ -54,6 +56,7 @@ pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = to_endpoint::run(&ctx, &mut packet, &mut trace);
@@ -61,6 +64,7 @@ pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
@@ -68,6 +72,7 @@ pub fn tc_from_overlay(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::receive(&ctx, &mut packet, &mut trace);
@@ -75,6 +80,7 @@ pub fn tc_from_uplink(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::send(&ctx, &mut packet, &mut trace);

@@ -30,6 +30,7 @@ use crate::{
     events::AllowedBy,
     fragment::Cut,
     parse::Packet,
+    quoted::Told as ToldError,
     related::Quoted,
     service::Call,
     xdp::{
@@ -155,6 +156,10 @@ pub static PREFILTER_COUNTERS: PerCpuArray<Counter, { PREFILTER_SLOTS as usize }
 /// What is found out about a packet to a service: the stack has no room for it.
 #[btf_map]
 pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();
+
+/// What becomes of an error about a connection to a service.
+#[btf_map]
+pub static ERROR: PerCpuArray<ToldError, 1> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

@@ -22,7 +22,7 @@ use crate::{
     fragment,
     maps::{self, CALL, SERVED_PORTS},
     parse::{self, Packet, Service, protocol},
-    translate,
+    quoted, translate,
     verdict::same,
 };
 
@@ -92,6 +92,12 @@ pub fn called(
     side: Side,
     now: u64,
 ) -> Result<Option<Option<NonNull<Flow>>>, Reason> {
+    if packet.is_icmp() {
+        if any() {
+            quoted::call(ctx, packet)?;
+        }
+        return Ok(Some(flow));
+    }
     let entry = Entry::of(packet, flow);
     // A connection goes on as it began, datagrams go where they go now.
     let known = entry.is_some_and(|entry| entry.is_of_service() || packet.protocol == protocol::TCP);
@@ -404,11 +410,9 @@ extern "C" fn answers_another() -> u32 {
 /// Remembers the connection of a question that was let through, and what its first fragment said.
 #[inline(always)]
 pub fn remember(packet: &Packet) -> Result<(), Reason> {
-    if packet.service == Service::Question && remember_call() == 0 {
-        Err(Reason::KernelError)
-    } else {
-        Ok(())
-    }
+    // Of an error there is nothing to remember.
+    let asks = packet.service == Service::Question && !packet.is_icmp();
+    if asks && remember_call() == 0 { Err(Reason::KernelError) } else { Ok(()) }
 }
 
 #[unsafe(no_mangle)]
@@ -427,19 +431,33 @@ extern "C" fn remember_call() -> u32 {
 
 /// Whether the packet in hand answers a connection that is known.
 #[inline(always)]
-pub fn is_answer(packet: &Packet) -> bool {
-    !packet.tcp_opens() && find_answer() != 0
+fn is_answer(packet: &Packet) -> bool {
+    !packet.is_icmp() && !packet.tcp_opens() && find_answer() != 0
+}
+
+/// Whether the packet in hand, to somebody outside, answers for a service or tells of a question to one.
+#[inline(always)]
+pub fn answers_outside(ctx: &TcContext, packet: &Packet) -> bool {
+    is_answer(packet) || quoted::is_about_question(ctx, packet)
 }
 
 /// Whether the answer in hand can be shown as its frontend's at a later hook.
 #[inline(always)]
-pub fn refuse_forgotten() -> Result<(), Reason> {
-    if find_answer() == 0 { Err(Reason::ServiceForgotten) } else { Ok(()) }
+pub fn refuse_forgotten(ctx: &TcContext) -> Result<(), Reason> {
+    if answers_outside(ctx, parse::kept()?) { Ok(()) } else { Err(Reason::ServiceForgotten) }
 }
 
-/// Shows the answer in hand as its frontend's.
+/// Shows the answer in hand, or an error about the question, as its frontend's.
 #[inline(always)]
 pub fn show_answer(ctx: &TcContext) -> Result<(), Reason> {
+    let packet = &*parse::kept()?;
+    if packet.is_icmp() {
+        return if quoted::is_about_question(ctx, packet) {
+            quoted::put(ctx)
+        } else {
+            Err(Reason::ServiceForgotten)
+        };
+    }
     if find_answer() == 0 {
         return Err(Reason::ServiceForgotten);
     }
