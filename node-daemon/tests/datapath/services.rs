@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod errors;
+mod garbage;
 mod outside;
 mod packets;
 mod refusals;
