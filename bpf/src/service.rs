@@ -19,7 +19,7 @@ use crate::{
     balance::{self, Table},
     connections,
     conntrack::{self, Entry},
-    fragment,
+    fragment::{self, Part},
     maps::{self, CALL, SERVED_PORTS},
     parse::{self, Packet, Service, protocol},
     quoted, translate,
@@ -105,7 +105,7 @@ pub fn called(
         refuse_strange(packet, entry)?;
         return mark_answer(packet, entry).map(|()| Some(flow));
     }
-    match call(ctx, side)? {
+    match call(ctx, side, now)? {
         Called::Other => mark_answer(packet, entry).map(|()| Some(flow)),
         Called::Nobody => Ok(None),
         Called::Backend => {
@@ -144,8 +144,8 @@ pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> 
 /// Who is called by the packet in hand, which is changed if that is a backend. One step after the other, and not one in the other,
 /// for the stack's sake.
 #[inline(always)]
-fn call(ctx: &TcContext, side: Side) -> Result<Called, Reason> {
-    if go_on() == 0 {
+fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
+    if go_on(now) == 0 {
         match seek(side as u32) {
             OTHER => return Ok(Called::Other),
             NOBODY => return Ok(Called::Nobody),
@@ -167,19 +167,22 @@ fn call(ctx: &TcContext, side: Side) -> Result<Called, Reason> {
 /// are not.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn go_on() -> u32 {
+extern "C" fn go_on(now: u64) -> u32 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return 0 };
-    call.named = *packet;
+    if packet.part == Part::First {
+        call.named = *packet;
+    }
     write_key(&mut call.key, packet, Leg::Question);
     call.fresh = false;
     if packet.tcp_opens() {
         return 0;
     }
     let Some(known) = known(&call.key) else { return 0 };
-    if !holds(known) {
+    if !holds(known, now) {
         return 0;
     }
-    call.row = *known;
+    copy_party(&mut call.row.source, &known.source);
+    copy_party(&mut call.row.destination, &known.destination);
     1
 }
 
@@ -192,13 +195,29 @@ fn in_hand() -> Option<&'static mut Call> {
 /// In place: the stack has no room for one.
 #[inline(always)]
 fn write_key(key: &mut ConnectionKey, packet: &Packet, leg: Leg) {
-    key.source = packet.source;
-    key.destination = packet.destination;
+    copy_address(&mut key.source, &packet.source);
+    copy_address(&mut key.destination, &packet.destination);
     key.source_port = packet.source_port;
     key.destination_port = packet.destination_port;
     key.protocol = packet.protocol;
     key.leg = leg as u8;
     key.zero = [0; 2];
+}
+
+/// Word by word: of a copy of memory the compiler makes a call, which goes byte by byte.
+#[inline(always)]
+fn copy_address(to: &mut Address, from: &Address) {
+    for word in 0..4 {
+        // SAFETY: a field of its own.
+        unsafe { (&raw mut to.words[word]).write_volatile(from.words[word]) };
+    }
+}
+
+#[inline(always)]
+fn copy_party(to: &mut Party, from: &Party) {
+    copy_address(&mut to.address, &from.address);
+    to.port = from.port;
+    to.zero = 0;
 }
 
 #[inline(always)]
@@ -213,11 +232,10 @@ const SEEN_NANOSECONDS: u64 = 1_000_000_000;
 /// Whether the backend is known to be the service's still. Once in a while its use is noted, and the row for the way back, which may have
 /// been taken for another connection, is looked after.
 #[inline(always)]
-fn holds(known: &mut Connection) -> bool {
+fn holds(known: &mut Connection, now: u64) -> bool {
     if !Table::of(known.table).is_some_and(|table| table.digest() == known.digest) {
         return false;
     }
-    let now = conntrack::now();
     if now.saturating_sub(known.seen_at) > SEEN_NANOSECONDS {
         known.seen_at = now;
         look_after_answers();
@@ -384,11 +402,19 @@ fn fill(call: &mut Call, packet: &Packet) {
     call.fresh = true;
 }
 
+/// Whether the rows of the question in hand are to be written.
+#[inline(always)]
+fn is_fresh() -> bool {
+    in_hand().is_none_or(|call| call.fresh)
+}
+
 /// Refuses a question whose answers could not be told from those that the backend sends the client on another connection.
 #[inline(always)]
 pub fn refuse_taken(entry: Option<Entry>) -> Result<(), Reason> {
     match entry {
-        Some(entry) if !entry.is_closed() && (!entry.is_of_service() || answers_another() != 0) => {
+        Some(entry)
+            if !entry.is_closed() && (!entry.is_of_service() || is_fresh() && answers_another() != 0) =>
+        {
             Err(Reason::ServicePortTaken)
         }
         _ => Ok(()),
@@ -400,9 +426,6 @@ pub fn refuse_taken(entry: Option<Entry>) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn answers_another() -> u32 {
     let Some(call) = in_hand() else { return 1 };
-    if !call.fresh {
-        return 0;
-    }
     make_answer(call);
     known(&call.back).is_some_and(|row| !row.source.is(&call.answer.source)).into()
 }
@@ -412,6 +435,7 @@ extern "C" fn answers_another() -> u32 {
 pub fn remember(packet: &Packet) -> Result<(), Reason> {
     // Of an error there is nothing to remember.
     let asks = packet.service == Service::Question && !packet.is_icmp();
+    let asks = asks && (packet.part == Part::First || is_fresh());
     if asks && remember_call() == 0 { Err(Reason::KernelError) } else { Ok(()) }
 }
 
@@ -419,7 +443,9 @@ pub fn remember(packet: &Packet) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn remember_call() -> u32 {
     let Some(call) = in_hand() else { return 0 };
-    if fragment::remember(&call.named).is_err() {
+    if parse::kept().is_ok_and(|packet| packet.part == Part::First)
+        && fragment::remember(&call.named).is_err()
+    {
         return 0;
     }
     if !call.fresh {
@@ -476,6 +502,7 @@ extern "C" fn find_answer() -> u32 {
     if now.saturating_sub(row.seen_at) > SEEN_NANOSECONDS {
         row.seen_at = now;
     }
-    call.answer = *row;
+    copy_party(&mut call.answer.source, &row.source);
+    copy_party(&mut call.answer.destination, &row.destination);
     1
 }
