@@ -121,8 +121,9 @@ impl Table {
         self.header.digest[0]
     }
 
+    /// By its number, in the order of the table.
     #[inline(always)]
-    fn backend(&self, number: u32) -> Option<&'static ServiceBackend> {
+    pub fn backend(&self, number: u32) -> Option<&'static ServiceBackend> {
         if number >= self.header.backends.into() {
             return None;
         }

@@ -71,7 +71,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
-    let Some(flow) = service::called(ctx, packet, flow, Side::Inside, now)? else {
+    let Some(flow) = service::called(ctx, packet, flow, Side::INSIDE, now)? else {
         return reject(ctx, endpoint, ifindex);
     };
     let packet = &*parse::kept()?;

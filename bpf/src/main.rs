@@ -1,6 +1,6 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
 //! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
-//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `xdp` (what uplinks do before the stack), `balance` and `connections` (services), `forge` (what an endpoint must not send), `events` (counters and drops).
+//! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `xdp` (what uplinks do before the stack), `balance`, `connections` and `snat` (services), `decapsulate` (what another node balanced), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
 //! by itself, and not for every path that leads there. They take numbers, the context and pointers, which may be null for
@@ -14,6 +14,7 @@
 mod balance;
 mod connections;
 mod conntrack;
+mod decapsulate;
 mod deliver;
 mod events;
 mod forge;
@@ -32,6 +33,7 @@ mod reject;
 mod related;
 mod sctp;
 mod service;
+mod snat;
 mod sock;
 mod to_endpoint;
 mod translate;

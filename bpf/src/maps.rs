@@ -33,6 +33,7 @@ use crate::{
     quoted::Told as ToldError,
     related::Quoted,
     service::Call,
+    snat::Answer,
     xdp::{
         hop::{HOPS_MAX, Hop},
         rate::Added,
@@ -133,6 +134,9 @@ pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();
 /// What this CPU has added to `CONNECTIONS` lately.
 #[btf_map]
 pub static ADDED: PerCpuArray<Added, 1> = PerCpuArray::new();
+/// The answers' row in the making.
+#[btf_map]
+pub static ANSWER: PerCpuArray<Answer, 1> = PerCpuArray::new();
 /// The packet in hand, where XDP may send it on.
 #[btf_map]
 pub static FORWARDED: PerCpuArray<Forwarded, 1> = PerCpuArray::new();

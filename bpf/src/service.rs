@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
     Address, Class, Connection, ConnectionKey, Flow, Leg, Reason, connection_flags,
+    maps::BACKENDS_MAX,
     service::{
         ANY_SERVED, AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags,
         frontend_flags, packet_hash, served_bit,
@@ -18,7 +19,7 @@ use weft_shared::layout::{
 use crate::{
     balance::{self, Table},
     connections,
-    conntrack::{self, Entry},
+    conntrack::{self, Entry, forgotten},
     fragment::{self, Part},
     maps::{self, CALL, SERVED_PORTS},
     parse::{self, Packet, Service, protocol},
@@ -50,10 +51,33 @@ pub struct Call {
 
 /// From where a client calls, which says which of a frontend's tables counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Side {
-    Inside = 0,
-    Outside = 1,
+pub struct Side(u32);
+
+impl Side {
+    pub const INSIDE: Self = Self(0);
+    pub const OUTSIDE: Self = Self(1);
+    /// Outside, and another node has chosen the backend: above this bit, the lower half of its address.
+    const FORWARDED: u32 = 2;
+
+    /// The same, or if there is one with the lower half of the address of the backend that another node has chosen.
+    #[inline(always)]
+    pub fn or_forwarded(self, half: Option<u16>) -> Self {
+        let number = match half {
+            Some(half) => Self::FORWARDED | u32::from(half) << 16,
+            None => self.0,
+        };
+        Self(forgotten(number.into()) as u32)
+    }
+
+    #[inline(always)]
+    pub fn is_forwarded(self) -> bool {
+        self.0 & Self::FORWARDED != 0
+    }
+
+    #[inline(always)]
+    fn half(self) -> u32 {
+        self.0 >> 16
+    }
 }
 
 /// Whom a packet is for.
@@ -145,15 +169,23 @@ pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> 
 /// for the stack's sake.
 #[inline(always)]
 fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
-    if go_on(now) == 0 {
-        match seek(side as u32) {
+    if go_on(side.0, now) == 0 {
+        match seek(side.0) {
             OTHER => return Ok(Called::Other),
             NOBODY => return Ok(Called::Nobody),
             FRONTEND => {}
             number => return Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
         }
-        let found = find_former(FORMER) != 0 || find_former(FORMER_PORTLESS) != 0;
-        if take(found.into()) == 0 {
+        let forwarded = side.is_forwarded();
+        let found = if forwarded {
+            find_marked(side.half()) != 0
+        } else {
+            find_former(FORMER) != 0 || find_former(FORMER_PORTLESS) != 0
+        };
+        if forwarded && !found {
+            return Err(Reason::NoEndpoint);
+        }
+        if take(found.into(), forwarded.into()) == 0 {
             return Ok(Called::Nobody);
         }
     }
@@ -167,7 +199,7 @@ fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
 /// are not.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn go_on(now: u64) -> u32 {
+extern "C" fn go_on(side: u32, now: u64) -> u32 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return 0 };
     if packet.part == Part::First {
         call.named = *packet;
@@ -178,7 +210,9 @@ extern "C" fn go_on(now: u64) -> u32 {
         return 0;
     }
     let Some(known) = known(&call.key) else { return 0 };
-    if !holds(known, now) {
+    let side = Side(side);
+    let meant = !side.is_forwarded() || lower_half(&known.destination.address) == side.half();
+    if !meant || !holds(known, now) {
         return 0;
     }
     copy_party(&mut call.row.source, &known.source);
@@ -298,7 +332,7 @@ extern "C" fn seek(side: u32) -> u32 {
     let Some(frontend) = frontend(packet) else {
         return if known.is_some() { NOBODY } else { OTHER };
     };
-    let outside = side == Side::Outside as u32;
+    let outside = Side(side) != Side::INSIDE;
     // Nobody outside knows the address: it is not looked at.
     if outside && frontend.flags & frontend_flags::CLUSTER != 0 {
         return OTHER;
@@ -349,12 +383,53 @@ extern "C" fn find_former(portless: u32) -> u32 {
     1
 }
 
+/// The last 16 bits of an address, by which nodes tell each other of endpoints.
+#[inline(always)]
+fn lower_half(address: &Address) -> u32 {
+    u32::from_be(address.words[3]) & 0xffff
+}
+
+/// Whether an endpoint of this node whose address has this lower half is a backend: then it is in hand. One after the other: they are
+/// ordered by the rest of their addresses.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_marked(half: u32) -> u32 {
+    for part in 0..(BACKENDS_MAX as u32).div_ceil(PART) {
+        match find_in_part(part * PART, half) {
+            GO_ON => {}
+            found => return found,
+        }
+    }
+    0
+}
+
+/// Backends that are looked at together: the verifier follows each.
+const PART: u32 = 64;
+/// What [`find_in_part`] answers where none of them was it, and there are more.
+const GO_ON: u32 = 2;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_in_part(first: u32, half: u32) -> u32 {
+    let Some(call) = in_hand() else { return 0 };
+    let Some(table) = Table::of(call.row.table) else { return 0 };
+    for number in 0..PART {
+        let Some(backend) = table.backend(first.wrapping_add(number)) else { return 0 };
+        if lower_half(&backend.address) == half && backend.flags & backend_flags::LOCAL != 0 {
+            call.backend = *backend;
+            return 1;
+        }
+    }
+    GO_ON
+}
+
 /// Takes the backend that was found, or one for a new connection; 0: nobody.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn take(found: u32) -> u32 {
+extern "C" fn take(found: u32, forwarded: u32) -> u32 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return 0 };
-    if found == 0 || !(call.goes_on || balance::takes_new_flows(&call.backend)) {
+    // Another node has chosen: whether one takes new connections was its question.
+    if forwarded == 0 && (found == 0 || !(call.goes_on || balance::takes_new_flows(&call.backend))) {
         // Nobody else can go on in the midst of a connection.
         if call.goes_on && packet.protocol == protocol::TCP {
             return 0;
@@ -367,7 +442,7 @@ extern "C" fn take(found: u32) -> u32 {
             None => return 0,
         }
     }
-    if call.keeps && !call.goes_on {
+    if call.keeps && !call.goes_on && forwarded == 0 {
         balance::keep(&call.client, party(call.backend.address, call.backend.port));
     }
     fill(call, packet);

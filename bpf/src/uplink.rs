@@ -5,8 +5,8 @@ use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
-    conntrack::{self, Ends, Entry},
-    deliver,
+    conntrack::{self, Ends, Entry, forgotten},
+    decapsulate, deliver,
     events::{Done, Trace},
     fragment,
     frame::{Frame, meta},
@@ -34,8 +34,19 @@ pub fn receive(
         if in_pools(&to) {
             return Err(Reason::NoEndpoint);
         }
-        if let Some(done) = call(ctx, &frame, ethertype, epoch, seen, trace)? {
-            return Ok(done);
+        let inside = decapsulate::inside(ctx, ethertype, &to)?;
+        if inside.is_some() || may_call(ctx, &Frame::of(ctx), ethertype) {
+            // The verifier need not know which of the two it is.
+            let ethertype =
+                forgotten(inside.as_ref().map_or(ethertype, |inside| inside.ethertype).into()) as u16;
+            let side = Side::OUTSIDE.or_forwarded(inside.map(|inside| inside.mark));
+            if let Some(done) = call(ctx, ethertype, side, epoch, seen, trace)? {
+                return Ok(done);
+            }
+            // What another node sent on is for an endpoint, or for nobody.
+            if side.is_forwarded() {
+                return Err(Reason::NoEndpoint);
+            }
         }
         if runtime.host == 0 || !host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6) {
             return Ok(deliver::to_stack());
@@ -56,27 +67,27 @@ pub fn receive(
     deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace)
 }
 
-/// What becomes of a packet that calls a service; `None`: it calls none, or carries a tag.
+/// Whether the packet may call a service; none does that carries a tag.
+#[inline(always)]
+fn may_call(ctx: &TcContext, frame: &Frame, ethertype: u16) -> bool {
+    let plain = plain::packet(ctx, frame, ethertype);
+    service::any() && meta(ctx).vlan_present == 0 && plain.is_none_or(|plain| service::may_be_called(&plain))
+}
+
+/// What becomes of a packet that calls a service; `None`: it calls none.
 #[inline(always)]
 fn call(
     ctx: &TcContext,
-    frame: &Frame,
     ethertype: u16,
+    side: Side,
     epoch: u64,
     seen: &mut Option<&'static Packet>,
     trace: &mut Trace,
 ) -> Result<Option<Done>, Reason> {
-    let plain = plain::packet(ctx, frame, ethertype);
-    if !service::any()
-        || meta(ctx).vlan_present != 0
-        || plain.is_some_and(|plain| !service::may_be_called(&plain))
-    {
-        return Ok(None);
-    }
     // What can't be read is what it is without services.
     let Ok(packet) = parse::packet(ctx, ethertype) else { return Ok(None) };
     let now = conntrack::now();
-    let Some(flow) = service::called(ctx, packet, None, Side::Outside, now)? else {
+    let Some(flow) = service::called(ctx, packet, None, side, now)? else {
         return reject(ctx).map(Some);
     };
     let packet = &*parse::kept()?;

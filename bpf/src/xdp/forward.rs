@@ -8,21 +8,27 @@ use core::ptr::NonNull;
 
 use aya_ebpf::programs::XdpContext;
 use weft_shared::layout::{
-    Address, Class, Connection, Reason, connection_flags,
+    Address, Class, Connection, Leg, Reason, connection_flags,
     service::{
         AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags, frontend_flags,
         packet_hash,
     },
 };
 
-use super::{hop, rate, read::Packet, tunnel};
+use super::{
+    hop, rate,
+    read::{Packet, maybe},
+    rewrite, tunnel,
+};
 use crate::{
     balance::{self, Table},
     connections,
     conntrack::now,
     frame::ETHERNET,
-    maps::IPCACHE,
+    maps::{self, IPCACHE},
     parse::protocol,
+    snat,
+    verdict::in_pools,
 };
 
 /// For how long a row is used before all that led to it is looked at again, in nanoseconds. So exact is [`Connection::seen_at`].
@@ -38,35 +44,84 @@ pub struct Sent {
 #[inline(always)]
 pub fn run(ctx: &XdpContext, packet: &'static mut Packet) -> Result<Option<Sent>, Reason> {
     let now = now();
-    let known = if packet.opens { None } else { connections::find(&packet.key) };
-    let reason = if known.is_some_and(|row| remembered(packet, row, now)) {
-        Reason::ServiceForwarded
-    } else {
-        match first(u32::from(known.is_some()), now) {
-            NOBODYS => return Ok(None),
-            number => sent(number)?,
-        }
+    let reason = match way(packet, now)? {
+        Some(reason) => reason,
+        None => return Ok(None),
     };
     if packet.flags & connection_flags::LOCAL != 0 {
         return Err(Reason::PassedLocalBackend);
     }
-    if packet.flags & connection_flags::DSR == 0 {
+    let dsr = packet.flags & connection_flags::DSR != 0;
+    // What the node's own policy judges is judged at tc.
+    let judged = maps::runtime().host != 0 || packet.flags & connection_flags::FLEET != 0;
+    if !dsr && (judged || packet.flags & connection_flags::SNAT == 0) {
         return Err(Reason::PassedToTc);
     }
     let hop = hop::to(ctx, &packet.destination, now)?;
     if !hop::is_ours(ctx, hop) {
         return Ok(None);
     }
-    let more = tunnel::wrap(ctx, packet, hop)?;
+    let more = if dsr {
+        tunnel::wrap(ctx, packet, hop)?
+    } else {
+        rewrite::ends(ctx, packet, hop)?;
+        0
+    };
     Ok(Some(Sent { reason, bytes: ETHERNET as u32 + packet.length + more }))
 }
 
+/// As what the packet goes on, and its way is in it; `None`: it is nobody's here.
 #[inline(always)]
-fn sent(number: u32) -> Result<Reason, Reason> {
-    match Reason::from_number(number).unwrap_or(Reason::KernelError) {
-        sent @ (Reason::ServiceForwarded | Reason::ServiceUnremembered) => Ok(sent),
-        reason => Err(reason),
+fn way(packet: &mut Packet, now: u64) -> Result<Option<Reason>, Reason> {
+    if packet.maybe & maybe::ANSWER != 0 {
+        packet.key.leg = Leg::Answer as u8;
+        if let Some(row) = connections::find(&packet.key) {
+            answers(packet, row, now);
+            return Ok(Some(Reason::ServiceForwarded));
+        }
+        packet.key.leg = Leg::Question as u8;
     }
+    if packet.maybe & maybe::QUESTION == 0 {
+        return Ok(None);
+    }
+    let known = if packet.opens { None } else { connections::find(&packet.key) };
+    if known.is_some_and(|row| remembered(packet, row, now)) {
+        return Ok(Some(Reason::ServiceForwarded));
+    }
+    match choose_way(u32::from(known.is_some()), now) {
+        NOBODYS => return Ok(None),
+        number => done(number)?,
+    };
+    if packet.row.flags & connection_flags::SNAT != 0 {
+        done(own_port(now))?;
+    }
+    let row = packet.row;
+    take(packet, &row);
+    done(remember_way(now)).map(Some)
+}
+
+/// What a backend answers goes to the client, as the frontend's.
+#[inline(always)]
+fn answers(packet: &mut Packet, mut row: NonNull<Connection>, now: u64) {
+    // SAFETY: the kernel's element; see `connections::find`.
+    let row = unsafe { row.as_mut() };
+    if now.saturating_sub(row.seen_at) >= FRESH {
+        row.seen_at = now;
+    }
+    if packet.maybe & maybe::LAST != 0 {
+        row.flags |= connection_flags::ENDED;
+    }
+    take(packet, row);
+}
+
+/// The packet becomes what the row says.
+#[inline(always)]
+fn take(packet: &mut Packet, row: &Connection) {
+    packet.flags = row.flags;
+    packet.source = halves(&row.source.address);
+    packet.source_port = row.source.port;
+    packet.destination = halves(&row.destination.address);
+    packet.destination_port = row.destination.port;
 }
 
 /// What a row says, if it holds.
@@ -79,10 +134,9 @@ fn remembered(packet: &mut Packet, row: NonNull<Connection>, now: u64) -> bool {
     {
         return false;
     }
-    packet.flags = row.flags;
-    packet.destination = halves(&row.destination.address);
-    packet.destination_port = row.destination.port;
-    true
+    take(packet, row);
+    // The answers' row says when the port is free.
+    row.flags & connection_flags::SNAT == 0 || packet.maybe & maybe::LAST == 0
 }
 
 /// An address in two words.
@@ -102,28 +156,39 @@ const fn pair(first: u32, second: u32) -> u64 {
     }
 }
 
-/// What [`first`] answers of a packet that goes to no service of those outside.
+/// What [`choose_way`] answers of a packet that goes to no service of those outside.
 const NOBODYS: u32 = u32::MAX;
 
-/// Finds the way of the kept packet, of which nothing is remembered that holds: the number of the reason by which it is sent, or is
-/// not. `known`: whether there is a row. A function of its own for the verifier.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn first(known: u32, now: u64) -> u32 {
-    let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
-    match find_way(packet, known != 0, now) {
-        Ok(None) => NOBODYS,
-        Ok(Some(reason)) | Err(reason) => reason as u32,
+/// What functions answer that are the verifier's own: numbers of reasons, of which those are errors by which no packet is sent.
+#[inline(always)]
+fn done(number: u32) -> Result<Reason, Reason> {
+    match Reason::from_number(number).unwrap_or(Reason::KernelError) {
+        sent @ (Reason::ServiceForwarded | Reason::ServiceUnremembered) => Ok(sent),
+        reason => Err(reason),
     }
 }
 
 #[inline(always)]
-fn find_way(packet: &mut Packet, known: bool, now: u64) -> Result<Option<Reason>, Reason> {
-    let Some(frontend) = frontend(packet) else { return Ok(None) };
-    if frontend.flags & frontend_flags::CLUSTER != 0 {
-        return Ok(None);
+fn number(outcome: Result<Reason, Reason>) -> u32 {
+    match outcome {
+        Ok(reason) | Err(reason) => reason as u32,
     }
-    let table = Table::of(frontend.outside).ok_or(Reason::PassedNoBackend)?;
+}
+
+/// Finds the way of the kept packet, of which nothing is remembered that holds, and makes its row. `known`: whether there is one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn choose_way(known: u32, now: u64) -> u32 {
+    let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
+    let Some(frontend) = frontend(packet).filter(|it| it.flags & frontend_flags::CLUSTER == 0) else {
+        return NOBODYS;
+    };
+    number(make_row(packet, frontend.outside, known != 0, now).map(|()| Reason::ServiceForwarded))
+}
+
+#[inline(always)]
+fn make_row(packet: &mut Packet, service: u32, known: bool, now: u64) -> Result<(), Reason> {
+    let table = Table::of(service).ok_or(Reason::PassedNoBackend)?;
     if !table.admits(&packet.key.source) {
         return Err(Reason::SourceRefused);
     }
@@ -135,39 +200,83 @@ fn find_way(packet: &mut Packet, known: bool, now: u64) -> Result<Option<Reason>
         None if known.is_some() && packet.key.protocol == protocol::TCP && !packet.opens => {
             return Err(Reason::PassedNoBackend);
         }
-        None => choose(&table, frontend.outside, packet).ok_or(Reason::PassedNoBackend)?,
+        None => choose(&table, service, packet).ok_or(Reason::PassedNoBackend)?,
     };
     if backend.flags & backend_flags::LOCAL != 0 {
         return Err(Reason::PassedLocalBackend);
     }
     let port = if backend.port == 0 { packet.key.destination_port } else { backend.port };
-    packet.destination = halves(&backend.address);
-    packet.destination_port = port;
-    packet.flags = if table.is_dsr() { connection_flags::DSR } else { 0 };
-    let row = Connection {
-        source: packet.client(),
-        flags: packet.flags,
-        destination: Party { address: backend.address, port, zero: 0 },
-        table: frontend.outside,
-        digest: table.digest(),
-        seen_at: now,
+    packet.known = had.is_some();
+    // What the connection was sent as, or as what the client sends it.
+    packet.row.source = match known.filter(|_| had.is_some()) {
+        // SAFETY: as above.
+        Some(row) => unsafe { row.as_ref() }.source,
+        None => packet.client(),
     };
-    Ok(Some(remember(packet, had.and(known), &row, now)))
+    packet.row.destination = Party { address: backend.address, port, zero: 0 };
+    packet.row.flags = if table.is_dsr() { connection_flags::DSR } else { connection_flags::SNAT };
+    (packet.row.table, packet.row.digest, packet.row.seen_at) = (service, table.digest(), now);
+    Ok(())
 }
 
-/// Writes the row, where there was one of the same backend in place.
+/// Gives the kept packet, whose backend answers through this node, a port to be sent from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn own_port(now: u64) -> u32 {
+    let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
+    number(find_port(packet, now).map(|()| Reason::ServiceForwarded))
+}
+
 #[inline(always)]
-fn remember(packet: &Packet, there: Option<NonNull<Connection>>, row: &Connection, now: u64) -> Reason {
-    if let Some(there) = there {
-        // SAFETY: as above. Whoever reads half of it finds a digest that is not the table's.
-        unsafe {
-            let there = &mut *there.as_ptr();
-            (there.flags, there.table, there.digest, there.seen_at) = (row.flags, row.table, row.digest, now);
-        }
-        return Reason::ServiceForwarded;
+fn find_port(packet: &mut Packet, now: u64) -> Result<(), Reason> {
+    // What is sent into the overlay, and the checksum of SCTP, are tc's.
+    let ported = matches!(packet.key.protocol, protocol::TCP | protocol::UDP);
+    if !ported || maps::runtime().host != 0 || in_pools(&maps::peer_of(&packet.row.destination.address)) {
+        return Err(Reason::PassedToTc);
     }
-    let added = rate::allows(now) && connections::put(&packet.key, row);
-    if added { Reason::ServiceForwarded } else { Reason::ServiceUnremembered }
+    let ended = if packet.maybe & maybe::LAST != 0 { connection_flags::ENDED } else { 0 };
+    let begins = if packet.opens { snat::BEGINS } else { 0 };
+    let flags = connection_flags::SNAT | ended | begins;
+    let Packet { key, row: Connection { source, destination, .. }, known, .. } = packet;
+    if *known
+        && snat::snat_keep(&raw const *key, &raw const *destination, &raw const *source, flags, now) != 0
+    {
+        return Ok(());
+    }
+    let own = hop::own_address(!packet.v6).ok_or(Reason::PassedNoNeighbour)?;
+    source.address = bytemuck::cast(own);
+    if own == hop::NOBODY {
+        return Err(Reason::PassedNoNeighbour);
+    }
+    if !rate::allows(now) {
+        return Err(Reason::NoPortLeft);
+    }
+    source.port =
+        snat::snat_port(&raw const *key, &raw const *destination, &raw const source.address, flags, now)
+            as u16;
+    if source.port == 0 { Err(Reason::NoPortLeft) } else { Ok(()) }
+}
+
+/// Writes the kept packet's row, in place where there is one of the same backend.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remember_way(now: u64) -> u32 {
+    let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
+    let Packet { key, row, known, .. } = packet;
+    if *known && let Some(there) = connections::find(key) {
+        // SAFETY: as above. Whoever reads half of it finds a digest that is not the table's.
+        let there = unsafe { &mut *there.as_ptr() };
+        (there.source, there.flags) = (row.source, row.flags);
+        (there.table, there.digest, there.seen_at) = (row.table, row.digest, row.seen_at);
+        return Reason::ServiceForwarded as u32;
+    }
+    let snat = row.flags & connection_flags::SNAT != 0;
+    // A port that was given counted already.
+    if (snat || rate::allows(now)) && connections::put(key, row) {
+        return Reason::ServiceForwarded as u32;
+    }
+    // Its next packet would be sent from another port.
+    if snat { Reason::NoPortLeft as u32 } else { Reason::ServiceUnremembered as u32 }
 }
 
 /// The backend of a row, if the table has it and it takes the packet.

@@ -171,7 +171,7 @@ fn look_up(ctx: *mut xdp_md, outer: &Address, own: &Address, hop: &mut Hop) -> u
     FOUND
 }
 
-const NOBODY: [u64; 2] = [0; 2];
+pub const NOBODY: [u64; 2] = [0; 2];
 
 /// With which this node sends to backends.
 #[inline(always)]

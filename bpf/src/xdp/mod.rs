@@ -6,6 +6,7 @@ mod forward;
 pub mod hop;
 pub mod rate;
 pub mod read;
+mod rewrite;
 mod tunnel;
 
 use aya_ebpf::{

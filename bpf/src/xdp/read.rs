@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use weft_shared::layout::{
-    Address, ConnectionKey, Leg, Reason,
+    Address, Connection, ConnectionKey, Leg, Reason,
     service::{ANY_SERVED, Party, served_bit},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     frame::{ETHERNET, Frame, HEADERS_V4, HEADERS_V6, IPV4, IPV6},
     maps::{FORWARDED, SERVED_PORTS},
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol, tcp},
+    snat,
 };
 
 /// Bytes of ports.
@@ -38,13 +39,30 @@ pub struct Packet {
     pub opens: bool,
     /// Type of service, or traffic class.
     pub tos: u8,
-    zero: u8,
-    /// What its destination becomes. In two words: of four, the compiler makes calls of `memmove`.
+    /// Bits of [`maybe`].
+    pub maybe: u8,
+    /// What its ends become. Addresses are in two words: of four, the compiler makes calls of `memmove`.
+    pub source: [u64; 2],
     pub destination: [u64; 2],
-    /// … and its port.
+    /// Network order.
+    pub source_port: u16,
     pub destination_port: u16,
     /// Bits of `connection_flags`.
     pub flags: u32,
+    /// What is to be remembered of it, where it is not yet.
+    pub row: Connection,
+    /// Whether there is a row that has the same backend.
+    pub known: bool,
+}
+
+/// What a packet may be, by its port.
+pub mod maybe {
+    /// One to a service.
+    pub const QUESTION: u8 = 1;
+    /// One of a backend that answers through this node.
+    pub const ANSWER: u8 = 2;
+    /// TCP: FIN or RST. No packet ends a connection that begins one.
+    pub const LAST: u8 = 4;
 }
 
 impl Packet {
@@ -53,8 +71,8 @@ impl Packet {
         key: ConnectionKey,
         length: u32,
         v6: bool,
-        opens: bool,
         tos: u8,
+        [maybe, flags]: [u8; 2],
     ) -> Result<&'static mut Self, Reason> {
         let kept = FORWARDED.get_ptr_mut(0).ok_or(Reason::KernelError)?;
         // SAFETY: an element of an array, which never moves, and only this program's now. The compiler must read again what it
@@ -63,7 +81,8 @@ impl Packet {
             (*kept).key = key;
             (*kept).length = length;
             (*kept).v6 = v6;
-            (*kept).opens = opens;
+            (*kept).opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+            (*kept).maybe = if flags & (tcp::FIN | tcp::RST) == 0 { maybe } else { maybe | maybe::LAST };
             (*kept).tos = tos;
             asm!("", options(nostack, preserves_flags));
             Ok(&mut *kept)
@@ -113,19 +132,22 @@ fn ipv4(ctx: &XdpContext, frame: &Frame) -> Result<Option<&'static mut Packet>, 
         return Err(Reason::PassedNotPlain);
     }
     let [from, to] = head.read::<[u16; 2], { ETHERNET + IPV4 }>();
-    if !may_be_served(protocol, to) {
+    let maybe = maybe(protocol, to);
+    if maybe == 0 {
         return Ok(None);
     }
     let length = u32::from(u16::from_be(head.read::<u16, { ETHERNET + 2 }>()));
-    is_whole(ctx, frame, length, (IPV4 + PORTS) as u32)?;
-    let opens = protocol == protocol::TCP && {
+    is_whole(ctx, frame, length, (IPV4 + header(protocol)) as u32)?;
+    let flags = if protocol == protocol::TCP {
         let head = frame.head::<HEADERS_V4>().ok_or(Reason::PassedUnread)?;
-        opens(head.read::<u8, { ETHERNET + IPV4 + TCP_FLAGS }>())
+        head.read::<u8, { ETHERNET + IPV4 + TCP_FLAGS }>()
+    } else {
+        0
     };
     let [source, destination] = head.read::<[u32; 2], { ETHERNET + 12 }>();
     let key = key(Address::from_v4(source), Address::from_v4(destination), [from, to], protocol);
     let tos = head.read::<u8, { ETHERNET + 1 }>();
-    Packet::keep(key, length, false, opens, tos).map(Some)
+    Packet::keep(key, length, false, tos, [maybe, flags]).map(Some)
 }
 
 #[inline(always)]
@@ -136,7 +158,8 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<&'static mut Packet>, 
         return Err(Reason::PassedNotPlain);
     }
     let [from, to] = head.read::<[u16; 2], { ETHERNET + IPV6 }>();
-    if !may_be_served(protocol, to) {
+    let maybe = maybe(protocol, to);
+    if maybe == 0 {
         return Ok(None);
     }
     let source = address(head.read::<u64, { ETHERNET + 8 }>(), head.read::<u64, { ETHERNET + 16 }>());
@@ -146,14 +169,16 @@ fn ipv6(ctx: &XdpContext, frame: &Frame) -> Result<Option<&'static mut Packet>, 
         return Ok(None);
     }
     let length = IPV6 as u32 + u32::from(u16::from_be(head.read::<u16, { ETHERNET + 4 }>()));
-    is_whole(ctx, frame, length, (IPV6 + PORTS) as u32)?;
-    let opens = protocol == protocol::TCP && {
+    is_whole(ctx, frame, length, (IPV6 + header(protocol)) as u32)?;
+    let flags = if protocol == protocol::TCP {
         let head = frame.head::<HEADERS_V6>().ok_or(Reason::PassedUnread)?;
-        opens(head.read::<u8, { ETHERNET + IPV6 + TCP_FLAGS }>())
+        head.read::<u8, { ETHERNET + IPV6 + TCP_FLAGS }>()
+    } else {
+        0
     };
     let first = u16::from_be(head.read::<u16, ETHERNET>());
     let key = key(source, destination, [from, to], protocol);
-    Packet::keep(key, length, true, opens, (first >> 4) as u8).map(Some)
+    Packet::keep(key, length, true, (first >> 4) as u8, [maybe, flags]).map(Some)
 }
 
 /// By its halves, as they stand in the packet.
@@ -169,11 +194,23 @@ const fn key(source: Address, destination: Address, ports: [u16; 2], protocol: u
     ConnectionKey { source, destination, source_port, destination_port, protocol, leg, zero: [0; 2] }
 }
 
-/// Whether some frontend has the port.
+/// Bits of [`maybe`](mod@maybe), by the port that the packet goes to.
 #[inline(always)]
-fn may_be_served(protocol: u8, port: u16) -> bool {
-    let Some((word, bit)) = served_bit(protocol, u16::from_be(port)) else { return false };
-    SERVED_PORTS.get(word).is_some_and(|bits| bits & bit != 0)
+fn maybe(protocol: u8, port: u16) -> u8 {
+    let Some((word, bit)) = served_bit(protocol, u16::from_be(port)) else { return 0 };
+    let served = SERVED_PORTS.get(word).is_some_and(|bits| bits & bit != 0);
+    let question = if served { maybe::QUESTION } else { 0 };
+    if snat::is_port(port) { question | maybe::ANSWER } else { question }
+}
+
+/// The least that a transport header takes.
+#[inline(always)]
+const fn header(protocol: u8) -> usize {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::SCTP => 12,
+        _ => 8,
+    }
 }
 
 /// Whether the frame has all of the packet, and that what was read of it.
@@ -191,9 +228,4 @@ fn is_whole(ctx: &XdpContext, frame: &Frame, length: u32, least: u32) -> Result<
         }
     }
     Ok(())
-}
-
-#[inline(always)]
-const fn opens(flags: u8) -> bool {
-    flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }

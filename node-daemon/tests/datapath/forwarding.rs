@@ -1,7 +1,12 @@
 //! Services at XDP on uplinks: what is sent on to backends elsewhere, and how it then looks. Packets that come out are taken apart by
 //! another implementation (etherparse), checksums and all.
 
-use std::{net::IpAddr, process::Command, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    sync::Arc,
+};
 
 use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -13,15 +18,18 @@ use weft_noded::{
 use weft_shared::{
     balance::table::{Backend, Manner, Sources, Table},
     layout::{
-        Point, Reason,
-        service::{Frontend, FrontendKey},
+        Config, Point, Reason,
+        service::{Frontend, FrontendKey, frontend_flags},
     },
 };
 
 use crate::{
     harness::Datapath,
     packets::{ACK, SYN, TCP, UDP, Way, arriving},
-    world::{CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, PARTNER_PARTY, Party, UPLINK, WORLD_PARTY},
+    world::{
+        self, CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, NOBODY_PARTY, PARTNER_PARTY, Party,
+        UPLINK, WEB_PARTY, WORLD_PARTY,
+    },
 };
 
 pub(crate) const DROP: u32 = 1;
@@ -49,6 +57,15 @@ pub(crate) const MANNER: Manner =
     Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
 pub(crate) const DSR: Manner = Manner { dsr: true, ..MANNER };
 
+const CONFIG: Config = Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT };
+
+/// Outside of the fleet, on the uplink's link, and nobody has heard of it.
+const UNREACHED: Party = Party {
+    v4: std::net::Ipv4Addr::new(192, 0, 2, 99),
+    v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x99),
+};
+const SCTP: u8 = 132;
+
 /// What came of a packet.
 #[derive(Clone, Debug)]
 pub(crate) struct Fate {
@@ -65,7 +82,13 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// The uplink is up, with the node's addresses, and knows its neighbours.
     pub(crate) fn new() -> Self {
-        let mut uplink = Self { datapath: Datapath::new() };
+        Self::with_config(CONFIG)
+    }
+
+    pub(crate) fn with_config(config: Config) -> Self {
+        let mut uplink = Self { datapath: Datapath::with_config(config) };
+        // The other end has nothing of its own to say, which would be counted.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/p{UPLINK}/disable_ipv6"), "1").unwrap();
         for line in [
             "link set lo up".to_owned(),
             format!("link set t{UPLINK} address {} up", text(UPLINK_MAC)),
@@ -87,6 +110,8 @@ impl Uplink {
         ] {
             ip(&format!("neighbour add {address} lladdr {} dev t{UPLINK} nud permanent", text(mac)));
         }
+        ip("route add default via 192.0.2.254");
+        ip("-6 route add default via 2001:db8::fe");
         // A device takes packets of test runs only where a program is on it.
         let program = uplink.datapath.object.uplink_program().unwrap();
         program.attach_to_if_index(UPLINK, XdpMode::Driver).unwrap();
@@ -365,4 +390,149 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
     );
     uplink.write(&[Step::Sources { number: 1, set: None }]);
     assert_eq!(uplink.datapath.object.read_services().unwrap().sources.len(), 3);
+}
+
+/// Who a packet is from and to, as etherparse reads it, with its ports. All checksums are right.
+fn ends(packet: &[u8]) -> (SocketAddr, SocketAddr) {
+    check(&packet[14..]);
+    let parsed = SlicedPacket::from_ethernet(packet).unwrap();
+    let (from, to): (IpAddr, IpAddr) = match parsed.net.unwrap() {
+        NetSlice::Ipv4(net) => (net.header().source_addr().into(), net.header().destination_addr().into()),
+        NetSlice::Ipv6(net) => (net.header().source_addr().into(), net.header().destination_addr().into()),
+        NetSlice::Arp(_) => panic!("ARP"),
+    };
+    let (source, destination) = match parsed.transport.unwrap() {
+        TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port()),
+        TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port()),
+        other => panic!("{other:?}"),
+    };
+    (SocketAddr::new(from, source), SocketAddr::new(to, destination))
+}
+
+/// A packet of a way, of a protocol, between these ports.
+fn packet_of(protocol: u8, way: &Way, from: u16, to: u16, flags: u8) -> Vec<u8> {
+    if protocol == TCP { way.tcp(from, to, flags) } else { way.datagram(from, to, 41) }
+}
+
+#[test]
+fn a_backend_outside_answers_through_this_node_by_a_port_of_its_own() {
+    let mut uplink = Uplink::new();
+    for (index, family) in (0..).zip(FAMILIES) {
+        let (vip, own, outside) = (VIP.address(family), HOST_PARTY.address(family), OUTSIDE.address(family));
+        let table = table(MANNER, &[(outside, 8080)]);
+        for protocol in [TCP, UDP] {
+            uplink.serve(key(vip, 80, protocol), 1 + index, &table);
+            let mut ports = BTreeSet::new();
+            for client in 4000..4050 {
+                let asked = packet_of(protocol, &question(family), client, 80, SYN);
+                let sent = uplink.fate(&asked);
+                assert_eq!((sent.verdict, sent.reason), (TX, Some(Reason::ServiceForwarded)), "{family:?}");
+                let (from, to) = ends(&sent.packet);
+                assert_eq!((from.ip(), to), (own, SocketAddr::new(outside, 8080)));
+                assert!((61_000..=65_535).contains(&from.port()), "{from}");
+                assert!(ports.insert(from.port()), "{from} is another connection's");
+                assert_eq!(sent.packet[..12], [OUTSIDE_MAC, UPLINK_MAC].concat());
+                // Its next packets are sent alike, and each answer goes to the client that asked.
+                let again = uplink.fate(&packet_of(protocol, &question(family), client, 80, ACK));
+                assert_eq!(ends(&again.packet), (from, to));
+                let way = arriving(OUTSIDE, HOST_PARTY, family);
+                let answer = uplink.fate(&packet_of(protocol, &way, 8080, from.port(), SYN | ACK));
+                assert_eq!(answer.reason, Some(Reason::ServiceForwarded), "{family:?}");
+                let client = SocketAddr::new(WORLD_PARTY.address(family), client);
+                assert_eq!(ends(&answer.packet), (SocketAddr::new(vip, 80), client));
+                assert_eq!(answer.packet[..12], [ROUTER_MAC, UPLINK_MAC].concat());
+                assert_eq!(answer.packet[if family == Family::V4 { 22 } else { 21 }], way.hops - 1);
+            }
+            // What nobody asked for is the stack's.
+            let way = arriving(PARTNER_PARTY, HOST_PARTY, family);
+            let port = *ports.first().unwrap();
+            assert_eq!(uplink.reason(&packet_of(protocol, &way, 8080, port, ACK)), None);
+        }
+        // A datagram without a checksum stays one (IPv4 alone may).
+        if family == Family::V4 {
+            let mut asked = question(family).datagram(4000, 80, 41);
+            asked[40..42].fill(0);
+            assert_eq!(uplink.fate(&asked).packet[40..42], [0, 0]);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_finds_no_port_is_dropped_and_ports_of_others_stay_theirs() {
+    let config = Config { snat_first_port: 61_000, snat_last_port: 61_003, ..CONFIG };
+    let mut uplink = Uplink::with_config(config);
+    let family = Family::V4;
+    uplink.serve(key(VIP.address(family), 80, TCP), 1, &table(MANNER, &[(OUTSIDE.address(family), 80)]));
+    let ask = |uplink: &mut Uplink, client, flags| uplink.fate(&question(family).tcp(client, 80, flags));
+    let first: Vec<_> = (1..=4).map(|client| ends(&ask(&mut uplink, client, SYN).packet)).collect();
+    assert_eq!(
+        first.iter().map(|(from, _)| from.port()).collect::<BTreeSet<_>>(),
+        (61_000..=61_003).collect()
+    );
+    let fifth = ask(&mut uplink, 5, SYN);
+    assert_eq!((fifth.verdict, fifth.reason), (DROP, Some(Reason::NoPortLeft)));
+    for (client, had) in (1..).zip(first) {
+        assert_eq!(ends(&ask(&mut uplink, client, ACK).packet), had);
+    }
+}
+
+#[test]
+fn what_xdp_does_not_do_goes_up_untouched_and_says_why() {
+    let mut uplink = Uplink::new();
+    for (index, family) in (0..).zip(FAMILIES) {
+        let serve = |uplink: &mut Uplink, port: u16, manner, members: Vec<Backend>| {
+            let table = Table::new(manner, members);
+            for protocol in [TCP, UDP, SCTP] {
+                uplink.serve(
+                    key(VIP.address(family), port, protocol),
+                    100 * (index + 1) + u32::from(port),
+                    &table,
+                );
+            }
+        };
+        let of = |party: Party| vec![backend(party.address(family), 0)];
+        serve(&mut uplink, 1, DSR, vec![Backend { local: true, ..backend(WEB_PARTY.address(family), 0) }]);
+        serve(&mut uplink, 2, MANNER, of(DB_PARTY));
+        serve(&mut uplink, 3, DSR, of(UNREACHED));
+        serve(&mut uplink, 4, DSR, vec![]);
+        serve(&mut uplink, 5, DSR, of(DB_PARTY));
+        serve(&mut uplink, 6, MANNER, of(OUTSIDE));
+        serve(&mut uplink, 7, DSR, of(NOBODY_PARTY));
+        let way = question(family);
+        let fates = [
+            (way.tcp(4000, 1, SYN), Some(Reason::PassedLocalBackend)),
+            (way.tcp(4000, 2, SYN), Some(Reason::PassedToTc)),
+            (way.tcp(4000, 3, SYN), Some(Reason::PassedNoNeighbour)),
+            (way.tcp(4000, 4, SYN), Some(Reason::PassedNoBackend)),
+            (way.datagram(4000, 5, 1472), Some(Reason::PassedTooLong)),
+            (way.protocol(132, &[16, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0]), Some(Reason::PassedToTc)),
+            (way.tcp(4000, 7, SYN), Some(Reason::PassedNoNeighbour)),
+            (way.tcp(4000, 8, SYN), None),
+            (way.ping(7), None),
+            (Way { hops: 1, ..way }.tcp(4000, 5, SYN), Some(Reason::TimeExceeded)),
+            (Way { destination_mac: [2, 8, 8, 8, 8, 8], ..way }.tcp(4000, 5, SYN), None),
+        ];
+        for (packet, expected) in fates {
+            assert_eq!(uplink.reason(&packet), expected, "{family:?} {packet:x?}");
+        }
+        let whole = way.datagram(4000, 5, 1000);
+        for piece in way.cut(&whole, &[512], 7) {
+            assert_eq!(uplink.reason(&piece), Some(Reason::PassedNotPlain), "{family:?}");
+        }
+        let short = way.tcp(4000, 5, ACK);
+        for length in 14..short.len() {
+            let expected = Some(Reason::PassedUnread);
+            assert_eq!(uplink.reason(&short[..length]), expected, "{family:?} {length} bytes");
+        }
+        // An address of the fleet's is not for those outside.
+        let frontend = Some(Frontend { inside: 1, outside: 1, flags: frontend_flags::CLUSTER });
+        uplink.write(&[Step::Frontend { key: key(VIP.address(family), 5, TCP), frontend }]);
+        assert_eq!(uplink.reason(&way.tcp(4001, 5, SYN)), None, "{family:?}");
+    }
+    // Where the node itself is judged, what comes back to it is tc's.
+    let packet = question(Family::V4).tcp(4000, 6, SYN);
+    assert_eq!(uplink.reason(&packet), Some(Reason::ServiceForwarded));
+    uplink.datapath.change(|fleet| fleet.judge_host(world::allow_all(), false));
+    assert_eq!(uplink.reason(&packet), Some(Reason::PassedToTc));
+    assert_eq!(uplink.reason(&question(Family::V4).tcp(4000, 6, ACK)), Some(Reason::PassedToTc));
 }

@@ -60,6 +60,8 @@ pub mod connection_flags {
     pub const LOCAL: u32 = 4;
     /// The backend is an endpoint of another node.
     pub const FLEET: u32 = 8;
+    /// Answers of SNAT: FIN or RST was seen from either. The port is free soon after.
+    pub const ENDED: u32 = 16;
 }
 
 const _: () = assert!(size_of::<ConnectionKey>() == 40 && size_of::<Connection>() == 64);

@@ -86,6 +86,10 @@ pub struct Config {
     pub tell_again_after: u64,
     /// Cookie of the node's own network namespace; 0: none is.
     pub namespace_cookie: u64,
+    /// Ports (host order, both ends included) that connections to backends come from that answer through this node.
+    pub snat_first_port: u16,
+    pub snat_last_port: u16,
+    pub reserved: u32,
     /// Connections that each CPU may add to `CONNECTIONS` in a second; what comes beyond is balanced and not remembered.
     pub connections_a_second: u64,
 }
@@ -101,6 +105,9 @@ impl Config {
         timeout_other: 60 * SECOND,
         tell_again_after: SECOND,
         namespace_cookie: 0,
+        snat_first_port: 61_000,
+        snat_last_port: 65_535,
+        reserved: 0,
         connections_a_second: 20_000,
     };
 }
