@@ -186,7 +186,7 @@ fn send(
 ) -> Result<Done, Reason> {
     bandwidth::sent(ctx, endpoint, to.ifindex)?;
     // Of the others, those that need no look are not kept.
-    let answers = || seen.is_some_and(|packet| packet.service == Service::Answer);
+    let answers = || seen.is_some() && parse::kept().is_ok_and(|packet| packet.service == Service::Answer);
     if to.ifindex != 0 {
         let receiver = match receiver {
             Some(receiver) if receiver.flags & endpoint_flags::OPEN != 0 => receiver,
@@ -204,7 +204,7 @@ fn send(
     // What is another node's own, by an address that the fleet knows, goes through the overlay like its endpoints'.
     if !in_pools(to) && to.class != Class::RemoteNode as u32 {
         if answers() {
-            service::refuse_forgotten()?;
+            service::refuse_forgotten(ctx)?;
         }
         return Ok(deliver::to_stack());
     }

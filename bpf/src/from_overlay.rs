@@ -66,7 +66,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     match receiver {
         Receiver::Endpoint(endpoint, ifindex) => {
             // Otherwise at the receiver's own hook.
-            if packet.service == Service::Answer && endpoint.flags & endpoint_flags::PEER != 0 {
+            if parse::kept()?.service == Service::Answer && endpoint.flags & endpoint_flags::PEER != 0 {
                 service::show_answer(ctx)?;
             }
             deliver::to_endpoint(ctx, endpoint, ifindex)

@@ -31,6 +31,7 @@ mod pace;
 mod parse;
 mod plain;
 mod prefilter;
+mod quoted;
 mod reject;
 mod related;
 mod sctp;
@@ -53,6 +54,7 @@ use sock::Family;
 use weft_shared::layout::Point;
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_endpoint::run(&ctx, &mut packet, &mut trace);
@@ -60,6 +62,7 @@ pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = to_endpoint::run(&ctx, &mut packet, &mut trace);
@@ -67,6 +70,7 @@ pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
@@ -81,6 +85,7 @@ pub fn tc_to_overlay(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::receive(&ctx, &mut packet, &mut trace);
@@ -88,6 +93,7 @@ pub fn tc_from_uplink(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_uplink(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = uplink::send(&ctx, &mut packet, &mut trace);

@@ -33,6 +33,7 @@ use crate::{
     fragment::Cut,
     pace::Storage,
     parse::Packet,
+    quoted::Told as ToldError,
     related::Quoted,
     service::Call,
     snat::Answer,
@@ -170,6 +171,10 @@ pub static ROUND_TRIPS: LruHashMap<Pair, RoundTrips, ROUND_TRIPS_MAX> = LruHashM
 /// What is found out about a packet to a service: the stack has no room for it.
 #[btf_map]
 pub static CALL: PerCpuArray<Call, 1> = PerCpuArray::new();
+
+/// What becomes of an error about a connection to a service.
+#[btf_map]
+pub static ERROR: PerCpuArray<ToldError, 1> = PerCpuArray::new();
 
 /// The packet in hand: see `Packet::keep`.
 #[btf_map]

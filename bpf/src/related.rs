@@ -35,24 +35,42 @@ const EXTENSIONS_MAX: usize = 3;
 /// Whether the packet is an error about a flow that is allowed, by someone who may tell of it.
 #[inline(always)]
 pub fn passes(ctx: &TcContext, packet: &Packet, ends: &Ends) -> bool {
-    if !is_error(packet) {
+    if !read(ctx, packet) {
         return false;
     }
     let Some(quoted) = in_hand() else { return false };
-    if quote(ctx.skb.skb, packet.v6 as u32, &mut quoted.packet) == 0 {
-        return false;
-    }
     // One after the other, and not one in the other, for the stack's sake.
     if may_tell(packet, ends) == 0 {
         return false;
     }
     let flow = conntrack::find_kept(&quoted.packet, conntrack::now());
     let way = match Entry::of(&quoted.packet, flow) {
-        Some(entry) if entry.original() => Way::Forth,
+        Some(entry) if entry.original() => {
+            // The client named a service, and hears of that.
+            if entry.is_of_service()
+                && let Ok(packet) = parse::kept()
+            {
+                packet.service = Service::Answer;
+            }
+            Way::Forth
+        }
         Some(_) => Way::Back,
         None => return false,
     };
     verdict::judge(&quoted.packet, &quoted.ends, Hook::NONE, way, &mut quoted.trace).is_ok()
+}
+
+/// Whether the packet is an error; then what it quotes is in hand.
+#[inline(always)]
+pub fn read(ctx: &TcContext, packet: &Packet) -> bool {
+    is_error(packet)
+        && in_hand().is_some_and(|quoted| quote(ctx.skb.skb, packet.v6 as u32, &mut quoted.packet) != 0)
+}
+
+/// What was read last.
+#[inline(always)]
+pub fn quoted() -> Option<&'static Packet> {
+    in_hand().map(|quoted| &quoted.packet)
 }
 
 #[inline(always)]
@@ -182,6 +200,7 @@ fn fill(quoted: &mut Packet, source: Address, destination: Address, protocol: u8
 #[inline(always)]
 fn ports(ctx: &TcContext, quoted: &mut Packet, transport: u32, end: u32) -> Result<(), Reason> {
     let header: [u16; 4] = load(ctx, transport)?;
+    quoted.transport = transport as u16;
     if transport + TRANSPORT > end {
         return Err(Reason::Malformed);
     }

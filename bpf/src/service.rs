@@ -20,10 +20,10 @@ use crate::{
     balance::{self, Table},
     connections,
     conntrack::{self, Entry, forgotten},
-    fragment,
+    fragment::{self, Part},
     maps::{self, CALL, SERVED_PORTS},
     parse::{self, Packet, Service, protocol},
-    translate,
+    quoted, translate,
     verdict::same,
 };
 
@@ -116,6 +116,12 @@ pub fn called(
     side: Side,
     now: u64,
 ) -> Result<Option<Option<NonNull<Flow>>>, Reason> {
+    if packet.is_icmp() {
+        if any() {
+            quoted::call(ctx, packet)?;
+        }
+        return Ok(Some(flow));
+    }
     let entry = Entry::of(packet, flow);
     // A connection goes on as it began, datagrams go where they go now.
     let known = entry.is_some_and(|entry| entry.is_of_service() || packet.protocol == protocol::TCP);
@@ -123,7 +129,7 @@ pub fn called(
         refuse_strange(packet, entry)?;
         return mark_answer(packet, entry).map(|()| Some(flow));
     }
-    match call(ctx, side)? {
+    match call(ctx, side, now)? {
         Called::Other => mark_answer(packet, entry).map(|()| Some(flow)),
         Called::Nobody => Ok(None),
         Called::Backend => {
@@ -162,8 +168,8 @@ pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> 
 /// Who is called by the packet in hand, which is changed if that is a backend. One step after the other, and not one in the other,
 /// for the stack's sake.
 #[inline(always)]
-fn call(ctx: &TcContext, side: Side) -> Result<Called, Reason> {
-    if go_on(side.0) == 0 {
+fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
+    if go_on(side.0, now) == 0 {
         match seek(side.0) {
             OTHER => return Ok(Called::Other),
             NOBODY => return Ok(Called::Nobody),
@@ -193,9 +199,11 @@ fn call(ctx: &TcContext, side: Side) -> Result<Called, Reason> {
 /// are not.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn go_on(side: u32) -> u32 {
+extern "C" fn go_on(side: u32, now: u64) -> u32 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return 0 };
-    call.named = *packet;
+    if packet.part == Part::First {
+        call.named = *packet;
+    }
     write_key(&mut call.key, packet, Leg::Question);
     call.fresh = false;
     if packet.tcp_opens() {
@@ -204,10 +212,11 @@ extern "C" fn go_on(side: u32) -> u32 {
     let Some(known) = known(&call.key) else { return 0 };
     let side = Side(side);
     let meant = !side.is_forwarded() || lower_half(&known.destination.address) == side.half();
-    if !meant || !holds(known) {
+    if !meant || !holds(known, now) {
         return 0;
     }
-    call.row = *known;
+    copy_party(&mut call.row.source, &known.source);
+    copy_party(&mut call.row.destination, &known.destination);
     1
 }
 
@@ -220,13 +229,29 @@ fn in_hand() -> Option<&'static mut Call> {
 /// In place: the stack has no room for one.
 #[inline(always)]
 fn write_key(key: &mut ConnectionKey, packet: &Packet, leg: Leg) {
-    key.source = packet.source;
-    key.destination = packet.destination;
+    copy_address(&mut key.source, &packet.source);
+    copy_address(&mut key.destination, &packet.destination);
     key.source_port = packet.source_port;
     key.destination_port = packet.destination_port;
     key.protocol = packet.protocol;
     key.leg = leg as u8;
     key.zero = [0; 2];
+}
+
+/// Word by word: of a copy of memory the compiler makes a call, which goes byte by byte.
+#[inline(always)]
+fn copy_address(to: &mut Address, from: &Address) {
+    for word in 0..4 {
+        // SAFETY: a field of its own.
+        unsafe { (&raw mut to.words[word]).write_volatile(from.words[word]) };
+    }
+}
+
+#[inline(always)]
+fn copy_party(to: &mut Party, from: &Party) {
+    copy_address(&mut to.address, &from.address);
+    to.port = from.port;
+    to.zero = 0;
 }
 
 #[inline(always)]
@@ -241,11 +266,10 @@ const SEEN_NANOSECONDS: u64 = 1_000_000_000;
 /// Whether the backend is known to be the service's still. Once in a while its use is noted, and the row for the way back, which may have
 /// been taken for another connection, is looked after.
 #[inline(always)]
-fn holds(known: &mut Connection) -> bool {
+fn holds(known: &mut Connection, now: u64) -> bool {
     if !Table::of(known.table).is_some_and(|table| table.digest() == known.digest) {
         return false;
     }
-    let now = conntrack::now();
     if now.saturating_sub(known.seen_at) > SEEN_NANOSECONDS {
         known.seen_at = now;
         look_after_answers();
@@ -453,11 +477,19 @@ fn fill(call: &mut Call, packet: &Packet) {
     call.fresh = true;
 }
 
+/// Whether the rows of the question in hand are to be written.
+#[inline(always)]
+fn is_fresh() -> bool {
+    in_hand().is_none_or(|call| call.fresh)
+}
+
 /// Refuses a question whose answers could not be told from those that the backend sends the client on another connection.
 #[inline(always)]
 pub fn refuse_taken(entry: Option<Entry>) -> Result<(), Reason> {
     match entry {
-        Some(entry) if !entry.is_closed() && (!entry.is_of_service() || answers_another() != 0) => {
+        Some(entry)
+            if !entry.is_closed() && (!entry.is_of_service() || is_fresh() && answers_another() != 0) =>
+        {
             Err(Reason::ServicePortTaken)
         }
         _ => Ok(()),
@@ -469,9 +501,6 @@ pub fn refuse_taken(entry: Option<Entry>) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn answers_another() -> u32 {
     let Some(call) = in_hand() else { return 1 };
-    if !call.fresh {
-        return 0;
-    }
     make_answer(call);
     known(&call.back).is_some_and(|row| !row.source.is(&call.answer.source)).into()
 }
@@ -479,18 +508,19 @@ extern "C" fn answers_another() -> u32 {
 /// Remembers the connection of a question that was let through, and what its first fragment said.
 #[inline(always)]
 pub fn remember(packet: &Packet) -> Result<(), Reason> {
-    if packet.service == Service::Question && remember_call() == 0 {
-        Err(Reason::KernelError)
-    } else {
-        Ok(())
-    }
+    // Of an error there is nothing to remember.
+    let asks = packet.service == Service::Question && !packet.is_icmp();
+    let asks = asks && (packet.part == Part::First || is_fresh());
+    if asks && remember_call() == 0 { Err(Reason::KernelError) } else { Ok(()) }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn remember_call() -> u32 {
     let Some(call) = in_hand() else { return 0 };
-    if fragment::remember(&call.named).is_err() {
+    if parse::kept().is_ok_and(|packet| packet.part == Part::First)
+        && fragment::remember(&call.named).is_err()
+    {
         return 0;
     }
     if !call.fresh {
@@ -502,19 +532,33 @@ extern "C" fn remember_call() -> u32 {
 
 /// Whether the packet in hand answers a connection that is known.
 #[inline(always)]
-pub fn is_answer(packet: &Packet) -> bool {
-    !packet.tcp_opens() && find_answer() != 0
+fn is_answer(packet: &Packet) -> bool {
+    !packet.is_icmp() && !packet.tcp_opens() && find_answer() != 0
+}
+
+/// Whether the packet in hand, to somebody outside, answers for a service or tells of a question to one.
+#[inline(always)]
+pub fn answers_outside(ctx: &TcContext, packet: &Packet) -> bool {
+    is_answer(packet) || quoted::is_about_question(ctx, packet)
 }
 
 /// Whether the answer in hand can be shown as its frontend's at a later hook.
 #[inline(always)]
-pub fn refuse_forgotten() -> Result<(), Reason> {
-    if find_answer() == 0 { Err(Reason::ServiceForgotten) } else { Ok(()) }
+pub fn refuse_forgotten(ctx: &TcContext) -> Result<(), Reason> {
+    if answers_outside(ctx, parse::kept()?) { Ok(()) } else { Err(Reason::ServiceForgotten) }
 }
 
-/// Shows the answer in hand as its frontend's.
+/// Shows the answer in hand, or an error about the question, as its frontend's.
 #[inline(always)]
 pub fn show_answer(ctx: &TcContext) -> Result<(), Reason> {
+    let packet = &*parse::kept()?;
+    if packet.is_icmp() {
+        return if quoted::is_about_question(ctx, packet) {
+            quoted::put(ctx)
+        } else {
+            Err(Reason::ServiceForgotten)
+        };
+    }
     if find_answer() == 0 {
         return Err(Reason::ServiceForgotten);
     }
@@ -533,6 +577,7 @@ extern "C" fn find_answer() -> u32 {
     if now.saturating_sub(row.seen_at) > SEEN_NANOSECONDS {
         row.seen_at = now;
     }
-    call.answer = *row;
+    copy_party(&mut call.answer.source, &row.source);
+    copy_party(&mut call.answer.destination, &row.destination);
     1
 }

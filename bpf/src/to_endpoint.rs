@@ -80,7 +80,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     let packet = &*parse::kept()?;
     judge(ctx, packet, entry, endpoint, ifindex, Moment { epoch, now, point: Point::ToEndpoint }, trace)?;
     fragment::remember(packet)?;
-    if packet.service == Service::Answer {
+    if parse::kept()?.service == Service::Answer {
         service::show_answer(ctx)?;
     }
     deliver(ctx, endpoint)

@@ -47,12 +47,7 @@ extern "C" fn put_parties(skb: *mut __sk_buff, source: *const Party, destination
 #[inline(always)]
 fn put(ctx: &TcContext, source: &Party, destination: &Party) -> Result<u32, Reason> {
     let packet = parse::kept()?;
-    let addresses = folded(
-        sum_of(&source.address)
-            + sum_of(&destination.address)
-            + negative_of(&packet.source)
-            + negative_of(&packet.destination),
-    );
+    let addresses = growth(packet, &source.address, &destination.address);
     let ports = [source.port, destination.port];
     let former = [packet.source_port, packet.destination_port];
     put_addresses(&Frame::of(ctx), packet.v6, source, destination, addresses)?;
@@ -134,11 +129,19 @@ fn sum_up(ctx: &TcContext, packet: &Packet, at: u32, addresses: u32, ports: u32)
 
 /// What the sum of the ports grows by (RFC 1624); 0 if they are the same.
 #[inline(always)]
-fn difference(from: [u16; 2], to: [u16; 2]) -> u32 {
+pub fn difference(from: [u16; 2], to: [u16; 2]) -> u32 {
     if from == to {
         return 0;
     }
     u32::from(to[0]) + u32::from(to[1]) + u32::from(!from[0]) + u32::from(!from[1])
+}
+
+/// What the sum of the addresses grows by, when the packet gets these.
+#[inline(always)]
+pub fn growth(packet: &Packet, source: &Address, destination: &Address) -> u32 {
+    folded(
+        sum_of(source) + sum_of(destination) + negative_of(&packet.source) + negative_of(&packet.destination),
+    )
 }
 
 /// Of IPv4 only the last word differs; the others cancel out.

@@ -127,7 +127,7 @@ fn deliver(
     judge(ctx, packet, entry, receiver, to, moment, trace)?;
     fragment::remember(packet)?;
     service::remember(packet)?;
-    if packet.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
+    if parse::kept()?.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
         service::show_answer(ctx)?;
     }
     deliver::hop(ctx, packet.v6)?;
@@ -205,7 +205,7 @@ pub fn send(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Tra
 fn show_answer(ctx: &TcContext, ethertype: u16, seen: &mut Option<&'static Packet>) -> Result<Done, Reason> {
     // What can't be read is no answer: its endpoint's hook has read it.
     if let Ok(packet) = parse::packet(ctx, ethertype)
-        && service::is_answer(packet)
+        && service::answers_outside(ctx, packet)
     {
         *seen = Some(packet);
         fragment::remember(packet)?;

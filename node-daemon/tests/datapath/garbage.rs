@@ -66,7 +66,7 @@ fn of_every_kind(way: &Way) -> Vec<Vec<u8>> {
 }
 
 /// Right headers with some bytes changed and some cut off, or nothing but noise behind a type that is looked at.
-fn garbage(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn garbage(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let spoilt = (
         proptest::sample::select(seeds),
         proptest::collection::vec((0..80_usize, any::<u8>()), 0..4),
@@ -94,7 +94,7 @@ fn garbage(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What the kernel's test run itself refuses: an IP type without an IP header.
-fn can_be_run(packet: &[u8]) -> bool {
+pub(crate) fn can_be_run(packet: &[u8]) -> bool {
     match packet[12..14] {
         [0x08, 0x00] => packet.len() >= 34,
         [0x86, 0xdd] => packet.len() >= 54,
@@ -128,7 +128,7 @@ fn check(place: Place, packet: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
 }
 
 /// ARP's reply, ND's advertisement.
-fn is_answer(packet: &[u8]) -> bool {
+pub(crate) fn is_answer(packet: &[u8]) -> bool {
     match packet[12..14] {
         [0x08, 0x06] => packet[20..22] == [0, 2],
         [0x86, 0xdd] => packet[20] == 58 && packet[54] == 136,

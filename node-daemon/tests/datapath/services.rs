@@ -1,6 +1,8 @@
 //! Services at the packet: who is called, with checksums that another implementation finds right, and how answers come back.
 
 mod endpoints;
+mod errors;
+mod garbage;
 mod outside;
 mod packets;
 mod refusals;

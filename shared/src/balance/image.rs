@@ -96,7 +96,7 @@ mod tests {
     use bytemuck::Zeroable as _;
 
     use super::*;
-    use crate::balance::table::{Backend, Manner, Table};
+    use crate::balance::table::{Backend, Manner, Sources, Table};
 
     fn table() -> Table {
         let backend = |address: &str, weight, new_flows, local| Backend {
@@ -106,7 +106,13 @@ mod tests {
             new_flows,
             local,
         };
-        let manner = Manner { random: true, dsr: false, sources: true, affinity_seconds: 9, slots: 251 };
+        let manner = Manner {
+            random: true,
+            dsr: false,
+            sources: Some(Sources { set: 1, denied: false }),
+            affinity_seconds: 9,
+            slots: 251,
+        };
         let backends = vec![
             backend("10.0.0.3", 2, true, false),
             backend("10.0.0.1", 1, false, true),

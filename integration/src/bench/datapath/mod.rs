@@ -5,9 +5,9 @@
 //! an error and no figure.
 
 pub(super) mod packets;
-mod reference;
-mod subject;
-mod wrapper;
+pub(super) mod reference;
+pub(super) mod subject;
+pub(super) mod wrapper;
 
 use std::path::Path;
 

@@ -23,7 +23,7 @@ const TCP: u32 = 6;
 const TC_ACT_OK: u32 = 0;
 
 /// The reference with its tables, behind a wrapper.
-pub(super) struct Reference {
+pub(in crate::bench) struct Reference {
     wrapper: Wrapper,
     /// Keeps the program and its maps.
     _ebpf: Ebpf,
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Reference {
 
 impl Reference {
     /// Knows the flows of a workload from these source ports.
-    pub(super) fn load(object: &Path, first_port: u16, ports: u16) -> Result<Self> {
+    pub(in crate::bench) fn load(object: &Path, first_port: u16, ports: u16) -> Result<Self> {
         let mut ebpf = EbpfLoader::new().load_file(object)?;
         program(&mut ebpf, "tc_reference")?.load().context("load tc_reference")?;
         let mut wrapper = Wrapper::load(object)?;
@@ -62,7 +62,7 @@ impl Reference {
     }
 
     /// Runs established packets, every one of which must have passed.
-    pub(super) fn run(&mut self, first_port: u16, ports: u16, repeat: u32) -> Result<Run> {
+    pub(in crate::bench) fn run(&mut self, first_port: u16, ports: u16, repeat: u32) -> Result<Run> {
         let packet = Packet { bytes: established(), first_port, ports, ifindex: 1, ingress_ifindex: 1 };
         let run = self.wrapper.run(&packet, repeat)?;
         let misses = self.misses.get(&0, 0)?;

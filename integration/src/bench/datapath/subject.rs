@@ -29,7 +29,7 @@ use super::{
 /// Rules of a subject's policy, each of an identity and a port; one subject for each.
 pub(super) const ENTRIES: [u32; 3] = [1, 1000, 50_000];
 
-const OVERLAY: u32 = 40;
+pub(in crate::bench) const OVERLAY: u32 = 40;
 const FIRST_INTERFACE: u32 = 10;
 const NODE: u32 = 1;
 /// Addresses of other nodes' endpoints that this node was told of, as many as the reference knows.
@@ -42,7 +42,7 @@ const TCP: u8 = 6;
 
 /// Which program judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(in crate::bench) enum Way {
     /// From the workload into the overlay.
     Egress,
     /// From the host's side to the workload.
@@ -84,7 +84,7 @@ impl Way {
 
 /// An endpoint whose subject has a policy of one size, for one direction.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+pub(in crate::bench) struct Place {
     way: Way,
     entries: u32,
     /// Its interface; its slot, identity and address are counted with it.
@@ -97,7 +97,7 @@ impl Place {
         each.zip(FIRST_INTERFACE..).map(|((way, entries), ifindex)| Self { way, entries, ifindex })
     }
 
-    fn of(way: Way, entries: u32) -> Result<Self> {
+    pub(in crate::bench) fn of(way: Way, entries: u32) -> Result<Self> {
         let found = Self::all().find(|place| place.way == way && place.entries == entries);
         found.with_context(|| format!("no subject with {entries} rows"))
     }
@@ -120,6 +120,18 @@ impl Place {
             Way::Ingress => (PEER, self.address(), OVERLAY),
         };
         Packet { bytes: segment(from, to, begins), first_port, ports, ifindex: self.ifindex, ingress_ifindex }
+    }
+
+    /// From the workload to somebody else.
+    pub(in crate::bench) fn packet_to(
+        self,
+        to: Ipv4Addr,
+        first_port: u16,
+        ports: u16,
+        begins: bool,
+    ) -> Packet {
+        let bytes = segment(self.address(), to, begins);
+        Packet { bytes, first_port, ports, ifindex: self.ifindex, ingress_ifindex: self.ifindex }
     }
 
     /// The flow of a source port.
@@ -241,7 +253,7 @@ fn wide(address: Ipv4Addr) -> Address {
 }
 
 /// What this node was told of others.
-fn node() -> Vec<Step> {
+pub(in crate::bench) fn node() -> Vec<Step> {
     let fleet = |number| Peer {
         identity: PEER_IDENTITY + number % PEER_IDENTITIES,
         class: Class::Fleet as u32,
@@ -267,7 +279,7 @@ fn node() -> Vec<Step> {
 }
 
 /// An endpoint, its subject and its policy.
-fn endpoint(place: Place) -> Vec<Step> {
+pub(in crate::bench) fn endpoint(place: Place) -> Vec<Step> {
     let endpoint = Endpoint {
         address4: wide(place.address()),
         address6: Address::UNSPECIFIED,
@@ -325,7 +337,7 @@ fn policy(place: Place) -> Vec<Step> {
 }
 
 /// The thread's own network namespace, with the interfaces that packets are said to be on.
-fn enter_namespace() -> Result<()> {
+pub(in crate::bench) fn enter_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace (the bench needs root)")?;
     for index in Place::all().map(|place| place.ifindex).chain([OVERLAY]) {
         let status = Command::new("ip")

@@ -18,7 +18,7 @@ type Template = [u64; 9];
 
 /// A packet, and how its runs differ.
 #[derive(Clone, Debug)]
-pub(super) struct Packet {
+pub(in crate::bench) struct Packet {
     pub(super) bytes: Vec<u8>,
     /// Source ports that take turns.
     pub(super) first_port: u16,
@@ -29,7 +29,7 @@ pub(super) struct Packet {
 }
 
 /// The wrapper, aimed at one program.
-pub(super) struct Wrapper {
+pub(in crate::bench) struct Wrapper {
     ebpf: Ebpf,
     template: Array<MapData, Template>,
     targets: ProgramArray<MapData>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Wrapper {
 
 impl Wrapper {
     /// `object` is that of the benches' own kernel programs.
-    pub(super) fn load(object: &Path) -> Result<Self> {
+    pub(in crate::bench) fn load(object: &Path) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             // The reference's tables are of another instance.
             .map_max_entries("REF_FLOWS", 64)
@@ -56,12 +56,12 @@ impl Wrapper {
     }
 
     /// Puts a program where the wrapper calls it.
-    pub(super) fn aim(&mut self, program: &ProgramFd) -> Result<()> {
+    pub(in crate::bench) fn aim(&mut self, program: &ProgramFd) -> Result<()> {
         self.targets.set(0, program, 0).context("put the program under test behind the wrapper")
     }
 
     /// Runs the program; the last verdict, and the nanoseconds of one run.
-    pub(super) fn run(&mut self, packet: &Packet, repeat: u32) -> Result<Run> {
+    pub(in crate::bench) fn run(&mut self, packet: &Packet, repeat: u32) -> Result<Run> {
         self.template.set(0, template(packet)?, 0)?;
         let context = probe::context(packet.ifindex, packet.ingress_ifindex);
         let wrapper = program(&mut self.ebpf, "tc_wrapper")?;
@@ -77,11 +77,11 @@ impl Wrapper {
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(in crate::bench) struct Run {
     /// Of the last packet.
     pub(super) verdict: u32,
     /// The mean of one packet.
-    pub(super) nanoseconds: f64,
+    pub(in crate::bench) nanoseconds: f64,
 }
 
 fn nanoseconds(duration: std::time::Duration) -> f64 {

@@ -1,18 +1,21 @@
-//! What a packet costs in the program of XDP on uplinks, beside REF-XDP in the same run: as [`super::datapath`] does it for tc.
+//! What a packet costs in the program of XDP on uplinks, beside REF-XDP in the same run: as [`super::datapath`] does it for tc; and
+//! what services cost at tc, beside REF-TC.
 //!
 //! Each run is checked against the program's own counters: one in which a packet went another way than the figure says is
 //! an error and no figure.
 
+mod packets;
 mod prefilter;
 mod services;
 mod wrapper;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
 use self::{
+    packets::Endpoints,
     prefilter::{PREFIXES, Prefilters, Sources},
     services::{SERVICES, Services, State},
     wrapper::{Flows, Reference},
@@ -39,8 +42,20 @@ const TURNS: u16 = 10_000;
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 enum Subject {
-    Prefilter { sources: Sources, prefixes: u32 },
-    Dsr { state: State, flows: Flows, services: u32 },
+    Prefilter {
+        sources: Sources,
+        prefixes: u32,
+    },
+    Dsr {
+        state: State,
+        flows: Flows,
+        services: u32,
+    },
+    /// From an endpoint, at tc.
+    Packets {
+        flows: Flows,
+        services: u32,
+    },
 }
 
 impl Subject {
@@ -54,6 +69,9 @@ impl Subject {
                 all.extend(SERVICES.map(|services| Self::Dsr { state, flows, services }));
             }
         }
+        for flows in Flows::ALL {
+            all.extend(packets::SERVICES.map(|services| Self::Packets { flows, services }));
+        }
         all
     }
 
@@ -65,6 +83,9 @@ impl Subject {
             Self::Dsr { state, flows, services } => {
                 format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
             }
+            Self::Packets { flows, services } => {
+                format!("tc.lb.established.{}.services_{services}", flows.name())
+            }
         }
     }
 
@@ -72,7 +93,14 @@ impl Subject {
     fn flows(self) -> Flows {
         match self {
             Self::Prefilter { .. } => Flows::Many,
-            Self::Dsr { flows, .. } => flows,
+            Self::Dsr { flows, .. } | Self::Packets { flows, .. } => flows,
+        }
+    }
+
+    fn reference(self) -> String {
+        match self {
+            Self::Packets { flows, .. } => format!("ref.tc.{}", flows.name()),
+            _ => self.flows().reference(),
         }
     }
 }
@@ -90,6 +118,7 @@ struct Bench {
     reference: Reference,
     prefilters: Prefilters,
     services: Services,
+    endpoints: Endpoints,
 }
 
 impl Bench {
@@ -98,13 +127,22 @@ impl Bench {
             services: Services::load(object)?,
             reference: Reference::load(object)?,
             prefilters: Prefilters::load(object)?,
+            endpoints: Endpoints::load(object)?,
         })
+    }
+
+    fn base(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
+        match subject {
+            Subject::Packets { flows, .. } => self.endpoints.reference(flows, repeat),
+            _ => self.reference.run(subject.flows(), repeat),
+        }
     }
 
     fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
         match subject {
             Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
             Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
+            Subject::Packets { flows, services } => self.endpoints.run(services, flows, repeat),
         }
     }
 }
@@ -125,7 +163,7 @@ pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Repor
             // What drifts while a round goes on does not always drift the same way.
             let index = if round % 2 == 1 { series.len() - 1 - index } else { index };
             let one = &mut series[index];
-            one.base.push(bench.reference.run(one.subject.flows(), options.repeat)?);
+            one.base.push(bench.base(one.subject, options.repeat)?);
             one.rounds.push(bench.run(one.subject, options.repeat)?);
         }
     }
@@ -133,14 +171,14 @@ pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Repor
 }
 
 fn figures(series: &[Series]) -> Vec<Figure> {
-    let references = Flows::ALL.into_iter().filter_map(|flows| {
-        let of_all = series.iter().filter(|one| one.subject.flows() == flows);
-        let rounds: Vec<f64> = of_all.flat_map(|one| one.base.iter().copied()).collect();
-        (!rounds.is_empty()).then(|| Figure::plain(flows.reference(), "ns", &rounds))
-    });
+    let mut references: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for one in series {
+        references.entry(one.subject.reference()).or_default().extend(&one.base);
+    }
+    let references = references.into_iter().map(|(name, rounds)| Figure::plain(name, "ns", &rounds));
     let paired = series.iter().map(|one| {
         let Series { subject, rounds, base } = one;
-        Figure::paired(subject.name(), "ns", rounds, subject.flows().reference(), base)
+        Figure::paired(subject.name(), "ns", rounds, subject.reference(), base)
     });
     references.chain(paired).collect()
 }
