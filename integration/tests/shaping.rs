@@ -33,14 +33,14 @@ fn shaping(name: &str, selector: &str, rates: &str) -> String {
 /// Sends many datagrams as fast as it goes: bytes that arrived, and how many can have by the rate.
 fn flood(from: &Namespace, to: &Namespace, address: IpAddr) -> Result<(u64, u64)> {
     let at = SocketAddr::new(address, PORT);
-    let receiver = to.within(move || Ok(UdpSocket::bind(at)?))?;
-    receiver.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let inbox = to.within(move || Ok(UdpSocket::bind(at)?))?;
+    inbox.set_read_timeout(Some(Duration::from_secs(1)))?;
     let counting = std::thread::spawn(move || {
-        let (mut received, mut buffer) = (0, [0; 2 * DATAGRAM_BYTES]);
-        while let Ok(length) = receiver.recv(&mut buffer) {
-            received += length as u64;
+        let (mut bytes, mut buffer) = (0, [0; 2 * DATAGRAM_BYTES]);
+        while let Ok(length) = inbox.recv(&mut buffer) {
+            bytes += length as u64;
         }
-        received
+        bytes
     });
     let took = from.within(move || {
         let any: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
@@ -54,9 +54,9 @@ fn flood(from: &Namespace, to: &Namespace, address: IpAddr) -> Result<(u64, u64)
         }
         Ok(began.elapsed())
     })?;
-    let received = counting.join().ok().context("the receiver panicked")?;
+    let arrived = counting.join().ok().context("the receiver panicked")?;
     let most = AHEAD + RATE * u64::try_from(took.as_millis() + 1)? / 1000;
-    Ok((received, most))
+    Ok((arrived, most))
 }
 
 fn assert_limited(
