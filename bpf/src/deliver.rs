@@ -30,9 +30,7 @@ pub fn to_stack() -> Done {
 #[inline(always)]
 pub fn to_endpoint(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result<Done, Reason> {
     set_macs(ctx, endpoint)?;
-    if meta(ctx).pkt_type != PACKET_HOST && ctx.change_type(PACKET_HOST).is_err() {
-        return Err(Reason::KernelError);
-    }
+    take_in(ctx)?;
     // SAFETY: plain numbers.
     let code = unsafe {
         if endpoint.flags & endpoint_flags::PEER != 0 {
@@ -62,6 +60,22 @@ pub fn halves(mac: [u8; 6]) -> [u16; 3] {
     ]
 }
 
+/// To the node itself, out of the overlay.
+#[inline(always)]
+pub fn to_host(ctx: &TcContext) -> Result<Done, Reason> {
+    take_in(ctx)?;
+    Ok(to_stack())
+}
+
+/// The frame is for this node, whatever its MACs say.
+#[inline(always)]
+fn take_in(ctx: &TcContext) -> Result<(), Reason> {
+    if meta(ctx).pkt_type != PACKET_HOST && ctx.change_type(PACKET_HOST).is_err() {
+        return Err(Reason::KernelError);
+    }
+    Ok(())
+}
+
 /// To the node of a slot, with the source's identity.
 #[inline(always)]
 pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Reason> {
@@ -69,28 +83,35 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
     if device == 0 {
         return Err(Reason::NoRoute);
     }
-    match wrap(ctx.skb.skb, slot, identity) {
-        // SAFETY: plain numbers.
-        WRAPPED => redirected(unsafe { bpf_redirect(device, 0) }, Reason::DeliveredOverlay),
+    set_tunnel_key(ctx, slot, identity)?;
+    // SAFETY: plain numbers.
+    redirected(unsafe { bpf_redirect(device, 0) }, Reason::DeliveredOverlay)
+}
+
+/// Says on the packet where the overlay's device is to send it, and whose it is.
+#[inline(always)]
+pub fn set_tunnel_key(ctx: &TcContext, slot: u32, identity: u32) -> Result<(), Reason> {
+    match set_key(ctx.skb.skb, slot, identity) {
+        KEY_SET => Ok(()),
         number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
     }
 }
 
 /// In place of a reason.
-const WRAPPED: u32 = u32::MAX;
+const KEY_SET: u32 = u32::MAX;
 
 /// A function of its own: the callers' stacks have no room for the key.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn wrap(skb: *mut __sk_buff, slot: u32, identity: u32) -> u32 {
-    match set_tunnel(skb, slot, identity) {
-        Ok(()) => WRAPPED,
+extern "C" fn set_key(skb: *mut __sk_buff, slot: u32, identity: u32) -> u32 {
+    match try_set_key(skb, slot, identity) {
+        Ok(()) => KEY_SET,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn set_tunnel(skb: *mut __sk_buff, slot: u32, identity: u32) -> Result<(), Reason> {
+fn try_set_key(skb: *mut __sk_buff, slot: u32, identity: u32) -> Result<(), Reason> {
     let node = NODES.get(slot).ok_or(Reason::NoRoute)?;
     if node.address.words == Address::UNSPECIFIED.words {
         return Err(Reason::NoRoute);

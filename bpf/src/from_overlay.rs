@@ -16,7 +16,8 @@ use crate::{
     events::{Done, Trace},
     fragment,
     frame::{Frame, meta},
-    maps,
+    host,
+    maps::{self, NODES},
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
     service,
     verdict::{self, Hook, Moment, in_pools},
@@ -46,14 +47,14 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     if ethertype == ETHERTYPE_IPV6 {
         frame.with_headers_v6(ctx);
     }
-    let sender = Peer { identity, class: Class::Fleet as u32, node, ifindex: 0 };
+    let sender = sender(identity, node)?;
     let now = conntrack::now();
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     service::mark_answer(packet, entry)?;
     let packet = &*parse::kept()?;
-    let (receiver, ifindex) = judge(
+    let receiver = judge(
         ctx,
         packet,
         entry,
@@ -62,11 +63,32 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         trace,
     )?;
     fragment::remember(packet)?;
-    // Otherwise at the receiver's own hook.
-    if parse::kept()?.service == Service::Answer && receiver.flags & endpoint_flags::PEER != 0 {
-        service::show_answer(ctx)?;
+    match receiver {
+        Receiver::Endpoint(endpoint, ifindex) => {
+            // Otherwise at the receiver's own hook.
+            if parse::kept()?.service == Service::Answer && endpoint.flags & endpoint_flags::PEER != 0 {
+                service::show_answer(ctx)?;
+            }
+            deliver::to_endpoint(ctx, endpoint, ifindex)
+        }
+        Receiver::Host => deliver::to_host(ctx),
     }
-    deliver::to_endpoint(ctx, receiver, ifindex)
+}
+
+/// Who the packet is for.
+#[derive(Clone, Copy)]
+enum Receiver {
+    /// With the interface of its host's side.
+    Endpoint(&'static Endpoint, u32),
+    Host,
+}
+
+/// An endpoint of the node in a slot, or the node itself: no endpoint has the identity of a node.
+#[inline(always)]
+fn sender(identity: u32, slot: u32) -> Result<Peer, Reason> {
+    let node = NODES.get(slot).ok_or(Reason::UnknownTunnelPeer)?;
+    let class = if node.identity == identity { Class::RemoteNode } else { Class::Fleet };
+    Ok(Peer { identity, class: class as u32, node: slot, ifindex: 0 })
 }
 
 /// The VNI and the outer source.
@@ -128,22 +150,43 @@ fn judge(
     sender: &Peer,
     moment: Moment,
     trace: &mut Trace,
-) -> Result<(&'static Endpoint, u32), Reason> {
-    if let Some(receiver) = remembered(packet, entry, sender, moment.now) {
-        return Ok(receiver);
+) -> Result<Receiver, Reason> {
+    if let Some((receiver, ifindex)) = remembered(packet, entry, sender, moment.now) {
+        return Ok(Receiver::Endpoint(receiver, ifindex));
     }
     let ends = Ends { source: *sender, destination: maps::peer_of(&packet.destination) };
-    let receiver = verdict::own_endpoint(&ends.destination, &packet.destination)?;
+    let receiver = receiver(packet, &ends)?;
     refuse_foreign_source(packet, sender)?;
-    let hook = Hook { endpoint: Some(receiver), ifindex: ends.destination.ifindex };
+    let hook = match receiver {
+        Receiver::Endpoint(endpoint, ifindex) => Hook { endpoint: Some(endpoint), ifindex },
+        Receiver::Host if host::passes(packet, entry, &ends, moment.now) => return Ok(receiver),
+        Receiver::Host => Hook::NONE,
+    };
     verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)?;
-    Ok((receiver, ends.destination.ifindex))
+    Ok(receiver)
 }
 
-/// A node sends for addresses inside the pools only, and not for those that are known to be behind another.
+/// The node itself hears of endpoints alone: nodes talk with each other outside of the overlay.
+#[inline(always)]
+fn receiver(packet: &Packet, ends: &Ends) -> Result<Receiver, Reason> {
+    if ends.destination.class != Class::Host as u32 {
+        let endpoint = verdict::own_endpoint(&ends.destination, &packet.destination)?;
+        return Ok(Receiver::Endpoint(endpoint, ends.destination.ifindex));
+    }
+    if in_pools(&ends.source) { Ok(Receiver::Host) } else { Err(Reason::Spoofed) }
+}
+
+/// A node sends for itself, and for addresses inside the pools; not for those that are known to be behind another.
 #[inline(always)]
 fn refuse_foreign_source(packet: &Packet, sender: &Peer) -> Result<(), Reason> {
+    const REMOTE_NODE: u32 = Class::RemoteNode as u32;
     let known = maps::peer_of(&packet.source);
-    let foreign = known.ifindex != 0 || (known.node != 0 && known.node != sender.node);
-    if foreign || !in_pools(&known) { Err(Reason::Spoofed) } else { Ok(()) }
+    let a_nodes = known.class == REMOTE_NODE;
+    let elsewhere = known.node != sender.node && (known.node != 0 || a_nodes);
+    let foreign = known.ifindex != 0 || elsewhere;
+    if foreign || !(a_nodes || in_pools(&known)) {
+        return Err(Reason::Spoofed);
+    }
+    // The labels of a node have changed, and not everybody knows yet; or somebody pretends.
+    if a_nodes != (sender.class == REMOTE_NODE) { Err(Reason::WrongNodeIdentity) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
-//! The node itself as a subject, at its uplinks: what its processes send and get there. Where no host policy selects the
-//! node, nothing of this is asked, and the node's traffic passes as if there were no program. (What it and its own
-//! endpoints send each other is judged at their hooks.)
+//! The node itself as a subject, at its uplinks and the overlay: what its processes send and get there. Where no host policy
+//! selects the node, nothing of this is asked, and the node's traffic passes its uplinks as if there were no program. (What
+//! it and its own endpoints send each other is judged at their hooks.)
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, Class, Peer, Point, Reason};
@@ -11,7 +11,7 @@ use crate::{
     events::{Done, Trace},
     forge, fragment,
     frame::meta,
-    neighbour,
+    maps, neighbour,
     parse::{self, Packet},
     verdict::{self, Hook, Moment, in_pools, same},
 };
@@ -87,8 +87,9 @@ pub fn send(
     judge(ctx, packet, &Ends { source, destination }, epoch, trace)
 }
 
+/// Judges what the node sends or gets, one of whose ends is the node.
 #[inline(always)]
-fn judge(
+pub fn judge(
     ctx: &TcContext,
     packet: &'static Packet,
     ends: &Ends,
@@ -124,13 +125,8 @@ extern "C" fn judge_own(
     let ctx = &TcContext::new(skb);
     let now = conntrack::now();
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
-    if let Some(entry) = entry
-        && holds(&entry, ends)
-    {
-        entry.touch(packet, now);
-    } else {
-        let point = if ends.destination.class == HOST { Point::FromUplink } else { Point::ToUplink };
-        let moment = Moment { epoch, now, point };
+    if !remembered(packet, entry, ends, now) {
+        let moment = Moment { epoch, now, point: point(ends) };
         if let Err(reason) = verdict::decide(ctx, packet, entry, ends, Hook::NONE, moment, trace) {
             return reason as u32;
         }
@@ -138,6 +134,33 @@ extern "C" fn judge_own(
     match fragment::remember(packet) {
         Ok(()) => ALLOWED,
         Err(reason) => reason as u32,
+    }
+}
+
+/// Where it is: to endpoints the node sends through the overlay alone.
+#[inline(always)]
+fn point(ends: &Ends) -> Point {
+    match ends.destination.class {
+        HOST => Point::FromUplink,
+        _ if in_pools(&ends.destination) => Point::ToOverlay,
+        _ => Point::ToUplink,
+    }
+}
+
+/// Whether a packet of the node itself need not be judged: nobody judges the node, or its flow is remembered.
+#[inline(always)]
+pub fn passes(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> bool {
+    maps::runtime().host == 0 || remembered(packet, entry, ends, now)
+}
+
+#[inline(always)]
+fn remembered(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> bool {
+    match entry {
+        Some(entry) if holds(&entry, ends) => {
+            entry.touch(packet, now);
+            true
+        }
+        _ => false,
     }
 }
 
@@ -151,7 +174,12 @@ fn holds(entry: &Entry, ends: &Ends) -> bool {
         && entry.holds_for_nodes()
 }
 
+/// A node is told only of the endpoints that its policies name: of others it knows the class alone, until the overlay says
+/// who they are. What is known anew of an address makes verdicts stale.
 #[inline(always)]
-fn is_same(one: &Peer, other: &Peer) -> bool {
-    one.identity == other.identity && one.class == other.class && one.ifindex == other.ifindex
+fn is_same(known: &Peer, asked: &Peer) -> bool {
+    let nameless = asked.identity == asked.class && in_pools(asked);
+    (known.identity == asked.identity || nameless)
+        && known.class == asked.class
+        && known.ifindex == asked.ifindex
 }

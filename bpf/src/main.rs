@@ -36,6 +36,7 @@ mod service;
 mod snat;
 mod sock;
 mod to_endpoint;
+mod to_overlay;
 mod translate;
 mod uplink;
 mod verdict;
@@ -71,6 +72,14 @@ pub fn tc_from_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = from_overlay::run(&ctx, &mut packet, &mut trace);
     finish(&ctx, Point::FromOverlay, outcome, packet, &trace)
+}
+
+#[classifier]
+#[inline(always)]
+pub fn tc_to_overlay(ctx: TcContext) -> i32 {
+    let (mut packet, mut trace) = (None, Trace::empty());
+    let outcome = to_overlay::run(&ctx, &mut packet, &mut trace);
+    finish(&ctx, Point::ToOverlay, outcome, packet, &trace)
 }
 
 #[classifier]

@@ -1,7 +1,7 @@
 //! A node: a host with a daemon, and the workloads that are attached to it.
 use std::{path::PathBuf, process::ExitStatus};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use weft_proto::v1::{StatusRequest, StatusResponse, node_local_service_client::NodeLocalServiceClient};
 
 use super::{Answer, Binaries, Cgroup, Controller, Home, Host, Place, Process, UPLINK};
@@ -58,6 +58,15 @@ impl Node {
     /// SIGTERM, and gone when this returns; how it ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.process.take().context("the daemon is not running")?.terminate()
+    }
+
+    /// Takes everything out of the kernel that the daemon has left there, which is not running.
+    pub fn cleanup(&self) -> Result<()> {
+        let mut command = self.host.command(self.binaries.noded());
+        command.args(["--name", self.host.name(), "--controller", &Controller::server(), "--cleanup"]);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     pub fn process(&self) -> Result<&Process> {

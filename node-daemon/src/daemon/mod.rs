@@ -21,6 +21,7 @@ mod xdp;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use weft_proto::v1;
 use weft_shared::{digest::Digest, policy::compile::IdentitySets};
@@ -105,6 +106,8 @@ struct State<D, L> {
     own_addresses: Vec<IpAddr>,
     host_addresses: Vec<IpAddr>,
     endpoint_mtu_bytes: u32,
+    /// The routes to the overlay's device, prefix → source.
+    routed: BTreeMap<IpNet, IpAddr>,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
     flows: collect::Flows,

@@ -1,7 +1,8 @@
 //! The node's own network, as it is and as it changes: uplinks, addresses, MTU, forwarding, the overlay's device.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Settings, StartError, State, repairs::Repair};
@@ -89,6 +90,9 @@ impl<D: Datapath, L: Links> State<D, L> {
         if let Err(error) = self.mend_overlay().await {
             problems.push(error.to_string());
         }
+        if let Err(error) = self.mend_overlay_routes().await {
+            problems.push(error.to_string());
+        }
         for problem in problems.iter().filter(|problem| !self.network_problems.contains(problem)) {
             warn!(%problem, "the node's network is not as it should be");
         }
@@ -167,7 +171,40 @@ impl<D: Datapath, L: Links> State<D, L> {
         if self.links.set_up(self.overlay_ifindex).await? || overlay.changed {
             warn!(device = %self.settings.vxlan_device, "somebody had changed the overlay's device: it is mended");
             self.repairs.note(Repair::Overlay);
+            // It took its routes along.
+            self.routed.clear();
         }
+        Ok(())
+    }
+
+    /// To the pools, each with the address that other nodes know this one by; none of a family that it has no such address
+    /// of. The node's own endpoints have routes of their own.
+    fn overlay_routes(&self) -> BTreeMap<IpNet, IpAddr> {
+        let pools = self.desired.fleet().filter(|_| self.desired.complete).map(|fleet| &fleet.pools);
+        let source = |pool: &IpNet| {
+            let known = self.own_addresses.iter().filter(|address| self.host_addresses.contains(address));
+            known.copied().find(|address| address.is_ipv4() == pool.addr().is_ipv4())
+        };
+        pools.into_iter().flatten().filter_map(|pool| Some((pool.trunc(), source(pool)?))).collect()
+    }
+
+    /// Follows the pools and the node's addresses. What can't be done is tried again with all of the node's network.
+    pub(super) async fn follow_overlay_routes(&mut self) {
+        if self.overlay_routes() != self.routed
+            && let Err(error) = self.mend_overlay_routes().await
+        {
+            warn!(%error, "the node's own processes may not reach endpoints of other nodes; tried again");
+        }
+    }
+
+    async fn mend_overlay_routes(&mut self) -> Result<(), KernelError> {
+        let wanted = self.overlay_routes();
+        let changed = self.links.route_to_overlay(self.overlay_ifindex, &wanted).await?;
+        if changed && wanted == self.routed {
+            warn!("somebody had changed the routes to the overlay's device: they are mended");
+            self.repairs.note(Repair::Routes);
+        }
+        self.routed = wanted;
         Ok(())
     }
 }

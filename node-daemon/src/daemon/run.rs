@@ -66,7 +66,9 @@ impl<D: Datapath, L: Links> State<D, L> {
                 self.changed.send_modify(|changes| *changes += 1);
             }
             Command::Realise { batch, reply } => {
-                drop(reply.send(self.realise(batch)));
+                let answer = self.realise(batch);
+                self.follow_overlay_routes().await;
+                drop(reply.send(answer));
                 if std::mem::take(&mut self.sweep_due) {
                     self.sweep_links().await;
                 }

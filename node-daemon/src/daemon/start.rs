@@ -110,6 +110,7 @@ impl Core {
             own_addresses: ground.addresses,
             host_addresses: ground.host_addresses,
             endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
+            routed: BTreeMap::new(),
             synced: false,
             flows: super::collect::Flows::default(),
             repairs: super::repairs::Repairs::default(),
@@ -137,6 +138,7 @@ impl Core {
         state.drop_ended_attachments().await?;
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
+        state.follow_overlay_routes().await;
         if state.datapath.sockets_attached()? {
             state.need_sockets()?;
         }

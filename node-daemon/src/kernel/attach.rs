@@ -25,7 +25,9 @@ pub(crate) const fn programs(hook: Hook) -> &'static [(&'static str, TcAttachTyp
         Hook::Endpoint => {
             &[("tc_from_endpoint", TcAttachType::Ingress), ("tc_to_endpoint", TcAttachType::Egress)]
         }
-        Hook::Overlay => &[("tc_from_overlay", TcAttachType::Ingress)],
+        Hook::Overlay => {
+            &[("tc_from_overlay", TcAttachType::Ingress), ("tc_to_overlay", TcAttachType::Egress)]
+        }
         Hook::Uplink => &[("tc_from_uplink", TcAttachType::Ingress), ("tc_to_uplink", TcAttachType::Egress)],
     }
 }

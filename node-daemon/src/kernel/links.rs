@@ -1,8 +1,12 @@
 //! The netlink half of the kernel as the daemon needs it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 
 use super::KernelError;
 use crate::desired::attachments::Mac;
@@ -82,6 +86,14 @@ pub trait Links: Send + Sync + 'static {
         mtu_bytes: u32,
         ifindex: Option<u32>,
     ) -> Result<Ensured, KernelError>;
+
+    /// Makes the routes of the node's own processes to the overlay's device these: prefix → source. No two have one prefix.
+    /// Whether anything was not so.
+    async fn route_to_overlay(
+        &self,
+        ifindex: u32,
+        routes: &BTreeMap<IpNet, IpAddr>,
+    ) -> Result<bool, KernelError>;
 
     /// Whether it was down.
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError>;

@@ -57,7 +57,7 @@ impl KernelError {
 pub enum Hook {
     /// Host's side of an endpoint: `tc_from_endpoint` on ingress, `tc_to_endpoint` on egress.
     Endpoint,
-    /// `tc_from_overlay` on ingress.
+    /// `tc_from_overlay` on ingress, `tc_to_overlay` on egress.
     Overlay,
     /// `tc_from_uplink` on ingress, `tc_to_uplink` on egress.
     Uplink,

@@ -44,8 +44,14 @@ use crate::{
 static OBJECT: &[u8] = include_bytes_aligned!(env!("WEFT_BPF_OBJECT"));
 
 /// The programs, by the names that they have in the object and in the kernel.
-pub const PROGRAMS: [&str; 5] =
-    ["tc_from_endpoint", "tc_to_endpoint", "tc_from_overlay", "tc_from_uplink", "tc_to_uplink"];
+pub const PROGRAMS: [&str; 6] = [
+    "tc_from_endpoint",
+    "tc_to_endpoint",
+    "tc_from_overlay",
+    "tc_to_overlay",
+    "tc_from_uplink",
+    "tc_to_uplink",
+];
 
 /// Where links of the XDP program are pinned.
 const UPLINKS: &str = "uplinks";

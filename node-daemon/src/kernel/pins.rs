@@ -10,8 +10,8 @@ use std::{
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use weft_shared::layout::{
-    Address, Book, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey,
-    PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
+    Address, Book, Connection, ConnectionKey, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey,
+    Node, Peer, PeerKey, PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
@@ -130,6 +130,7 @@ fn shape(map: MapName) -> Shape {
         names::SOCKET_PEERS => of::<i32, SocketPeer>(MapType::SkStorage, 0),
         names::SOCKET_FLOWS => of::<SocketFlowKey, Party>(MapType::LruHash, names::SOCKET_FLOWS_MAX),
         names::AFFINITY => of::<AffinityKey, Affinity>(MapType::LruHash, names::AFFINITY_MAX),
+        names::CONNECTIONS => of::<ConnectionKey, Connection>(MapType::LruHash, names::CONNECTIONS_MAX),
         names::PREFILTER4 => of::<[u32; 2], u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
         names::PREFILTER6 => of::<PrefixKey, u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
         names::PREFILTER_SENDERS => of::<u32, u32>(MapType::Hash, 2 * names::PREFILTER_SENDERS_MAX),

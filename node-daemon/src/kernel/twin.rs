@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use weft_shared::layout::{
     Point, Reason,
     maps::{self as names, Counter},
@@ -251,6 +252,8 @@ pub struct TwinLinksState {
     pub links: BTreeMap<String, Link>,
     /// Address → interface index it is routed to.
     pub routes: BTreeMap<IpAddr, u32>,
+    /// Prefix → source of the node's own processes.
+    pub overlay_routes: BTreeMap<IpNet, IpAddr>,
     pub up: BTreeSet<u32>,
     /// Of the only uplink, instead of [`UPLINK_ADDRESS`].
     pub addresses: Option<Vec<IpAddr>>,
@@ -330,6 +333,10 @@ impl Links for TwinLinks {
         let ifindex = link.ifindex;
         self.with(|state| state.links.insert(name.to_owned(), link));
         Ok(Ensured { ifindex, changed })
+    }
+
+    async fn route_to_overlay(&self, _: u32, routes: &BTreeMap<IpNet, IpAddr>) -> Result<bool, KernelError> {
+        Ok(self.with(|state| std::mem::replace(&mut state.overlay_routes, routes.clone()) != *routes))
     }
 
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {

@@ -204,8 +204,8 @@ fn add_nodes<'a>(compiled: &mut Compiled, input: Input<'a>, actual: &Tables) -> 
 fn add_node_addresses(tables: &mut Tables, route: &Route, slot: u32, class: Class) {
     for address in &route.addresses {
         tables.node_addresses.insert((*address).into(), slot);
-        // A node itself is reached through the underlay, so no slot stands here.
-        tables.ipcache.insert((*address).into(), peer(route.identity, class, 0, 0));
+        // Nodes talk with each other through the underlay; endpoints and nodes through the overlay.
+        tables.ipcache.insert((*address).into(), peer(route.identity, class, slot, 0));
     }
 }
 

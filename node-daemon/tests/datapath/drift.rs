@@ -150,7 +150,7 @@ async fn an_overlay_device_that_was_deleted_or_set_down_is_back_as_the_programs_
     ip(&format!("link del {VXLAN_DEVICE}"));
     live.core.check().await.unwrap();
     assert_eq!(ifindex(VXLAN_DEVICE), index);
-    assert_eq!(programs_on(VXLAN_DEVICE), ["tc_from_overlay"]);
+    assert_eq!(programs_on(VXLAN_DEVICE), ["tc_from_overlay", "tc_to_overlay"]);
     assert_eq!(live.repairs("overlay").await, 1);
 
     ip(&format!("link set {VXLAN_DEVICE} down"));
@@ -159,6 +159,40 @@ async fn an_overlay_device_that_was_deleted_or_set_down_is_back_as_the_programs_
     assert!(ip(&format!("link show {VXLAN_DEVICE}")).contains(",UP"));
     assert_eq!(live.repairs("overlay").await, 2);
     assert_eq!(live.status().await.problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn routes_of_the_nodes_own_processes_to_the_pools_are_as_they_should_be() {
+    let (_machine, live, _) = with_web().await;
+    let pool = || ip("route show exact 10.200.0.0/16");
+    let ours = format!("10.200.0.0/16 dev {VXLAN_DEVICE} proto 119 scope link src 192.0.2.11");
+    assert_eq!(pool().trim(), ours);
+    assert!(ip(&format!("link show {VXLAN_DEVICE}")).contains("NOARP"));
+    // Another endpoint's address is on the node itself, by its own route.
+    assert!(!ip("route get 10.200.1.7").contains(VXLAN_DEVICE));
+
+    ip("route del 10.200.0.0/16");
+    live.core.check().await.unwrap();
+    assert_eq!((pool().trim(), live.repairs("routes").await), (ours.as_str(), 1));
+
+    ip(&format!("route replace 10.200.0.0/16 dev {UPLINK}"));
+    ip(&format!("route add 10.201.0.0/16 dev {VXLAN_DEVICE} proto 119"));
+    live.core.check().await.unwrap();
+    assert_eq!((pool().trim(), live.repairs("routes").await), (ours.as_str(), 2));
+    assert_eq!(ip("route show 10.201.0.0/16"), "", "no pool of the fleet's");
+
+    ip(&format!("link set {VXLAN_DEVICE} arp on"));
+    ip(&format!("link set {VXLAN_DEVICE} down"));
+    live.core.check().await.unwrap();
+    assert_eq!(pool().trim(), ours);
+    assert!(ip(&format!("link show {VXLAN_DEVICE}")).contains("NOARP"));
+    assert_eq!((live.repairs("overlay").await, live.repairs("routes").await), (1, 2));
+
+    ip(&format!("addr del 192.0.2.11/24 dev {UPLINK}"));
+    ip(&format!("addr add 192.0.2.13/24 dev {UPLINK}"));
+    live.core.check().await.unwrap();
+    assert_eq!(pool().trim(), ours.replace("192.0.2.11", "192.0.2.13"));
+    assert_eq!(live.repairs("routes").await, 2, "that was nobody's doing");
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use weft_shared::layout::{Class, Point, Reason};
 
 use crate::{
     harness::{
-        Datapath, FROM_OVERLAY, FROM_UPLINK, Outcome, Place, TO_UPLINK, Verdict, from_endpoint, to_endpoint,
+        Datapath, FROM_OVERLAY, FROM_UPLINK, Outcome, Place, TO_OVERLAY, TO_UPLINK, Verdict, from_endpoint,
+        to_endpoint,
     },
     packets::{SYN, Way, arriving, out_of},
     world::{
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-const PLACES: [Place; 7] = [
+const PLACES: [Place; 9] = [
     from_endpoint(WEB),
     to_endpoint(WEB, UPLINK),
     to_endpoint(WEB, 0),
@@ -27,6 +28,8 @@ const PLACES: [Place; 7] = [
     FROM_OVERLAY,
     FROM_UPLINK,
     TO_UPLINK,
+    TO_OVERLAY,
+    Place { ingress_ifindex: WEB, ..TO_OVERLAY },
 ];
 
 /// Through every place, each.
@@ -41,6 +44,7 @@ fn seeds() -> Vec<Vec<u8>> {
                 seeds.extend(of_every_kind(&way));
             }
         }
+        seeds.extend(of_every_kind(&arriving(HOST_PARTY, DB_PARTY, family)));
     }
     seeds
 }
@@ -113,6 +117,10 @@ fn check(place: Place, packet: &[u8], outcome: &Outcome) -> Result<(), TestCaseE
         (Point::FromUplink | Point::ToUplink, Verdict::Ok) => {
             !is_for_the_pools(packet) && outcome.packet == packet
         }
+        // The node is not judged.
+        (Point::ToOverlay, Verdict::Ok) => {
+            place.ingress_ifindex == 0 && is_to_another_nodes_part(packet) && outcome.packet == packet
+        }
         _ => false,
     };
     prop_assert!(may, "{place:?} let pass ({:?}): {packet:02x?}", outcome.verdict);
@@ -144,6 +152,16 @@ fn is_between(packet: &[u8], from: Party, to: Party) -> bool {
         Some((source, destination)) => source == from.v6.octets() && destination == to.v6.octets(),
         None => false,
     }
+}
+
+/// From the node, to the pools, and not to this node's part of them.
+fn is_to_another_nodes_part(packet: &[u8]) -> bool {
+    let parts = match addresses(packet) {
+        Some((source, to)) if to.len() == 4 => source == HOST_PARTY.v4.octets() && [2, 3].contains(&to[2]),
+        Some((source, to)) => source == HOST_PARTY.v6.octets() && [[0, 2], [0, 3]].contains(&[to[6], to[7]]),
+        None => false,
+    };
+    parts && is_for_the_pools(packet)
 }
 
 fn is_for_the_pools(packet: &[u8]) -> bool {

@@ -63,6 +63,8 @@ pub(crate) const fn to_endpoint(ifindex: u32, ingress_ifindex: u32) -> Place {
 
 pub(crate) const FROM_OVERLAY: Place =
     Place { point: Point::FromOverlay, ifindex: world::OVERLAY, ingress_ifindex: world::OVERLAY };
+pub(crate) const TO_OVERLAY: Place =
+    Place { point: Point::ToOverlay, ifindex: world::OVERLAY, ingress_ifindex: 0 };
 pub(crate) const FROM_UPLINK: Place =
     Place { point: Point::FromUplink, ifindex: world::UPLINK, ingress_ifindex: world::UPLINK };
 pub(crate) const TO_UPLINK: Place =

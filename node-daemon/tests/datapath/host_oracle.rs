@@ -1,5 +1,5 @@
 //! Compiled = oracle for the node itself: random host policies take the whole way that they take on a node, and the real
-//! programs judge real packets by them, at the uplinks and between the node and an endpoint of its.
+//! programs judge real packets by them, at the uplinks, at the overlay, and between the node and an endpoint of its.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,11 +17,12 @@ use weft_shared::policy::{
 };
 
 use crate::{
-    harness::{FROM_UPLINK, Place, TO_UPLINK, from_endpoint, to_endpoint},
+    harness::{FROM_UPLINK, Place, TO_OVERLAY, TO_UPLINK, from_endpoint, to_endpoint},
     oracle::packet,
     packets::Way,
-    random::{self, Said, Sent, attachment, node_identity},
-    world::{Family, HOST_PARTY, WEB, WEB_PARTY, gateway_mac, mac},
+    random::{self, Said, Sent, attachment, endpoint_identity, node_identity},
+    tunnel::Tunnel,
+    world::{DB_NODE_PARTY, FAMILIES, Family, HOST_PARTY, WEB, WEB_PARTY, gateway_mac, mac},
 };
 
 const FLEETS: u32 = 150;
@@ -31,6 +32,8 @@ const FLOWS: usize = 60;
 #[derive(Clone, Debug)]
 enum Other {
     OwnEndpoint,
+    /// Of another node, with one of the label sets.
+    Endpoint(usize),
     /// With one of the label sets.
     Node(usize),
     World(IpAddr),
@@ -51,6 +54,7 @@ fn flow() -> impl Strategy<Value = Flow> {
     let nodes = 0..arbitrary::node_label_sets().len();
     let other = prop_oneof![
         2 => Just(Other::OwnEndpoint),
+        2 => (0..arbitrary::label_sets().len()).prop_map(Other::Endpoint),
         2 => nodes.prop_map(Other::Node),
         3 => world.prop_map(|text| Other::World(text.parse().unwrap())),
         1 => select(arbitrary::LINK_ADDRESSES.to_vec())
@@ -61,7 +65,7 @@ fn flow() -> impl Strategy<Value = Flow> {
         .prop_map(|(other, (ingress, v6), port)| {
             let v6 = match &other {
                 Other::World(address) | Other::Link(address) => address.is_ipv6(),
-                Other::OwnEndpoint | Other::Node(_) => v6,
+                Other::OwnEndpoint | Other::Endpoint(_) | Other::Node(_) => v6,
             };
             // Nobody sends from a group.
             let ingress = ingress && !matches!(&other, Other::Link(address) if address.is_multicast());
@@ -102,10 +106,12 @@ impl Own {
     fn other(self, flow: &Flow) -> Party {
         let (class, labels) = match &flow.other {
             Other::OwnEndpoint => (Class::Fleet, arbitrary::label_sets()[self.endpoint].clone()),
+            Other::Endpoint(place) => (Class::Fleet, arbitrary::label_sets()[*place].clone()),
             Other::Node(place) => (Class::RemoteNode, arbitrary::node_label_sets()[*place].clone()),
             Other::World(_) | Other::Link(_) => (Class::World, Labels::new()),
         };
-        Party { class, labels, address: Some(address(&flow.other, flow.v6)), local: class == Class::Fleet }
+        let local = matches!(flow.other, Other::OwnEndpoint);
+        Party { class, labels, address: Some(address(&flow.other, flow.v6)), local }
     }
 
     /// Source and destination.
@@ -133,6 +139,8 @@ impl Own {
 fn address(other: &Other, v6: bool) -> IpAddr {
     match other {
         Other::OwnEndpoint => WEB_PARTY.address(family(v6)),
+        Other::Endpoint(place) if v6 => format!("fd00:77:0:2::{}", 10 + place).parse().unwrap(),
+        Other::Endpoint(place) => format!("10.200.2.{}", 10 + place).parse().unwrap(),
         Other::Node(place) if v6 => format!("2001:db8:77::{}", 10 + place).parse().unwrap(),
         Other::Node(place) => format!("192.0.2.{}", 10 + place).parse().unwrap(),
         Other::World(address) | Other::Link(address) => *address,
@@ -156,6 +164,19 @@ fn sent(fleet: &Fleet, own: Own) -> Sent {
     };
     sent.add(ResourceType::Node, "own", &route);
     sent.add_endpoint("web", own.endpoint);
+    for place in 0..arbitrary::label_sets().len() {
+        let word = v1::NodeAddress { identity: endpoint_identity(place), node: "beside".to_owned() };
+        for v6 in [false, true] {
+            let address = address(&Other::Endpoint(place), v6).to_string();
+            sent.add(ResourceType::Address, &address, &word);
+        }
+    }
+    let beside = v1::NodeRoute {
+        addresses: FAMILIES.map(|family| DB_NODE_PARTY.address(family).to_string()).to_vec(),
+        endpoint_cidrs: vec!["10.200.2.0/24".to_owned(), "fd00:77:0:2::/64".to_owned()],
+        identity: node_identity(&labels[0]),
+    };
+    sent.add(ResourceType::Node, "beside", &beside);
     sent
 }
 
@@ -167,25 +188,38 @@ fn enforce(node: &mut random::Node, fleet: &Fleet, own: Own) {
 }
 
 /// Sends a flow's first packet, and compares what the programs do with what the rules say.
-fn check(node: &mut random::Node, fleet: &Fleet, own: Own, flow: &Flow) -> Result<(), Wrong> {
-    let place: Place = match (&flow.other, flow.ingress) {
-        (Other::OwnEndpoint, true) => from_endpoint(WEB),
-        (Other::OwnEndpoint, false) => to_endpoint(WEB, 0),
-        (_, true) => FROM_UPLINK,
-        (_, false) => TO_UPLINK,
-    };
+fn check(
+    node: &mut random::Node,
+    tunnel: &Tunnel,
+    fleet: &Fleet,
+    own: Own,
+    flow: &Flow,
+) -> Result<(), Wrong> {
     let (host, other) = (HOST_PARTY.address(family(flow.v6)), address(&flow.other, flow.v6));
     let (from, to) = if flow.ingress { (other, host) } else { (host, other) };
     let way = Way { from, to, source_mac: mac(WEB), destination_mac: gateway_mac(WEB), hops: 64 };
     let packet = packet(&way, flow.port, node.fresh());
-    let found = node.datapath.judge(place, &packet);
+    let mut judge = |place: Place| node.datapath.judge(place, &packet).map(drop);
+    let found = match (&flow.other, flow.ingress) {
+        (Other::OwnEndpoint, true) => judge(from_endpoint(WEB)),
+        (Other::OwnEndpoint, false) => judge(to_endpoint(WEB, 0)),
+        (Other::Endpoint(place), true) => {
+            let vni = endpoint_identity(*place);
+            tunnel.judge(&mut node.datapath, family(flow.v6), vni, &packet).1.map_or(Ok(()), Err)
+        }
+        (Other::Endpoint(_), false) => judge(TO_OVERLAY),
+        (_, true) => judge(FROM_UPLINK),
+        (_, false) => judge(TO_UPLINK),
+    };
     let seen = Said::by_programs(&found, node.datapath.audited);
     Said::same(fleet, own.expected(fleet, flow), seen)
 }
 
 #[test]
 fn the_programs_give_the_oracles_verdict_on_random_flows_of_the_node_itself() {
-    let node = RefCell::new(random::Node::new());
+    let mut node = random::Node::new();
+    let tunnel = Tunnel::new(&mut node.datapath);
+    let node = RefCell::new(node);
     let own = (0..arbitrary::node_label_sets().len(), 0..arbitrary::label_sets().len());
     let own = own.prop_map(|(node, endpoint)| Own { node, endpoint });
     let tried = Cell::new((0, 0, 0));
@@ -199,10 +233,10 @@ fn the_programs_give_the_oracles_verdict_on_random_flows_of_the_node_itself() {
             let allows = own.expected(&fleet, flow).verdict.is_ok();
             let counted = if allows { (allowed + judged, denied) } else { (allowed, denied + judged) };
             tried.set((judging + judged, counted.0, counted.1));
-            let Err(wrong) = check(&mut node, &fleet, own, flow) else { continue };
+            let Err(wrong) = check(&mut node, &tunnel, &fleet, own, flow) else { continue };
             let again = |fleet: &Fleet| {
                 enforce(&mut node, fleet, own);
-                check(&mut node, fleet, own, flow)
+                check(&mut node, &tunnel, fleet, own, flow)
             };
             return case::fail(&fleet, &own.case(flow), wrong, again);
         }

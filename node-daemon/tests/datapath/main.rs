@@ -34,6 +34,7 @@ mod runs;
 mod services;
 mod tables;
 mod telling;
+mod tunnel;
 mod uplink;
 mod verifier;
 mod world;

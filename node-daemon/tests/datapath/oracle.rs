@@ -294,7 +294,9 @@ fn expected(fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Said {
 fn check(node: &mut random::Node, fleet: &Fleet, nodes: &Nodes, flow: &Flow) -> Result<(), Wrong> {
     let found = try_flow(node, flow);
     let wanted = match (flow.ingress, &flow.other) {
-        (false, Other::Local(_) | Other::Remote(_) | Other::Unmanaged) => Verdict::Redirect,
+        (false, Other::Local(_) | Other::Remote(_) | Other::Unmanaged | Other::RemoteNode) => {
+            Verdict::Redirect
+        }
         _ => Verdict::Ok,
     };
     let expected = expected(fleet, nodes, flow);

@@ -79,7 +79,7 @@ fn what_is_allowed_goes_where_its_destination_is() {
         (NOBODY_PARTY, Reason::NoEndpoint, Verdict::Shot),
         (WORLD_PARTY, Reason::DeliveredStack, Verdict::Ok),
         (HOST_PARTY, Reason::DeliveredStack, Verdict::Ok),
-        (DB_NODE_PARTY, Reason::DeliveredStack, Verdict::Ok),
+        (DB_NODE_PARTY, Reason::DeliveredOverlay, Verdict::Redirect),
     ];
     for family in FAMILIES {
         for (to, reason, verdict) in cases {
@@ -337,7 +337,7 @@ fn the_remote_nodes_identity_counts_as_well_as_its_class() {
         tables.policies.insert(WEB_SLOT, table(deny_all(), key, Action::Allow));
     });
     let packet = out_of(WEB, WEB_PARTY, DB_NODE_PARTY, Family::V4).udp(1000, 53);
-    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredStack);
+    assert_eq!(datapath.fate(from_endpoint(WEB), &packet), Reason::DeliveredOverlay);
 }
 
 #[test]

@@ -58,7 +58,9 @@ fn an_endpoint_that_is_not_open_neither_sends_nor_receives() {
 fn encapsulation_to_a_nodes_address_is_forged() {
     let mut datapath = Datapath::new();
     for family in FAMILIES {
-        for node in [HOST_PARTY, DB_NODE_PARTY] {
+        for (node, delivered) in
+            [(HOST_PARTY, Reason::DeliveredStack), (DB_NODE_PARTY, Reason::DeliveredOverlay)]
+        {
             let way = out_of(WEB, WEB_PARTY, node, family);
             for port in [8472, 4789] {
                 assert_eq!(
@@ -74,7 +76,7 @@ fn encapsulation_to_a_nodes_address_is_forged() {
                     "{protocol}"
                 );
             }
-            assert_eq!(datapath.fate(from_endpoint(WEB), &way.udp(1000, 53)), Reason::DeliveredStack);
+            assert_eq!(datapath.fate(from_endpoint(WEB), &way.udp(1000, 53)), delivered);
         }
         let elsewhere = out_of(WEB, WEB_PARTY, WORLD_PARTY, family);
         assert_eq!(datapath.fate(from_endpoint(WEB), &elsewhere.udp(1000, 4789)), Reason::DeliveredStack);

@@ -337,7 +337,7 @@ fn programs_stay_attached_and_are_replaced_in_place() {
         [(WEB, Hook::Endpoint), (OVERLAY, Hook::Overlay), (UPLINK, Hook::Uplink)]
     );
     let before = programs_on(WEB);
-    assert_eq!((before.len(), programs_on(OVERLAY).len(), programs_on(UPLINK).len()), (2, 1, 2));
+    assert_eq!((before.len(), programs_on(OVERLAY).len(), programs_on(UPLINK).len()), (2, 2, 2));
     let links = pinned_links(&pins);
     drop(first);
     assert_eq!(programs_on(WEB), before, "the programs outlive the daemon");

@@ -192,7 +192,7 @@ pub(crate) fn world() -> World {
     tell(&mut tables, DB_PARTY, fleet(DB_IDENTITY, DB_NODE));
     tell(&mut tables, CACHE_PARTY, fleet(DB_IDENTITY, CACHE_NODE));
     let node = |identity, class, node| Peer { identity, class: class as u32, node, ifindex: 0 };
-    tell(&mut tables, HOST_PARTY, node(Class::Host as u32, Class::Host, 0));
+    tell(&mut tables, HOST_PARTY, node(HOST_IDENTITY, Class::Host, 0));
     tell(&mut tables, DB_NODE_PARTY, node(REMOTE_NODE_IDENTITY, Class::RemoteNode, DB_NODE));
     nodes(&mut tables);
     prefixes(&mut tables);
@@ -207,10 +207,13 @@ fn tell(tables: &mut World, party: Party, peer: Peer) {
 
 fn nodes(tables: &mut World) {
     let cache_node = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3);
-    let nodes: [(u32, IpAddr); 3] =
-        [(0, HOST_PARTY.v4.into()), (DB_NODE, DB_NODE_PARTY.v4.into()), (CACHE_NODE, cache_node.into())];
-    for (slot, address) in nodes {
-        tables.nodes.insert(slot, NodeRow { address: address.into(), identity: 0 });
+    let nodes: [(u32, IpAddr, u32); 3] = [
+        (0, HOST_PARTY.v4.into(), HOST_IDENTITY),
+        (DB_NODE, DB_NODE_PARTY.v4.into(), REMOTE_NODE_IDENTITY),
+        (CACHE_NODE, cache_node.into(), REMOTE_NODE_IDENTITY),
+    ];
+    for (slot, address, identity) in nodes {
+        tables.nodes.insert(slot, NodeRow { address: address.into(), identity });
         tables.node_addresses.insert(address.into(), slot);
     }
     tables.node_addresses.insert(IpAddr::V6(HOST_PARTY.v6).into(), 0);

@@ -114,6 +114,12 @@ numbered! {
         ServiceUntranslatable = 44 => "service_untranslatable",
         /// The service's backend is one to which the node sends nothing from outside.
         ServiceElsewhere = 45 => "service_elsewhere",
+        /// The stack has something for the overlay that is not the node's own: it only passes it on, or other nodes don't
+        /// know the node by that address or identity.
+        NotTheNodes = 50 => "not_the_nodes",
+        /// Out of the overlay from an address of a node, without the identity that the node is known to have; or with it,
+        /// from another address.
+        WrongNodeIdentity = 51 => "wrong_node_identity",
     }
 }
 
@@ -126,6 +132,7 @@ numbered! {
         FromUplink = 3 => "tc_from_uplink",
         ToUplink = 4 => "tc_to_uplink",
         XdpUplink = 5 => "xdp_uplink",
+        ToOverlay = 6 => "tc_to_overlay",
     }
 }
 

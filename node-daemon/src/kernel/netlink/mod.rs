@@ -5,9 +5,10 @@ mod overlay;
 mod read;
 mod watch;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
     packet_route::route::{RouteMessage, RouteProtocol, RouteScope},
@@ -98,6 +99,14 @@ impl Links for Netlink {
         ifindex: Option<u32>,
     ) -> Result<Ensured, KernelError> {
         overlay::ensure(&self.handle, name, udp_port, mtu_bytes, ifindex).await
+    }
+
+    async fn route_to_overlay(
+        &self,
+        ifindex: u32,
+        routes: &BTreeMap<IpNet, IpAddr>,
+    ) -> Result<bool, KernelError> {
+        overlay::route(&self.handle, ifindex, routes).await
     }
 
     async fn set_up(&self, ifindex: u32) -> Result<bool, KernelError> {

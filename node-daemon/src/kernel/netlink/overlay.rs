@@ -1,12 +1,23 @@
 //! The overlay's device: one VXLAN device whose packets say by themselves where they go and whose they are ("external"
 //! mode), so that it needs no entry for any node. The kernel gives such a device sockets of both families.
+//!
+//! Routes lead the node's own processes to it. Nobody is asked for neighbours there: a program says where a packet goes.
 
-use rtnetlink::{
-    Handle, LinkUnspec, LinkVxlan,
-    packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{endpoint::without_link_local, read};
+use ipnet::IpNet;
+use rtnetlink::{
+    Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder,
+    packet_route::{
+        link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        route::{RouteMessage, RouteScope},
+    },
+};
+
+use super::{ROUTE_PROTOCOL, endpoint::without_link_local, ignore_missing, read};
 use crate::kernel::{KernelError, links::Ensured, sysctl};
 
 pub(super) async fn ensure(
@@ -62,9 +73,77 @@ async fn configure(
         let mtu = LinkUnspec::new_with_index(link.ifindex).mtu(mtu_bytes).build();
         handle.link().set(mtu).execute().await.map_err(failed)?;
     }
-    // Sources behind other nodes have no route back through this device: loose (2) wins over a strict `all`.
+    if !message.header.flags.contains(LinkFlags::Noarp) {
+        let quiet = LinkUnspec::new_with_index(link.ifindex).arp(false).build();
+        handle.link().set(quiet).execute().await.map_err(failed)?;
+        changed = true;
+    }
+    // Sources behind other nodes need have no route back through this device: loose (2) wins over a strict `all`.
     changed |= sysctl::set(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+    if sysctl::has_ipv6() {
+        // The node may have IPv6 off for new interfaces; then its processes would hear nothing by it.
+        changed |= sysctl::set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+    }
     Ok(changed)
+}
+
+/// See [`Links::route_to_overlay`](crate::kernel::links::Links::route_to_overlay).
+pub(super) async fn route(
+    handle: &Handle,
+    ifindex: u32,
+    routes: &BTreeMap<IpNet, IpAddr>,
+) -> Result<bool, KernelError> {
+    let mut missing = routes.clone();
+    let mut changed = false;
+    for v4 in [true, false] {
+        for message in read::routes(handle, v4).await? {
+            if message.header.protocol != ROUTE_PROTOCOL || read::device(&message) != Some(ifindex) {
+                continue;
+            }
+            let found = read::prefix_and_source(&message);
+            if found.is_some_and(|(prefix, source)| missing.get(&prefix) == Some(&source)) {
+                missing.retain(|prefix, _| found.is_some_and(|(found, _)| found != *prefix));
+            } else {
+                changed = true;
+                let removed = handle.route().del(message).execute().await;
+                ignore_missing(removed, "remove a route to the overlay")?;
+            }
+        }
+    }
+    for (prefix, source) in missing {
+        changed = true;
+        // In the place of whoever else routes the pool: its packets must not leave by another way.
+        let what = || format!("route {prefix} to the overlay with the source {source}");
+        let route = pool_route(prefix, source, ifindex)
+            .ok_or_else(|| KernelError::new(what(), "the families differ"))?;
+        let added = handle.route().add(route).replace().execute().await;
+        added.map_err(|error| KernelError::new(what(), error))?;
+    }
+    Ok(changed)
+}
+
+/// `None`: the families differ.
+fn pool_route(prefix: IpNet, source: IpAddr, ifindex: u32) -> Option<RouteMessage> {
+    match (prefix, source) {
+        (IpNet::V4(prefix), IpAddr::V4(source)) => Some(
+            RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(prefix.network(), prefix.prefix_len())
+                .pref_source(source)
+                .output_interface(ifindex)
+                .scope(RouteScope::Link)
+                .protocol(ROUTE_PROTOCOL)
+                .build(),
+        ),
+        (IpNet::V6(prefix), IpAddr::V6(source)) => Some(
+            RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(prefix.network(), prefix.prefix_len())
+                .pref_source(source)
+                .output_interface(ifindex)
+                .protocol(ROUTE_PROTOCOL)
+                .build(),
+        ),
+        _ => None,
+    }
 }
 
 fn is_right(message: &LinkMessage, udp_port: u16) -> bool {

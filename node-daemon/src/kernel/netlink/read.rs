@@ -6,12 +6,13 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-        route::{RouteAttribute, RouteMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
 
@@ -144,6 +145,35 @@ pub(super) async fn routes(handle: &Handle, v4: bool) -> Result<Vec<RouteMessage
     found.map_err(|error| KernelError::new("list routes", error))
 }
 
+/// The device that a route leads to.
+pub(super) fn device(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })
+}
+
+/// Where a route leads, and the source that it gives.
+pub(super) fn prefix_and_source(route: &RouteMessage) -> Option<(IpNet, IpAddr)> {
+    let (mut to, mut source) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => to = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            _ => {}
+        }
+    }
+    Some((IpNet::new(to?, route.header.destination_prefix_length).ok()?, source?))
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
 /// The devices that default routes of the main table leave by.
 pub(super) async fn default_uplinks(handle: &Handle) -> Result<Vec<Link>, KernelError> {
     const MAIN_TABLE: u8 = 254;
@@ -153,10 +183,7 @@ pub(super) async fn default_uplinks(handle: &Handle) -> Result<Vec<Link>, Kernel
             if route.header.destination_prefix_length != 0 || route.header.table != MAIN_TABLE {
                 continue;
             }
-            ifindexes.extend(route.attributes.iter().filter_map(|attribute| match attribute {
-                RouteAttribute::Oif(ifindex) => Some(*ifindex),
-                _ => None,
-            }));
+            ifindexes.extend(device(&route));
         }
     }
     let mut links = all(handle).await?;
