@@ -148,7 +148,7 @@ pub fn back(ifindex: u32) -> Result<Done, Reason> {
 }
 
 #[inline(always)]
-fn redirected(code: i64, reason: Reason) -> Result<Done, Reason> {
+pub fn redirected(code: i64, reason: Reason) -> Result<Done, Reason> {
     if code == TC_ACT_REDIRECT { Ok(Done { reason, code: code as i32 }) } else { Err(Reason::KernelError) }
 }
 

@@ -31,6 +31,7 @@ mod prefilter;
 mod quoted;
 mod reject;
 mod related;
+mod route;
 mod sctp;
 mod service;
 mod snat;
