@@ -203,7 +203,8 @@ fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
         }
     }
     let call = in_hand().ok_or(Reason::KernelError)?;
-    if side == Side::OUTSIDE && call.row.flags & connection_flags::LOCAL == 0 {
+    let known_here = side != Side::OUTSIDE || call.row.flags & connection_flags::LOCAL != 0;
+    if !known_here && maps::peer_of(&call.row.destination.address).ifindex == 0 {
         return Ok(Called::Elsewhere);
     }
     translate::parties(ctx, &call.row.source, &call.row.destination)?;
