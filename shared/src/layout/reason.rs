@@ -84,7 +84,7 @@ numbered! {
         Prefiltered = 26 => "prefiltered",
         /// More than the endpoint's rate allows, beyond what may wait.
         RateExceeded = 27 => "rate_exceeded",
-        /// No drop: XDP sent it on to a service's backend.
+        /// No drop: sent on to a service's backend, or what that answers to the client.
         ServiceForwarded = 30 => "service_forwarded",
         /// No drop: the same, without a row that remembers the backend (new connections come too fast, or the table is full).
         ServiceUnremembered = 31 => "service_unremembered",
