@@ -1,6 +1,7 @@
 //! Services at the packet: who is called, with checksums that another implementation finds right, and how answers come back.
 
 mod endpoints;
+mod forwarded;
 mod outside;
 mod packets;
 mod refusals;
