@@ -2,7 +2,14 @@
 //! is, and hears the answer directly, as the frontend's.
 #![expect(clippy::expect_used, reason = "addresses of the test's own")]
 
-use std::{collections::BTreeSet, env, net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet,
+    env,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -12,7 +19,7 @@ use aya::{
 use weft_integration::{
     fleet::{Fleet, UPLINK, scenario},
     limits::READY,
-    traffic::{Answered, NamedServer, Namespace, connect_and_ask},
+    traffic::{Answered, Flow, NamedServer, Namespace, Outcome, Protocol::Tcp, connect_and_ask, try_all},
     wait,
 };
 use weft_proto::v1::XdpMode as Mode;
@@ -36,7 +43,7 @@ name: only-others
 tier: application
 subject: {endpoints: {matchLabels: {app: api}}}
 ingress:
-  - peers: [{cidr: 203.0.113.0/24}]
+  - {action: allow, peers: [{cidr: 203.0.113.0/24}]}
 ";
 
 fn frontends() -> [SocketAddr; 2] {
@@ -84,6 +91,17 @@ fn answers(from: &Namespace, service: SocketAddr) -> Result<BTreeSet<String>> {
     })
 }
 
+/// XDP sends nothing to nodes of which the balancing one knows no MAC; here, nothing else has asked for it.
+fn know_neighbour(fleet: &Fleet) -> Result<()> {
+    let other = fleet.node(2).place().v4();
+    fleet.node(1).host().namespace()?.within(move || {
+        // Nobody listens there, and says so.
+        let refused = TcpStream::connect((other, 9)).err().map(|error| error.kind());
+        ensure!(refused == Some(ErrorKind::ConnectionRefused), "{refused:?}");
+        Ok(())
+    })
+}
+
 fn forwarded(fleet: &Fleet) -> Result<u64> {
     fleet.node(1).dropped("service_forwarded")
 }
@@ -95,14 +113,15 @@ fn clients_outside_reach_backends_of_every_node_by_one_and_hear_them_directly() 
         let world = fleet.party("world")?.namespace.clone();
         send_whole_checksums(&world)?;
         let node = fleet.node(1).place();
-        fleet.ip(&world, &format!("-4 route add 198.51.100.0/24 via {} dev {UPLINK}", node.v4()))?;
-        fleet.ip(&world, &format!("-6 route add 2001:db8:96::/64 via {} dev {UPLINK}", node.v6()))?;
+        fleet.ip(&world, &format!("route add 198.51.100.0/24 via {} dev {UPLINK}", node.v4()))?;
+        fleet.ip(&world, &format!("route add 2001:db8:96::/64 via {} dev {UPLINK}", node.v6()))?;
         let mut servers = Vec::new();
         for (number, name) in [(1, "a"), (2, "b")] {
             let party = fleet.attach(number, name, &[("app", "api")])?;
             servers.push(NamedServer::start(&party.namespace, PORT, name)?);
         }
         fleet.apply(SERVICE)?;
+        know_neighbour(fleet)?;
         wait::until_true("the program is there", READY, || {
             let capabilities = fleet.node(1).status()?.capabilities.context("capabilities")?;
             Ok(capabilities
@@ -121,7 +140,9 @@ fn clients_outside_reach_backends_of_every_node_by_one_and_hear_them_directly() 
         // The backends' policy is about the client, and not about the node that balances.
         fleet.apply(ONLY_OTHERS)?;
         wait::until_true("the client is refused", READY, || {
-            Ok(frontends().into_iter().all(|service| answers(&world, service).is_err()))
+            let call =
+                |service: SocketAddr| Flow { from: world.clone(), to: service.ip(), protocol: Tcp(PORT) };
+            Ok(try_all(&frontends().map(call))? == [Outcome::Deny, Outcome::Deny])
         })?;
         drop(servers);
         Ok(())

@@ -14,7 +14,7 @@ use clap::Args;
 
 use self::{
     prefilter::{PREFIXES, Prefilters, Sources},
-    services::{SERVICES, Services, State},
+    services::{Mode, SERVICES, Services, State},
     wrapper::{Flows, Reference},
 };
 use super::{Figure, Report, datapath::stay_on_this_cpu};
@@ -40,7 +40,7 @@ const TURNS: u16 = 10_000;
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Prefilter { sources: Sources, prefixes: u32 },
-    Dsr { state: State, flows: Flows, services: u32 },
+    Service { mode: Mode, state: State, flows: Flows, services: u32 },
 }
 
 impl Subject {
@@ -49,9 +49,11 @@ impl Subject {
         for sources in Sources::ALL {
             all.extend(PREFIXES.map(|prefixes| Self::Prefilter { sources, prefixes }));
         }
-        for state in State::ALL {
-            for flows in Flows::ALL {
-                all.extend(SERVICES.map(|services| Self::Dsr { state, flows, services }));
+        for mode in Mode::ALL {
+            for state in State::ALL {
+                for flows in Flows::ALL {
+                    all.extend(SERVICES.map(|services| Self::Service { mode, state, flows, services }));
+                }
             }
         }
         all
@@ -62,8 +64,8 @@ impl Subject {
             Self::Prefilter { sources, prefixes } => {
                 format!("xdp.prefilter.{}.prefixes_{prefixes}", sources.name())
             }
-            Self::Dsr { state, flows, services } => {
-                format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
+            Self::Service { mode, state, flows, services } => {
+                format!("xdp.lb.{}.{}.{}.services_{services}", mode.name(), state.name(), flows.name())
             }
         }
     }
@@ -72,7 +74,7 @@ impl Subject {
     fn flows(self) -> Flows {
         match self {
             Self::Prefilter { .. } => Flows::Many,
-            Self::Dsr { flows, .. } => flows,
+            Self::Service { flows, .. } => flows,
         }
     }
 }
@@ -104,7 +106,9 @@ impl Bench {
     fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
         match subject {
             Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
-            Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
+            Subject::Service { mode, state, flows, services } => {
+                self.services.run(mode, services, state, flows, repeat)
+            }
         }
     }
 }
