@@ -299,6 +299,8 @@ pub(crate) fn check(packet: &[u8]) {
     }
 }
 
+type Make<'a> = &'a dyn Fn(&Way) -> Vec<u8>;
+
 /// The packet as it is one hop further, without its frame's header.
 fn hop_later(way: Way, packet: impl Fn(&Way) -> Vec<u8>) -> Vec<u8> {
     packet(&Way { hops: way.hops - 1, ..way })[14..].to_vec()
@@ -326,7 +328,7 @@ fn a_packet_to_a_service_goes_on_inside_another_one_to_its_backends_node_or_to_t
         }
         let own = if to.is_ipv4() { HOST_PARTY.v4.into() } else { HOST_PARTY.v6.into() };
         let way = question(family);
-        let packets: [&dyn Fn(&Way) -> Vec<u8>; 4] = [
+        let packets: [Make<'_>; 4] = [
             &|way| way.tcp(4000, port, SYN),
             &|way| way.tcp(4000, port, ACK),
             &|way| way.udp(4000, port),
