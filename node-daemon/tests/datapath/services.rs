@@ -3,6 +3,7 @@
 mod elsewhere;
 mod endpoints;
 mod errors;
+mod forwarded;
 mod garbage;
 mod outside;
 mod packets;

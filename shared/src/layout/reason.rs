@@ -145,9 +145,8 @@ impl Reason {
     /// Whether the packet went no further.
     pub const fn is_drop(self) -> bool {
         let number = self as u32;
-        number >= Self::PolicyDenied as u32
-            && !(number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32)
-            && !(number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32)
-            && !matches!(self, Self::ServiceRejected)
+        let passed = number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32;
+        let sent = number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32;
+        number >= Self::PolicyDenied as u32 && !passed && !sent && !matches!(self, Self::ServiceRejected)
     }
 }
