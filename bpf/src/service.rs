@@ -19,7 +19,7 @@ use weft_shared::layout::{
 use crate::{
     balance::{self, Table},
     connections,
-    conntrack::{self, Entry, forgotten},
+    conntrack::{self, Ends, Entry, forgotten},
     fragment::{self, Part},
     maps::{self, CALL, OWN_ADDRESSES, SERVED_PORTS},
     parse::{self, Packet, Service, protocol, tcp},
@@ -39,6 +39,8 @@ pub struct Call {
     back: ConnectionKey,
     answer: Connection,
     backend: ServiceBackend,
+    /// Between whom the node's own policy is to judge.
+    ends: Ends,
     /// The backend that the connection or the client had last.
     former: Party,
     client: AffinityKey,
@@ -236,6 +238,12 @@ extern "C" fn go_on(side: u32, now: u64) -> u32 {
     copy_party(&mut call.row.destination, &known.destination);
     call.row.flags = known.flags;
     1
+}
+
+/// Room for the ends of the call in hand: the stack has none.
+#[inline(always)]
+pub fn ends() -> Result<&'static mut Ends, Reason> {
+    in_hand().map(|call| &mut call.ends).ok_or(Reason::KernelError)
 }
 
 #[inline(always)]
