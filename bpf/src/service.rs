@@ -281,6 +281,14 @@ fn copy_party(to: &mut Party, from: &Party) {
 }
 
 #[inline(always)]
+fn copy_backend(to: &mut ServiceBackend, from: &ServiceBackend) {
+    copy_address(&mut to.address, &from.address);
+    to.port = from.port;
+    to.flags = from.flags;
+    to.weight = from.weight;
+}
+
+#[inline(always)]
 fn known(key: &ConnectionKey) -> Option<&'static mut Connection> {
     // SAFETY: the kernel's element, which other CPUs change, too: see `connections::find`.
     connections::find(key).map(|mut row| unsafe { row.as_mut() })
@@ -410,7 +418,7 @@ extern "C" fn find_former(portless: u32) -> u32 {
     let Some(backend) = Table::of(call.row.table).and_then(|table| table.find(&call.former)) else {
         return 0;
     };
-    call.backend = *backend;
+    copy_backend(&mut call.backend, backend);
     1
 }
 
@@ -447,7 +455,7 @@ extern "C" fn find_in_part(first: u32, half: u32) -> u32 {
     for number in 0..PART {
         let Some(backend) = table.backend(first.wrapping_add(number)) else { return 0 };
         if lower_half(&backend.address) == half && backend.flags & backend_flags::LOCAL != 0 {
-            call.backend = *backend;
+            copy_backend(&mut call.backend, backend);
             return 1;
         }
     }
@@ -470,7 +478,7 @@ extern "C" fn take(found: u32, forwarded: u32) -> u32 {
         let to = party(packet.destination, packet.destination_port);
         let table = Table::of(call.row.table);
         match table.and_then(|table| table.place(packet_hash(&from, &to, packet.protocol))) {
-            Some(backend) => call.backend = *backend,
+            Some(backend) => copy_backend(&mut call.backend, backend),
             None => return 0,
         }
     }
