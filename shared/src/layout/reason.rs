@@ -146,6 +146,6 @@ impl Reason {
         number >= Self::PolicyDenied as u32
             && !(number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32)
             && !(number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32)
-            && !matches!(self, Self::ServiceRejected)
+            && number != Self::ServiceRejected as u32
     }
 }
