@@ -19,7 +19,7 @@ use weft_shared::layout::{
 use crate::{
     balance::{self, Table},
     connections,
-    conntrack::{self, Entry, forgotten},
+    conntrack::{self, Ends, Entry, forgotten},
     fragment::{self, Part},
     maps::{self, CALL, OWN_ADDRESSES, SERVED_PORTS},
     parse::{self, Packet, Service, protocol, tcp},
@@ -39,6 +39,8 @@ pub struct Call {
     back: ConnectionKey,
     answer: Connection,
     backend: ServiceBackend,
+    /// Between whom the node's own policy is to judge.
+    ends: Ends,
     /// The backend that the connection or the client had last.
     former: Party,
     client: AffinityKey,
@@ -238,6 +240,12 @@ extern "C" fn go_on(side: u32, now: u64) -> u32 {
     1
 }
 
+/// Room for the ends of the call in hand: the stack has none.
+#[inline(always)]
+pub fn ends() -> Result<&'static mut Ends, Reason> {
+    in_hand().map(|call| &mut call.ends).ok_or(Reason::KernelError)
+}
+
 #[inline(always)]
 fn in_hand() -> Option<&'static mut Call> {
     // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
@@ -270,6 +278,14 @@ fn copy_party(to: &mut Party, from: &Party) {
     copy_address(&mut to.address, &from.address);
     to.port = from.port;
     to.zero = 0;
+}
+
+#[inline(always)]
+fn copy_backend(to: &mut ServiceBackend, from: &ServiceBackend) {
+    copy_address(&mut to.address, &from.address);
+    to.port = from.port;
+    to.flags = from.flags;
+    to.weight = from.weight;
 }
 
 #[inline(always)]
@@ -402,7 +418,7 @@ extern "C" fn find_former(portless: u32) -> u32 {
     let Some(backend) = Table::of(call.row.table).and_then(|table| table.find(&call.former)) else {
         return 0;
     };
-    call.backend = *backend;
+    copy_backend(&mut call.backend, backend);
     1
 }
 
@@ -439,7 +455,7 @@ extern "C" fn find_in_part(first: u32, half: u32) -> u32 {
     for number in 0..PART {
         let Some(backend) = table.backend(first.wrapping_add(number)) else { return 0 };
         if lower_half(&backend.address) == half && backend.flags & backend_flags::LOCAL != 0 {
-            call.backend = *backend;
+            copy_backend(&mut call.backend, backend);
             return 1;
         }
     }
@@ -462,7 +478,7 @@ extern "C" fn take(found: u32, forwarded: u32) -> u32 {
         let to = party(packet.destination, packet.destination_port);
         let table = Table::of(call.row.table);
         match table.and_then(|table| table.place(packet_hash(&from, &to, packet.protocol))) {
-            Some(backend) => call.backend = *backend,
+            Some(backend) => copy_backend(&mut call.backend, backend),
             None => return 0,
         }
     }

@@ -34,17 +34,18 @@ pub fn receive(
     let Some((frame, ethertype)) = internet(ctx, runtime.host != 0)? else {
         return Ok(deliver::to_stack());
     };
-    let (source, destination) = parse::addresses(&frame, ethertype)?;
-    let to = maps::peer_of(&destination);
+    let to = maps::peer_of(&parse::addresses(&frame, ethertype)?.1);
     let now = conntrack::now();
-    let (flow, to) = if to.ifindex == 0 {
+    let flow = if to.ifindex == 0 {
         if in_pools(&to) {
             return Err(Reason::NoEndpoint);
         }
         match call(ctx, ethertype, &to, Moment { epoch, now, point: Point::FromUplink }, seen, trace)? {
-            Turn::Deliver(flow, to) => (flow, to),
+            Turn::Deliver(flow) => flow,
             Turn::Done(done) => return Ok(done),
             Turn::Nobodys => {
+                // Read again: the stack has no room to keep them meanwhile.
+                let (source, destination) = parse::addresses(&Frame::of(ctx), ethertype)?;
                 let own = host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6);
                 if runtime.host == 0 || !own {
                     return Ok(deliver::to_stack());
@@ -63,17 +64,18 @@ pub fn receive(
         let entry = Entry::of(packet, flow);
         service::refuse_strange(packet, entry)?;
         service::mark_answer(packet, entry)?;
-        (flow, to)
+        flow
     };
     let packet = &*parse::kept()?;
     let entry = Entry::of(packet, flow);
+    let to = if to.ifindex == 0 { maps::peer_of(&packet.destination) } else { to };
     deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace)
 }
 
 /// What becomes of a packet that is for no endpoint of this node as it comes.
 enum Turn {
     /// It is for one now, which a service has as its backend.
-    Deliver(Option<NonNull<Flow>>, Peer),
+    Deliver(Option<NonNull<Flow>>),
     /// It goes on.
     Done(Done),
     /// It calls no service.
@@ -134,7 +136,7 @@ fn call(
         Service::Elsewhere => leave(ctx, packet, moment, trace)?,
         // An error about what such a one has answered.
         _ if to.ifindex == 0 && packet.is_icmp() => {}
-        _ => return Ok(Turn::Deliver(flow, to)),
+        _ => return Ok(Turn::Deliver(flow)),
     }
     send_on(ctx).map(Turn::Done)
 }
@@ -153,7 +155,9 @@ fn leave(ctx: &TcContext, packet: &'static Packet, moment: Moment, trace: &mut T
         parse::kept()?.service = Service::No;
         let to = maps::peer_of(&packet.destination);
         let destination = if to.class == Class::Host as u32 { to } else { host::nameless(Class::Host) };
-        host::judge(ctx, packet, &Ends { source: from, destination }, moment.epoch, trace)?;
+        let ends = service::ends()?;
+        (ends.source, ends.destination) = (from, destination);
+        host::judge(ctx, packet, ends, moment.epoch, trace)?;
     }
     service::leave(ctx, moment.now)
 }
