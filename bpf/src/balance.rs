@@ -35,16 +35,6 @@ pub fn frontend(key: &FrontendKey) -> Option<Frontend> {
     unsafe { FRONTENDS.get(key) }.copied()
 }
 
-/// The frontend that a packet goes to. A port of the node is one where the destination is an address of its own.
-#[inline(always)]
-pub fn frontend_of(address: &Address, port: u16, protocol: u8, own: bool) -> Option<Frontend> {
-    let exact = frontend(&FrontendKey::address(*address, port, protocol));
-    if exact.is_some() || !own {
-        return exact;
-    }
-    frontend(&FrontendKey::node_port(address.is_v4(), port, protocol))
-}
-
 impl Table {
     /// `None`: there is none, which is to be as if nobody took new flows.
     #[inline(always)]

@@ -60,14 +60,6 @@ enum Place {
     Fleet = 1,
 }
 
-impl Hop {
-    /// Whether it leads to an endpoint of another node.
-    #[inline(always)]
-    pub fn is_in_fleet(&self) -> bool {
-        self.place == Place::Fleet as u8
-    }
-}
-
 /// The way to a backend for a packet that came in by this device, and shall leave by it.
 #[inline(always)]
 pub fn to(ctx: &XdpContext, backend: &[u64; 2], now: u64) -> Result<&'static Hop, Reason> {
