@@ -40,7 +40,8 @@ pub(crate) fn observer(shared: Arc<Shared>, kernels: Kernels, chance: Chance, hi
 async fn check(shared: &Shared, history: &History, node: &str, twin: &Twin, address: IpAddr, revision: u64) {
     let Some(mut fleet) = scratch::fleet(&shared.memory, Some(revision)).await else { return };
     let mut found = twin.with(|state| state.tables.clone());
-    let Some(expected) = scratch::tables(&mut fleet, node, address, &found) else { return };
+    let Some(desired) = scratch::desired(&mut fleet, node) else { return };
+    let expected = scratch::tables(desired, node, address, &found, &shared.ledger().identities);
     // How far identities are known may have been told on the way: never further than there are any.
     if found.identities_through <= expected.identities_through {
         found.identities_through = expected.identities_through;

@@ -1,9 +1,9 @@
 //! What happens to a fleet: operators and workloads come and go, machines, processes and connections fail.
-use std::io;
+use std::{io, net::IpAddr};
 
 use tonic::Request;
-use weft_noded::daemon::Core;
-use weft_proto::v1::{self, Kind, operator_service_server::OperatorService};
+use weft_noded::{daemon::Core, health::targets::targets};
+use weft_proto::v1::{self, operator_service_server::OperatorService};
 
 use crate::{
     kernel::Mishap,
@@ -17,11 +17,13 @@ const OPERATOR_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20
 /// One event, by chance.
 pub(crate) async fn something_happens(world: &mut World) -> io::Result<()> {
     match world.chance.within(0..100) {
-        0..16 => apply(world),
-        16..22 => delete(world),
-        22..44 => attach(world),
-        44..56 => detach(world),
-        56..64 => relabel(world),
+        0..14 => apply(world),
+        14..22 => submit(world, operator::ways(&world.chance)),
+        22..28 => delete(world),
+        28..46 => attach(world),
+        46..55 => detach(world),
+        55..61 => relabel(world),
+        61..64 => probe(world),
         64..70 => part_link(world),
         70..74 => cut(world),
         74..77 => part_store(world),
@@ -76,11 +78,7 @@ fn text(object: &v1::Object) -> String {
 /// A CIDR set that a policy means by its name is not deleted.
 fn delete(world: &mut World) {
     let Some(operator) = some_operator(world) else { return };
-    let (kind, name) = if world.chance.percent(30) {
-        (Kind::CidrSet, operator::cidr_set_name(&world.chance))
-    } else {
-        (Kind::Policy, operator::policy_name(&world.chance))
-    };
+    let (kind, name) = operator::some_name(&world.chance);
     let history = world.history.clone();
     tokio::spawn(async move {
         let request = v1::DeleteRequest { kind: kind.into(), name: name.clone(), if_revision: None };
@@ -166,6 +164,28 @@ fn relabel(world: &mut World) {
             );
         }
     });
+}
+
+/// A node's probes find each backend of a service as chance has it.
+fn probe(world: &mut World) {
+    let mut probed = Vec::new();
+    for node in &world.nodes {
+        let Some(daemon) = &node.daemon else { continue };
+        let services = daemon.core.probed().borrow().clone();
+        probed.extend(services.iter().map(|(name, service)| {
+            (node.name.clone(), daemon.core.clone(), name.clone(), targets(service, &node.name))
+        }));
+    }
+    let Some((node, core, service, targets)) = world.chance.pick(&probed).cloned() else { return };
+    let found = |(address, port): &(IpAddr, u16)| v1::BackendHealth {
+        address: address.to_string(),
+        port: (*port).into(),
+        health: if world.chance.percent(50) { v1::Health::Healthy } else { v1::Health::Unhealthy }.into(),
+        ..v1::BackendHealth::default()
+    };
+    let health = v1::ServiceHealth { service, backends: targets.keys().map(found).collect() };
+    world.history.note(node, format!("finds {health:?}"));
+    tokio::spawn(async move { core.found(vec![health]).await });
 }
 
 // ---- Faults ----

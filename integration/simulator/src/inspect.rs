@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use weft_noded::{
+    balance::tables::{Services, Step as ServiceStep},
     desired::{Desired, attachments::Attachments, disk::Disk},
     plan::{
         tables::{Step, Tables},
@@ -105,6 +106,20 @@ impl Inspector {
             }
         }
         self.own_endpoints(tables, &ledger);
+    }
+
+    /// After a step, too: flows to a frontend would be refused that its service has backends for.
+    pub(crate) fn every_frontend_leads_to_a_table(&self, services: &Services, step: &ServiceStep) {
+        for (key, frontend) in &services.frontends {
+            for slot in [frontend.inside, frontend.outside] {
+                if !services.tables.contains_key(&slot) {
+                    self.history.violated(format!(
+                        "node {}: {key:?} leads to slot {slot}, which has no table, after the step {step:?}",
+                        self.node
+                    ));
+                }
+            }
+        }
     }
 
     /// An open endpoint is judged by its own labels' table.

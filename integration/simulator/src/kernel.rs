@@ -144,8 +144,12 @@ impl Datapath for Kernel {
     }
 
     fn write_services(&mut self, steps: &[ServiceStep]) -> Result<(), KernelError> {
-        self.alive()?;
-        self.twin.write_services(steps)
+        for step in steps {
+            self.power.strain()?;
+            self.twin.write_services(std::slice::from_ref(step))?;
+            self.twin.with(|state| self.inspector.every_frontend_leads_to_a_table(&state.services, step));
+        }
+        Ok(())
     }
 
     fn end_sockets(
@@ -192,8 +196,11 @@ impl Datapath for Kernel {
     }
 
     fn write_prefilters(&mut self, steps: &[PrefilterStep]) -> Result<(), KernelError> {
-        self.alive()?;
-        self.twin.write_prefilters(steps)
+        for step in steps {
+            self.power.strain()?;
+            self.twin.write_prefilters(std::slice::from_ref(step))?;
+        }
+        Ok(())
     }
 
     fn prefiltered(&mut self, slots: &[u32]) -> Result<BTreeMap<u32, Counter>, KernelError> {

@@ -19,6 +19,7 @@ mod run;
 mod scratch;
 mod store;
 mod verdict;
+mod ways;
 mod world;
 
 pub use run::{Failure, Report, Size, run};

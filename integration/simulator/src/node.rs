@@ -28,6 +28,9 @@ use crate::{
 /// What the twin of the interfaces says of every machine.
 pub(crate) const HOST_ADDRESSES: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11))];
 
+/// Where its cgroups are.
+pub(crate) const CGROUP: &str = "/cgroup";
+
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: IpAddr,
@@ -98,7 +101,7 @@ impl Node {
             uplinks: Vec::new(),
             vxlan_device: VXLAN_DEVICE.to_owned(),
             vxlan_port: 8472,
-            cgroup: None,
+            cgroup: Some(CGROUP.into()),
             boot_id: format!("boot-{}", self.boot),
             kernel_release: "6.12".to_owned(),
             tcx: true,

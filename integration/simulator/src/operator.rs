@@ -1,6 +1,6 @@
 //! What operators of a simulated fleet write: policies of endpoints and of nodes over few labels, so that they meet, the CIDR
-//! sets that these mean, and the fleet's configuration.
-use std::collections::BTreeMap;
+//! sets that these mean, services, prefilters and shapings, and the fleet's configuration.
+use std::{collections::BTreeMap, net::IpAddr};
 
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::policy::model::Labels;
@@ -14,6 +14,15 @@ const POLICIES: u64 = 6;
 /// Names of CIDR sets; each has the label `kind` with one of the values.
 const CIDR_SETS: [&str; 3] = ["partners", "offices", "scanners"];
 const KINDS: [&str; 2] = ["good", "bad"];
+const SERVICES: u64 = 3;
+/// A frontend that now one service claims, now another.
+const CONTESTED: &str = "10.96.0.99";
+/// Backends outside of the fleet.
+const LISTED: [&str; 3] = ["203.0.113.10", "203.0.113.11", "2001:db8::11"];
+/// Prefilters and shapings, each.
+const FEW: u64 = 3;
+const DROPPED: [&str; 4] = ["192.88.99.0/24", "192.88.99.128/25", "192.88.98.7/32", "2620:fe::/48"];
+const RATES: [&str; 3] = ["64kbit", "100Mbit", "1Gbit"];
 /// What nodes have as their label `zone`.
 pub(crate) const ZONES: [&str; 2] = ["a", "b"];
 
@@ -48,6 +57,102 @@ pub(crate) fn objects(chance: &Chance) -> Vec<v1::Object> {
     }
     objects.extend((0..=chance.below(3)).map(|_| policy(chance)));
     objects
+}
+
+/// Kind and name of something to delete.
+pub(crate) fn some_name(chance: &Chance) -> (v1::Kind, String) {
+    match chance.within(0..10) {
+        0..2 => (v1::Kind::CidrSet, cidr_set_name(chance)),
+        2..5 => (v1::Kind::Service, format!("service-{}", chance.within(0..SERVICES))),
+        5 => (v1::Kind::Prefilter, format!("prefilter-{}", chance.within(0..FEW))),
+        6 => (v1::Kind::Shaping, format!("shaping-{}", chance.within(0..FEW))),
+        _ => (v1::Kind::Policy, policy_name(chance)),
+    }
+}
+
+/// Services, prefilters and shapings.
+pub(crate) fn ways(chance: &Chance) -> Vec<v1::Object> {
+    (0..=chance.below(2)).map(|_| way(chance)).collect()
+}
+
+fn way(chance: &Chance) -> v1::Object {
+    let kind = match chance.within(0..10) {
+        0..6 => Of::Service(service(chance)),
+        6..8 => Of::Prefilter(prefilter(chance)),
+        _ => Of::Shaping(shaping(chance)),
+    };
+    v1::Object { kind: Some(kind) }
+}
+
+fn named(name: String) -> v1::Metadata {
+    v1::Metadata { name, ..v1::Metadata::default() }
+}
+
+fn service(chance: &Chance) -> v1::Service {
+    let number = chance.within(0..SERVICES);
+    let frontend = |address: String, kind: v1::FrontendType| v1::Frontend {
+        address,
+        port: 80,
+        protocol: v1::Protocol::Tcp.into(),
+        r#type: kind.into(),
+    };
+    let mut frontends = vec![frontend(format!("10.96.0.{number}"), v1::FrontendType::Cluster)];
+    if chance.percent(25) {
+        frontends.push(frontend(CONTESTED.to_owned(), v1::FrontendType::Cluster));
+    }
+    let v6 = chance.percent(40);
+    if v6 {
+        frontends.push(frontend(format!("2001:db8:96::{number}"), v1::FrontendType::External));
+    }
+    let policies = [v1::TrafficPolicy::Fleet, v1::TrafficPolicy::Local];
+    let policy = || chance.pick(&policies).copied().unwrap_or_default().into();
+    let selects = chance.percent(60);
+    v1::Service {
+        metadata: Some(named(format!("service-{number}"))),
+        frontends,
+        selector: selects.then(|| selector(chance)),
+        backends: (!selects).then(|| v1::BackendList { items: backends(chance, v6) }),
+        internal_traffic_policy: policy(),
+        external_traffic_policy: policy(),
+        health_check: chance.percent(60).then(v1::HealthCheck::default),
+        target_port: selects.then_some(8080),
+        topology_label: chance.percent(20).then(|| "zone".to_owned()),
+        ..v1::Service::default()
+    }
+}
+
+/// Of a family that has no frontend there may be none.
+fn backends(chance: &Chance, v6: bool) -> Vec<v1::Backend> {
+    let states = [v1::BackendState::Active, v1::BackendState::Terminating, v1::BackendState::Maintenance];
+    let listed = LISTED.iter().filter(|address| (v6 || !address.contains(':')) && chance.percent(70));
+    let backend = |address: &&str| v1::Backend {
+        address: (*address).to_owned(),
+        port: 8080,
+        state: chance.pick(&states).copied().unwrap_or_default().into(),
+        ..v1::Backend::default()
+    };
+    listed.map(backend).collect()
+}
+
+fn prefilter(chance: &Chance) -> v1::Prefilter {
+    let cidrs = DROPPED.iter().filter(|_| chance.percent(50)).map(|cidr| (*cidr).to_owned());
+    v1::Prefilter {
+        metadata: Some(named(format!("prefilter-{}", chance.within(0..FEW)))),
+        nodes: chance.percent(50).then(|| node_selector(chance)),
+        cidrs: cidrs.collect(),
+        arp_senders: vec!["192.0.2.66".to_owned()],
+    }
+}
+
+fn shaping(chance: &Chance) -> v1::Shaping {
+    let rate = || chance.pick(&RATES).copied().unwrap_or_default().to_owned();
+    let metadata = Some(named(format!("shaping-{}", chance.within(0..FEW))));
+    if chance.percent(50) {
+        let (nodes, cgroup) = (Some(node_selector(chance)), "system.slice/backups.service".to_owned());
+        return v1::Shaping { metadata, nodes, cgroup, connection_rate: rate(), ..v1::Shaping::default() };
+    }
+    let endpoints = Some(selector(chance));
+    v1::Shaping { metadata, endpoints, ingress_rate: rate(), egress_rate: rate(), ..v1::Shaping::default() }
 }
 
 fn cidr_set(chance: &Chance) -> v1::Object {
@@ -203,4 +308,9 @@ fn selector(chance: &Chance) -> v1::Selector {
         });
     }
     v1::Selector { match_labels, match_expressions }
+}
+
+/// Whether a service may list the address as a backend's.
+pub(crate) fn is_listed(address: IpAddr) -> bool {
+    LISTED.iter().any(|listed| *listed == address.to_string())
 }

@@ -23,6 +23,7 @@ use crate::{
     scratch,
     store::Ledger,
     verdict::{self, Question, Rules},
+    ways,
     world::World,
 };
 
@@ -33,8 +34,11 @@ pub(crate) async fn at_rest(world: &World) -> Result<(), String> {
     for node in &world.nodes {
         let daemon = node.daemon.as_ref().ok_or_else(|| format!("{} has no daemon", node.name))?;
         let found = node.twin.with(|state| state.tables.clone());
-        let expected = scratch::tables(&mut fleet, &node.name, node.address, &found);
-        let expected = expected.ok_or_else(|| format!("{} is not in the store", node.name))?;
+        let desired = scratch::desired(&mut fleet, &node.name);
+        let desired = desired.ok_or_else(|| format!("{} is not in the store", node.name))?;
+        ways::at_rest(world, node, &desired).map_err(|what| format!("{}: {what}", node.name))?;
+        let identities = world.shared.ledger().identities.clone();
+        let expected = scratch::tables(desired, &node.name, node.address, &found, &identities);
         if let Some(difference) = scratch::difference(&found, &expected) {
             return Err(format!("{} holds something else than the store:\n    {difference}", node.name));
         }

@@ -19,7 +19,10 @@ use weft_noded::{
     },
 };
 use weft_proto::v1::{self, ResourceType};
-use weft_shared::layout::{Address, Endpoint, endpoint_flags};
+use weft_shared::{
+    layout::{Address, Endpoint, endpoint_flags},
+    policy::model::Labels,
+};
 
 use crate::node::HOST_ADDRESSES;
 
@@ -42,21 +45,38 @@ pub(crate) async fn fleet(memory: &Memory, revision: Option<u64>) -> Option<Flee
     }
 }
 
-/// What `node` should have in its kernel, given which interfaces it has (`now` says that, and which slots are taken).
-/// `None`: the fleet has no such node.
-pub(crate) fn tables(fleet: &mut Fleet, node: &str, address: IpAddr, now: &Tables) -> Option<Tables> {
+/// What a node should be told, of its endpoints nothing. `None`: the fleet has no such node.
+pub(crate) fn desired(fleet: &mut Fleet, node: &str) -> Option<Desired> {
     fleet.node(node)?;
     fleet.connect(node, None);
     let delta = fleet.drain(node)?;
-    let mut upserts: Vec<v1::Upsert> = delta
-        .upserts
-        .iter()
-        .filter(|resource| resource.key.kind != ResourceType::Endpoint)
-        .map(|resource| upsert(resource.key.kind, &resource.key.name, resource.bytes.clone()))
-        .collect();
-    let mut attachments = Attachments::default();
+    let of_all = delta.upserts.iter().filter(|resource| resource.key.kind != ResourceType::Endpoint);
+    let upserts =
+        of_all.map(|resource| upsert(resource.key.kind, &resource.key.name, resource.bytes.clone()));
+    let mut desired = Desired::default();
+    desired.apply(Batch {
+        revision: delta.revision,
+        identities_through: delta.identities_through,
+        upserts: upserts.collect(),
+        in_sync: true,
+        ..Batch::default()
+    });
+    Some(desired)
+}
+
+/// What a node that is told this should have in its kernel, given which interfaces it has (`now` says that, and which slots are
+/// taken) and what labels identities have.
+pub(crate) fn tables(
+    mut desired: Desired,
+    node: &str,
+    address: IpAddr,
+    now: &Tables,
+    identities: &BTreeMap<u32, Labels>,
+) -> Tables {
+    let (mut upserts, mut attachments) = (Vec::new(), Attachments::default());
     for (ifindex, row) in &now.endpoints {
-        let own = attachment(*ifindex, row);
+        let labels = identities.get(&row.identity).cloned().unwrap_or_default();
+        let own = attachment(*ifindex, row, labels);
         if row.identity != 0 {
             let open = row.flags & endpoint_flags::OPEN != 0;
             let word = v1::NodeEndpoint { identity: row.identity, open, ..v1::NodeEndpoint::default() };
@@ -64,14 +84,8 @@ pub(crate) fn tables(fleet: &mut Fleet, node: &str, address: IpAddr, now: &Table
         }
         attachments.endpoints.insert(own.name.clone(), own);
     }
-    let mut desired = Desired::default();
-    desired.apply(Batch {
-        revision: delta.revision,
-        identities_through: delta.identities_through,
-        upserts,
-        in_sync: true,
-        ..Batch::default()
-    });
+    let (revision, identities_through) = (desired.revision, desired.identities_through);
+    desired.apply(Batch { revision, identities_through, upserts, in_sync: true, ..Batch::default() });
     let input = Input {
         node,
         own_addresses: &[address],
@@ -81,20 +95,28 @@ pub(crate) fn tables(fleet: &mut Fleet, node: &str, address: IpAddr, now: &Table
         departures: false,
         former_sets: &BTreeMap::new(),
     };
-    Some(compile::compile(input, now, Stale::Drop).tables)
+    let mut tables = compile::compile(input, now, Stale::Drop).tables;
+    for (ifindex, row) in &mut tables.endpoints {
+        // Whose labels are not known here: which rates it has can't be said.
+        if let Some(found) = now.endpoints.get(ifindex).filter(|row| row.flags & endpoint_flags::OPEN == 0) {
+            row.connection_rate = found.connection_rate;
+            (row.ingress_rate, row.egress_rate) = (found.ingress_rate, found.egress_rate);
+        }
+    }
+    tables
 }
 
 fn upsert(kind: ResourceType, name: &str, bytes: bytes::Bytes) -> v1::Upsert {
     v1::Upsert { r#type: kind.into(), name: name.to_owned(), requires: Vec::new(), bytes }
 }
 
-fn attachment(ifindex: u32, row: &Endpoint) -> Attachment {
+fn attachment(ifindex: u32, row: &Endpoint, labels: Labels) -> Attachment {
     let address = |address: Address| Some(IpAddr::from(address)).filter(|_| address != Address::UNSPECIFIED);
     let (v4, v6) = (address(row.address4), address(row.address6));
     Attachment {
         name: format!("interface-{ifindex}"),
         instance: String::new(),
-        labels: BTreeMap::new(),
+        labels,
         interface: String::new(),
         ifindex,
         netns: String::new(),
@@ -114,19 +136,6 @@ fn attachment(ifindex: u32, row: &Endpoint) -> Attachment {
 
 /// Where two sets of tables differ, for people.
 pub(crate) fn difference(found: &Tables, expected: &Tables) -> Option<String> {
-    fn rows<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
-        what: &str,
-        found: &BTreeMap<K, V>,
-        expected: &BTreeMap<K, V>,
-    ) -> Vec<String> {
-        let keys: std::collections::BTreeSet<&K> = found.keys().chain(expected.keys()).collect();
-        let differing = keys.into_iter().filter(|key| found.get(key) != expected.get(key));
-        differing
-            .map(|key| {
-                format!("{what} {key:?}: found {:?}, expected {:?}", found.get(key), expected.get(key))
-            })
-            .collect()
-    }
     let mut lines = rows("endpoint", &found.endpoints, &expected.endpoints);
     lines.extend(rows("address", &found.ipcache, &expected.ipcache));
     lines.extend(rows("prefix", &found.prefixes, &expected.prefixes));
@@ -146,4 +155,17 @@ pub(crate) fn difference(found: &Tables, expected: &Tables) -> Option<String> {
         ));
     }
     (!lines.is_empty()).then(|| lines.join("\n    "))
+}
+
+/// Rows that differ, for people.
+pub(crate) fn rows<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &BTreeMap<K, V>,
+    expected: &BTreeMap<K, V>,
+) -> Vec<String> {
+    let keys: std::collections::BTreeSet<&K> = found.keys().chain(expected.keys()).collect();
+    let differing = keys.into_iter().filter(|key| found.get(key) != expected.get(key));
+    differing
+        .map(|key| format!("{what} {key:?}: found {:?}, expected {:?}", found.get(key), expected.get(key)))
+        .collect()
 }

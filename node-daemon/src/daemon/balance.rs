@@ -26,6 +26,8 @@ pub(super) struct Balance {
     settled: Option<Sweep>,
     /// The socket programs of this daemon are attached: from the first service on.
     at_sockets: bool,
+    /// Why they are not, although they should be.
+    refused: Option<String>,
 }
 
 impl Balance {
@@ -37,7 +39,13 @@ impl Balance {
             unrealised: Vec::new(),
             settled: None,
             at_sockets: false,
+            refused: None,
         }
+    }
+
+    /// For people: what processes do without.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.refused.as_ref().map(|why| format!("processes don't reach services by their sockets: {why}"))
     }
 
     /// Whether there are frontends for those outside of the fleet.
@@ -50,8 +58,8 @@ impl<D: Datapath, L: Links> State<D, L> {
     /// Brings the kernel to the services that are desired. What can't be realised is told as rejected, and keeps nothing else
     /// from being written.
     pub(super) fn write_services(&mut self, sweep: Sweep) -> Result<(), KernelError> {
-        if !self.desired.services().is_empty() {
-            self.need_sockets()?;
+        if !self.desired.services().is_empty() || self.services.refused.is_some() {
+            self.need_sockets();
         }
         self.write_own_addresses(sweep)?;
         let desired = self.desired.services();
@@ -74,13 +82,22 @@ impl<D: Datapath, L: Links> State<D, L> {
                 self.end_sockets();
             }
         }
-        let services = &self.services;
-        self.unrealised.extend(services.unrealised.iter().map(|(name, reason)| v1::RejectedResource {
-            r#type: ResourceType::Service.into(),
-            name: name.clone(),
-            reason: reason.clone(),
-        }));
+        self.tell_unrealised_services();
         Ok(())
+    }
+
+    /// A service that processes of this node don't reach by their sockets is not realised, either.
+    fn tell_unrealised_services(&mut self) {
+        let Balance { unrealised, .. } = &self.services;
+        let problem = self.services.problem();
+        let out_of_reach = problem.iter().flat_map(|why| {
+            let others = self.desired.services().keys();
+            let others = others.filter(|name| unrealised.iter().all(|(unrealised, _)| unrealised != *name));
+            others.map(move |name| (name.clone(), why.clone()))
+        });
+        self.unrealised.extend(unrealised.iter().cloned().chain(out_of_reach).map(|(name, reason)| {
+            v1::RejectedResource { r#type: ResourceType::Service.into(), name, reason }
+        }));
     }
 
     /// Where there are services, packets go to backends elsewhere with addresses of this node.
@@ -125,16 +142,19 @@ impl<D: Datapath, L: Links> State<D, L> {
         Ok(())
     }
 
-    /// The first service needs the socket programs: without any, processes do without what they cost. Those that an earlier
-    /// daemon attached are always taken over.
-    pub(super) fn need_sockets(&mut self) -> Result<(), KernelError> {
-        if let Some(cgroup) = &self.settings.cgroup
-            && !self.services.at_sockets
-        {
-            self.datapath.attach_sockets(cgroup)?;
-            self.services.at_sockets = true;
+    /// The first service needs the socket programs: without any, processes do without what they cost, and the daemon's start
+    /// without their load. Those that an earlier daemon attached are always taken over. Nothing else waits for a kernel that
+    /// refuses them; they are tried again.
+    pub(super) fn need_sockets(&mut self) {
+        let Some(cgroup) = self.settings.cgroup.as_ref().filter(|_| !self.services.at_sockets) else {
+            return;
+        };
+        let attached = self.datapath.attach_sockets(cgroup);
+        if let Err(error) = &attached {
+            warn!(%error, "socket programs can't be attached; tried again");
         }
-        Ok(())
+        self.services.at_sockets = attached.is_ok();
+        self.services.refused = attached.err().map(|error| error.to_string());
     }
 
     /// The socket programs are where they belong.

@@ -18,43 +18,57 @@ const ROUND_TRIPS_SHOWN_MAX: usize = 100;
 pub(super) struct Shaping {
     /// The programs that pace, of this daemon, are attached: from the first rate of connections on.
     attached: bool,
+    /// Why they are not, although they should be.
+    refused: Option<String>,
     /// Of connections of cgroups, by their paths.
     rates: BTreeMap<PathBuf, u32>,
     /// The uplinks' queues keep to packets' times of departure.
     pub(super) departures: bool,
 }
 
+impl Shaping {
+    /// For people: what connections do without.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.refused.as_ref().map(|why| format!("connections can't be paced: {why}"))
+    }
+}
+
 impl<D: Datapath, L: Links> State<D, L> {
-    /// Brings the kernel to the rates of connections that are desired. Without cgroups there are none, which is told.
+    /// Brings the kernel to the rates of connections that are desired. Where there can't be any, that is told.
     pub(super) fn write_pacing(&mut self) -> Result<(), KernelError> {
         let desired = self.desired.shapings();
-        let mut wanting = desired.iter().filter(|(_, shaping)| shaping.rates.connection.is_some()).peekable();
-        if wanting.peek().is_some() && self.settings.cgroup.is_none() {
-            self.unrealised.extend(wanting.map(|(name, _)| v1::RejectedResource {
+        let wanting = desired.iter().filter(|(_, shaping)| shaping.rates.connection.is_some());
+        let wanting: Vec<String> = wanting.map(|(name, _)| name.clone()).collect();
+        if !wanting.is_empty() || self.shaping.refused.is_some() {
+            self.need_pacing();
+        }
+        let why = match &self.settings.cgroup {
+            None => Some("no cgroup2 hierarchy is mounted: connections can't be paced".to_owned()),
+            Some(_) => self.shaping.problem(),
+        };
+        self.unrealised.extend(why.iter().flat_map(|why| {
+            wanting.iter().map(move |name| v1::RejectedResource {
                 r#type: ResourceType::Shaping.into(),
                 name: name.clone(),
-                reason: "no cgroup2 hierarchy is mounted: connections can't be paced".to_owned(),
-            }));
-            return Ok(());
-        }
-        if wanting.peek().is_some() {
-            self.need_pacing()?;
-        }
+                reason: why.clone(),
+            })
+        }));
         self.shaping.rates = shaping::of_cgroups(self.desired.shapings());
         self.pace_cgroups()
     }
 
-    /// What is off costs nothing. Once there they stay, so that connections are told when they have no rate any more; those that
-    /// an earlier daemon attached are always taken over.
-    pub(super) fn need_pacing(&mut self) -> Result<(), KernelError> {
-        if let Some(cgroup) = &self.settings.cgroup
-            && !self.shaping.attached
-        {
-            self.datapath.attach_pacing(cgroup)?;
-            self.shaping.attached = true;
-            info!(cgroup = %cgroup.display(), "TCP connections are paced");
+    /// What is off costs nothing, not even a load at the daemon's start. Once there they stay, so that connections are told when
+    /// they have no rate any more; those that an earlier daemon attached are always taken over. Nothing else waits for a kernel
+    /// that refuses them; they are tried again.
+    pub(super) fn need_pacing(&mut self) {
+        let Some(cgroup) = self.settings.cgroup.as_ref().filter(|_| !self.shaping.attached) else { return };
+        let attached = self.datapath.attach_pacing(cgroup);
+        match &attached {
+            Ok(_) => info!(cgroup = %cgroup.display(), "TCP connections are paced"),
+            Err(error) => warn!(%error, "programs that pace can't be attached; tried again"),
         }
-        Ok(())
+        self.shaping.attached = attached.is_ok();
+        self.shaping.refused = attached.err().map(|error| error.to_string());
     }
 
     /// The programs are where they belong, and cgroups that came have their rates.

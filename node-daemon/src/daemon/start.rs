@@ -144,10 +144,10 @@ impl Core {
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
         state.follow_overlay_routes().await;
         if state.datapath.sockets_attached()? {
-            state.need_sockets()?;
+            state.need_sockets();
         }
         if state.datapath.pacing_attached()? {
-            state.need_pacing()?;
+            state.need_pacing();
         }
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");

@@ -104,6 +104,8 @@ impl<D: Datapath, L: Links> State<D, L> {
             );
         }
         problems.extend(self.xdp.problems());
+        problems.extend(self.services.problem());
+        problems.extend(self.shaping.problem());
         problems.extend(self.failure.iter().map(|why| format!("not written: {why}")));
         let rejected = self.desired.rejected().chain(self.unrealised.iter().cloned());
         problems.extend(rejected.map(|rejected| {

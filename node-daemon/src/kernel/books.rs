@@ -26,7 +26,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self { places: take(ebpf, BOOKS)?, owners: BTreeMap::new() })
     }
 

@@ -27,7 +27,7 @@ impl std::fmt::Debug for Switch {
 }
 
 impl Switch {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self { flags: take(ebpf, names::MapName { object: names::MONITOR, pin: names::MONITOR })? })
     }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self { ring: take(ebpf, names::EVENTS)? })
     }
 

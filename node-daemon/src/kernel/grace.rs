@@ -17,7 +17,7 @@ pub(super) struct Grace {
 }
 
 impl Grace {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self { outer: take(ebpf, GRACE)?, inner: Inner::create(1, 0).map_err(failed)? })
     }
 

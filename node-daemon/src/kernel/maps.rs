@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     mem,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::Arc,
 };
 
@@ -60,19 +60,38 @@ pub(crate) fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::new(format!("map {}", map.pin), source)
 }
 
-/// Takes a map out of the loaded object.
-pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    map: MapName,
-) -> Result<T, KernelError> {
-    let taken = ebpf
-        .take_map(map.object)
-        .ok_or_else(|| KernelError::new(format!("map {}", map.pin), "the object has no such map"))?;
-    T::try_from(taken).map_err(failed(map))
+/// A handle of its own to a map of the object, which keeps its own for its life: a program that is loaded later finds the map
+/// by the number of that descriptor.
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &Ebpf, map: MapName) -> Result<T, KernelError> {
+    let handle = descriptor(ebpf, map)?;
+    let handle = MapData::from_fd(handle).and_then(Map::from_map_data);
+    handle.and_then(T::try_from).map_err(failed(map))
+}
+
+/// A descriptor of its own, for what aya has no calls for.
+pub(crate) fn descriptor(ebpf: &Ebpf, map: MapName) -> Result<OwnedFd, KernelError> {
+    let what = || format!("map {}", map.pin);
+    let found = ebpf.map(map.object).and_then(data);
+    let found = found.ok_or_else(|| KernelError::new(what(), "the object has no such map"))?;
+    found.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(what(), error))
+}
+
+/// Of the types that the object has.
+pub(crate) const fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
 }
 
 impl Maps {
-    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(crate) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         let mut maps = Self {
             endpoints: take(ebpf, names::ENDPOINTS)?,
             ipcache: take(ebpf, names::IPCACHE)?,

@@ -3,14 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     thread,
 };
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapData, MapError},
     programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, SockOps, Xdp},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -26,7 +24,7 @@ use super::{
     cgroup::{self, Cgroup, PACING_PROGRAMS, SOCKET_PROGRAMS},
     events::{Events, Switch},
     flows::Collector,
-    maps::{Maps, memory_bytes},
+    maps::{Maps, data, memory_bytes},
     pins,
     prefilters::PrefilterMaps,
     services::ServiceMaps,
@@ -45,7 +43,8 @@ use crate::{
 /// The object, as `build.rs` found it.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("WEFT_BPF_OBJECT"));
 
-/// The programs, by the names that they have in the object and in the kernel.
+/// The programs of tc, by the names that they have in the object and in the kernel. Every node needs them from its start on; others
+/// are loaded when something needs them.
 pub const PROGRAMS: [&str; 6] = [
     "tc_from_endpoint",
     "tc_to_endpoint",
@@ -69,16 +68,15 @@ pub struct Options {
     pub flows_max: Option<u32>,
 }
 
-/// The loaded programs and their maps.
+/// The programs and their maps.
 pub struct Object {
+    /// Programs that are not loaded yet name maps by its descriptors: it gives none of them away.
     ebpf: Ebpf,
     maps: Maps,
     /// Elsewhere, as the next: the object is moved about, and these are large.
     services: Box<ServiceMaps>,
     prefilters: Box<PrefilterMaps>,
     shaping: Box<ShapingMaps>,
-    /// To ask the kernel about the maps.
-    handles: Vec<MapData>,
     directory: Option<PathBuf>,
     config: Config,
     collector: Collector,
@@ -123,33 +121,31 @@ impl Object {
         }
         let mut ebpf =
             loader.load(OBJECT).map_err(|error| KernelError::new("load the kernel programs", error))?;
-        load_programs(&mut ebpf)?;
-        let handles = handles(&ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
-        let services = Box::new(ServiceMaps::take(&mut ebpf)?);
-        let prefilters = Box::new(PrefilterMaps::take(&mut ebpf)?);
-        let shaping = Box::new(ShapingMaps::take(&mut ebpf)?);
+        load_programs(&mut ebpf, &PROGRAMS)?;
+        let maps = Maps::take(&ebpf)?;
+        let services = Box::new(ServiceMaps::take(&ebpf)?);
+        let prefilters = Box::new(PrefilterMaps::take(&ebpf)?);
+        let shaping = Box::new(ShapingMaps::take(&ebpf)?);
         Ok(Self {
             ebpf,
             maps,
             services,
             prefilters,
             shaping,
-            handles,
             directory: options.directory.clone(),
             config: options.config,
             collector: Collector::default(),
         })
     }
 
-    /// The ring buffer's reader; there is one for the life of the object.
-    pub fn events(&mut self) -> Result<Events, KernelError> {
-        Events::take(&mut self.ebpf)
+    /// The ring buffer's reader. An event goes to one: two would take them from each other.
+    pub fn events(&self) -> Result<Events, KernelError> {
+        Events::take(&self.ebpf)
     }
 
-    /// What is told beside drops; there is one switch for the life of the object.
-    pub fn switch(&mut self) -> Result<Switch, KernelError> {
-        Switch::take(&mut self.ebpf)
+    /// What is told beside drops.
+    pub fn switch(&self) -> Result<Switch, KernelError> {
+        Switch::take(&self.ebpf)
     }
 
     /// The flow table.
@@ -172,18 +168,34 @@ impl Object {
         self.services.forget_connection(key)
     }
 
-    /// A loaded program, for tests that run it on packets of their own.
+    /// A program of tc, for tests that run it on packets of their own.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
         program(&mut self.ebpf, name)
     }
 
-    /// A loaded program on socket addresses.
+    /// A program on socket addresses, loaded with all others of them.
     pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr, KernelError> {
+        load_programs(&mut self.ebpf, &SOCKET_PROGRAMS)?;
         program(&mut self.ebpf, name)
     }
 
-    /// The loaded XDP program.
+    /// The programs that pace: the one that notes sockets, and the one that sets their rates.
+    pub fn pacing_programs(&mut self) -> Result<(&mut CgroupSock, &mut SockOps), KernelError> {
+        load_programs(&mut self.ebpf, &PACING_PROGRAMS)?;
+        let (mut noting, mut pacing) = (None, None);
+        for (_, program) in self.ebpf.programs_mut() {
+            match program {
+                Program::CgroupSock(program) => noting = Some(program),
+                Program::SockOps(program) => pacing = Some(program),
+                _ => {}
+            }
+        }
+        noting.zip(pacing).ok_or_else(|| KernelError::new("pace", "the object has no such programs"))
+    }
+
+    /// The XDP program, loaded.
     pub fn uplink_program(&mut self) -> Result<&mut Xdp, KernelError> {
+        load_programs(&mut self.ebpf, &[uplinks::UPLINK_PROGRAM])?;
         program(&mut self.ebpf, uplinks::UPLINK_PROGRAM)
     }
 
@@ -194,19 +206,14 @@ impl Object {
     }
 }
 
-/// The verifier takes a tenth of a second and more for one of them: they are loaded side by side, so that a start takes no
-/// longer than it must.
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for name in PROGRAMS {
-        program::<SchedClassifier>(ebpf, name)?;
+/// Loads those that are not loaded yet. The verifier takes a tenth of a second and more for one of them: it looks at them side
+/// by side, so that a start takes no longer than it must.
+fn load_programs(ebpf: &mut Ebpf, names: &[&str]) -> Result<(), KernelError> {
+    if let Some(missing) = names.iter().find(|name| ebpf.program(name).is_none()) {
+        return Err(KernelError::new(*missing, "the object has no such program"));
     }
-    let ours = |name: &str| {
-        PROGRAMS.contains(&name)
-            || SOCKET_PROGRAMS.contains(&name)
-            || PACING_PROGRAMS.contains(&name)
-            || name == uplinks::UPLINK_PROGRAM
-    };
-    let programs = ebpf.programs_mut().filter(|(name, _)| ours(name));
+    let unloaded = |program: &Program| matches!(program.fd(), Err(ProgramError::NotLoaded));
+    let programs = ebpf.programs_mut().filter(|(name, program)| names.contains(name) && unloaded(program));
     thread::scope(|scope| {
         let loading: Vec<_> =
             programs.map(|(name, program)| (name, scope.spawn(move || load_program(program)))).collect();
@@ -248,28 +255,6 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         }
     }
     load(program)
-}
-
-/// Handles of their own to the maps, which the typed ones don't give away.
-fn handles(ebpf: &Ebpf) -> Result<Vec<MapData>, KernelError> {
-    let mut handles = Vec::new();
-    for (name, map) in ebpf.maps() {
-        let failed = |error: MapError| KernelError::new(format!("map {name}"), error);
-        let (Map::Array(data)
-        | Map::ArrayOfMaps(data)
-        | Map::HashMap(data)
-        | Map::LpmTrie(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::RingBuf(data)) = map
-        else {
-            continue;
-        };
-        let descriptor =
-            data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(name, error))?;
-        handles.push(MapData::from_fd(descriptor).map_err(failed)?);
-    }
-    Ok(handles)
 }
 
 impl Datapath for Object {
@@ -354,9 +339,8 @@ impl Datapath for Object {
         fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
         let cgroup = Cgroup::open(path)?;
         let [made, paced] = PACING_PROGRAMS;
-        let noting: &mut CgroupSock = program(&mut self.ebpf, made)?;
+        let (noting, pacing) = self.pacing_programs()?;
         let noting = cgroup::attach(noting, made, &cgroup, &directory)?;
-        let pacing: &mut SockOps = program(&mut self.ebpf, paced)?;
         let pacing = cgroup::attach(pacing, paced, &cgroup, &directory)?;
         Ok(if noting == Attached::Anew { noting } else { pacing })
     }
@@ -438,7 +422,8 @@ impl Datapath for Object {
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {
-        let own: u64 = self.handles.iter().map(memory_bytes).sum::<Result<_, _>>()?;
+        let own = self.ebpf.maps().filter_map(|(_, map)| data(map));
+        let own: u64 = own.map(memory_bytes).sum::<Result<_, _>>()?;
         Ok(own + self.services.table_bytes())
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct PrefilterMaps {
 }
 
 impl PrefilterMaps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
             v4: take(ebpf, names::PREFILTER4)?,
             v6: take(ebpf, names::PREFILTER6)?,

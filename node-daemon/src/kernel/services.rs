@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, Map, MapData, MapInfo,
+        Array, HashMap, MapData, MapInfo,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -21,8 +21,7 @@ use ipnet::IpNet;
 use weft_shared::{
     balance::table::Table,
     layout::{
-        Address, Connection, ConnectionKey, PrefixKey,
-        maps::{self as names, MapName},
+        Address, Connection, ConnectionKey, PrefixKey, maps as names,
         service::{
             ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SourceKey,
             TableNote, Way, served_bit,
@@ -32,7 +31,7 @@ use weft_shared::{
 
 use super::{
     KernelError,
-    maps::{absent_is_fine, all, failed, set, take},
+    maps::{absent_is_fine, all, descriptor, failed, set, take},
     trusted::{Plain, PlainHash, tables},
 };
 use crate::{
@@ -60,7 +59,7 @@ pub(super) struct ServiceMaps {
 }
 
 impl ServiceMaps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         let frontends = take(ebpf, names::FRONTENDS)?;
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
@@ -271,17 +270,6 @@ fn array_bytes(elements: u64) -> u64 {
         return 0;
     }
     (HEAD_BYTES + elements * size_of::<Element>() as u64).next_multiple_of(PAGE_BYTES)
-}
-
-/// A descriptor of our own: what is done with these maps aya has no calls for.
-fn descriptor(ebpf: &mut Ebpf, map: MapName) -> Result<OwnedFd, KernelError> {
-    let what = || format!("map {}", map.pin);
-    let taken = ebpf.take_map(map.object);
-    let taken = taken.ok_or_else(|| KernelError::new(what(), "the object has no such map"))?;
-    let (Map::ArrayOfMaps(data) | Map::Array(data)) = &taken else {
-        return Err(KernelError::new(what(), "it is no array"));
-    };
-    data.fd().as_fd().try_clone_to_owned().map_err(|error| KernelError::new(what(), error))
 }
 
 /// Slots of many backends take their time: on as many threads as there are processors.

@@ -29,7 +29,7 @@ pub(super) struct ShapingMaps {
 }
 
 impl ShapingMaps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
             buckets: take(ebpf, names::BUCKETS)?,
             cgroups: take(ebpf, names::PACED_CGROUPS)?,

@@ -65,8 +65,10 @@ pub struct TwinState {
     pub flows_alive: u64,
     /// Writes fail with this text while it is set.
     pub broken: Option<String>,
-    /// No program can be attached, with this text, while it is set.
+    /// No program can be attached to an interface, with this text, while it is set.
     pub refuses_programs: Option<String>,
+    /// No program can be loaded for sockets, with this text, while it is set.
+    pub refuses_sockets: Option<String>,
 }
 
 /// Clones share one state, so a test keeps one and gives the daemon another.
@@ -159,6 +161,9 @@ impl Datapath for Twin {
 
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.with(|state| {
+            if let Some(why) = &state.refuses_sockets {
+                return Err(KernelError::new("attach the twin's programs of sockets", why.as_str()));
+            }
             let before = state.cgroup.replace(cgroup.to_owned());
             Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })
@@ -170,6 +175,9 @@ impl Datapath for Twin {
 
     fn attach_pacing(&mut self, cgroup: &Path) -> Result<Attached, KernelError> {
         self.with(|state| {
+            if let Some(why) = &state.refuses_sockets {
+                return Err(KernelError::new("attach the twin's programs of sockets", why.as_str()));
+            }
             let before = state.pacing.replace(cgroup.to_owned());
             Ok(if before.as_deref() == Some(cgroup) { Attached::InPlace } else { Attached::Anew })
         })

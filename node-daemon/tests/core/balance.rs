@@ -111,6 +111,43 @@ async fn the_first_service_brings_the_socket_programs_and_a_restart_keeps_them()
 }
 
 #[tokio::test]
+async fn where_the_kernel_refuses_socket_programs_every_service_is_told_and_nothing_else_is_harmed() {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    kernel.maps.with(|state| state.refuses_sockets = Some("load sock_connect4: too complex".to_owned()));
+    stream.delta(delta(6, vec![service("web", "10.96.0.1", &["10.200.1.5"])])).await;
+    let ack = stream.ack().await;
+    assert_eq!((ack.revision, ack.rejected.len()), (5, 1), "{:?}", ack.rejected);
+    let rejected = &ack.rejected[0];
+    assert_eq!((rejected.r#type(), rejected.name.as_str()), (ResourceType::Service, "web"));
+    assert!(rejected.reason.contains("too complex"), "{rejected:?}");
+    assert_eq!(services(&kernel).frontends.len(), 1, "packets reach it all the same");
+    let problems = node.status().await.problems;
+    assert!(problems.iter().any(|problem| problem.contains("by their sockets")), "{problems:?}");
+    assert!(problems.iter().all(|problem| !problem.contains("not written")), "{problems:?}");
+
+    kernel.maps.with(|state| state.refuses_sockets = None);
+    node.core.check().await.expect("the core lives");
+    assert_eq!(kernel.maps.with(|state| state.cgroup.clone()), Some("/the/cgroup".into()));
+    let problems = node.status().await.problems;
+    assert!(problems.iter().all(|problem| !problem.contains("by their sockets")), "{problems:?}");
+    stream.delta(delta(7, Vec::new())).await;
+    assert_eq!(stream.ack().await.revision, 7);
+}
+
+#[tokio::test]
+async fn a_daemon_starts_where_the_kernel_refuses_the_socket_programs_of_its_services() {
+    let (state, kernel, fake, node, stream) =
+        synced(vec![service("web", "10.96.0.1", &["10.200.1.5"])]).await;
+    drop((stream, fake));
+    node.kill();
+    kernel.maps.with(|state| state.refuses_sockets = Some("load sock_connect4: too complex".to_owned()));
+    let node = Node::start(&kernel, state.path(), &[]).await;
+    let problems = node.status().await.problems;
+    assert!(problems.iter().any(|problem| problem.contains("rejected") && problem.contains("web")));
+    assert!(problems.iter().any(|problem| problem.contains("too complex")), "{problems:?}");
+}
+
+#[tokio::test]
 async fn a_service_that_is_wrong_is_rejected_by_name_and_keeps_its_last_good_form() {
     let (_state, kernel, _fake, _node, mut stream) =
         synced(vec![service("web", "10.96.0.1", &["10.200.1.5"])]).await;

@@ -106,3 +106,28 @@ async fn a_shaping_that_is_wrong_is_rejected_by_name_and_keeps_its_last_good_for
     assert!(rejected.reason.contains("below the root"), "{rejected:?}");
     assert_eq!(pacing(&kernel), before);
 }
+
+#[tokio::test]
+async fn where_the_kernel_refuses_programs_that_pace_those_who_want_them_are_told_and_the_others_have_their_rates()
+ {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.try_attach("web", "web").await.expect("it is attached");
+    kernel.maps.with(|state| state.refuses_sockets = Some("load sock_paced: too complex".to_owned()));
+    let upserts = vec![
+        shaping("all", &of_app("web", 0, 8_000_000)),
+        shaping("connections", &of_cgroup("backups", 8_000_000)),
+    ];
+    stream.delta(delta(6, upserts)).await;
+    let ack = stream.ack().await;
+    assert_eq!(ack.rejected.len(), 1, "{:?}", ack.rejected);
+    assert_eq!(ack.rejected[0].name, "connections");
+    assert!(ack.rejected[0].reason.contains("too complex"), "{:?}", ack.rejected);
+    assert_eq!(endpoint(&kernel).egress_rate, 1_000_000);
+
+    kernel.maps.with(|state| state.refuses_sockets = None);
+    node.core.check().await.expect("the core lives");
+    let (attached, rates) = pacing(&kernel);
+    assert_eq!((attached, rates.len()), (Some("/the/cgroup".into()), 1));
+    let problems = node.status().await.problems;
+    assert!(problems.iter().all(|problem| !problem.contains("paced")), "{problems:?}");
+}

@@ -82,7 +82,7 @@ impl Datapath {
     pub(crate) fn with_config(config: Config) -> Self {
         enter_namespace();
         let options = Options { directory: None, config, flows_max: Some(FLOWS) };
-        let mut object = Object::load(&options).expect("the object loads (tests need root)");
+        let object = Object::load(&options).expect("the object loads (tests need root)");
         let events = object.events().unwrap();
         let switch = object.switch().unwrap();
         let (tables, world) = (Tables::default(), world::world());
