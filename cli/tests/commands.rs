@@ -175,6 +175,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
         }),
         from_address: "10.200.1.2".to_owned(),
         to_address: String::new(),
+        service: None,
     };
     let controller = Controller::start(Script { explain: Some(Ok(answer)), ..Script::default() }).await;
     let flow =

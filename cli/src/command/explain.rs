@@ -12,7 +12,7 @@ use crate::{
     client::{self, request},
     failure::Failure,
     manifest,
-    output::failsafe,
+    output::{count, failsafe, frontends, place, table},
 };
 
 /// Say what policy makes of a flow, tier by tier, and which rule decides
@@ -133,10 +133,24 @@ fn text(answer: &v1::ExplainResponse) -> String {
     let mut text = String::new();
     // Writing to a String never fails.
     let _ = writeln!(text, "{} → {}: {}", answer.from, answer.to, verdict(answer.verdict()));
-    for judged in &answer.directions {
+    match &answer.service {
+        Some(called) => text.push_str(&service(answer, called)),
+        None => text.push_str(&directions(&answer.directions, &answer.from, &answer.to)),
+    }
+    if let Some(entries) = &answer.failsafe {
+        text.push('\n');
+        text.push_str(&failsafe("held open on every node, whatever host policies say", &entries.items));
+    }
+    let _ = writeln!(text, "\nrevision {}", answer.revision);
+    text
+}
+
+fn directions(directions: &[v1::DirectionVerdict], from: &str, to: &str) -> String {
+    let mut text = String::new();
+    for judged in directions {
         let (name, who) = match judged.direction() {
-            v1::Direction::Egress => ("egress", &answer.from),
-            v1::Direction::Ingress | v1::Direction::Unspecified => ("ingress", &answer.to),
+            v1::Direction::Egress => ("egress", from),
+            v1::Direction::Ingress | v1::Direction::Unspecified => ("ingress", to),
         };
         let _ = writeln!(text, "\n{name} of {who}: {}", verdict(judged.verdict()));
         for step in &judged.steps {
@@ -148,15 +162,52 @@ fn text(answer: &v1::ExplainResponse) -> String {
             let _ = writeln!(text, "  {}", line(step));
         }
     }
-    if answer.directions.is_empty() {
+    if directions.is_empty() {
         text.push_str("\nno end of this flow is judged\n");
     }
-    if let Some(entries) = &answer.failsafe {
-        text.push('\n');
-        text.push_str(&failsafe("held open on every node, whatever host policies say", &entries.items));
-    }
-    let _ = writeln!(text, "\nrevision {}", answer.revision);
     text
+}
+
+/// Which service is called, and the verdict on each backend; of backends that are judged alike, the walk once.
+fn service(answer: &v1::ExplainResponse, called: &v1::ExplainedService) -> String {
+    let frontend = called.frontend.as_ref().map(std::slice::from_ref).map(frontends).unwrap_or_default();
+    let all = called.backends.len();
+    let allowed = called.backends.iter().filter(|one| one.verdict() == v1::Verdict::Allow).count();
+    let says = match called.refusal() {
+        v1::ServiceRefusal::Unspecified => {
+            format!("allowed to {allowed} of {}", count(all, "backend", "backends"))
+        }
+        v1::ServiceRefusal::NoBackends => "rejected, no backend takes new connections".to_owned(),
+        v1::ServiceRefusal::Source => "dropped, the service's source ranges leave the client out".to_owned(),
+        v1::ServiceRefusal::Outside => "the frontend is not for clients outside of the fleet".to_owned(),
+    };
+    let mut text = format!("\nservice {}, frontend {frontend}: {says}\n", called.name);
+    let node = match called.node.as_str() {
+        "" => {
+            "balanced by the node that it comes to, by whose traffic policies and topology fewer may answer"
+        }
+        node => &format!("balanced by {node}"),
+    };
+    let _ = writeln!(text, "{node}\n");
+    let rows = called.backends.iter().map(|one| {
+        let place = place(&one.address, one.port);
+        [place, one.text.clone(), share(one.share_basis_points), verdict(one.verdict()).to_owned()]
+    });
+    if all > 0 {
+        text.push_str(&table(["BACKEND", "WHO", "SHARE", "VERDICT"], rows));
+    }
+    let mut told: Vec<&[v1::DirectionVerdict]> = Vec::new();
+    for one in &called.backends {
+        if !told.contains(&one.directions.as_slice()) {
+            told.push(&one.directions);
+            text.push_str(&directions(&one.directions, &answer.from, &one.text));
+        }
+    }
+    text
+}
+
+fn share(basis_points: u32) -> String {
+    format!("{:.2}%", f64::from(basis_points) / 100.0)
 }
 
 fn line(step: &v1::VerdictStep) -> String {
@@ -179,6 +230,7 @@ fn verdict(verdict: v1::Verdict) -> &'static str {
     match verdict {
         v1::Verdict::Allow => "allow",
         v1::Verdict::Deny => "deny",
+        v1::Verdict::Varies => "varies",
         v1::Verdict::Unspecified => "no verdict",
     }
 }

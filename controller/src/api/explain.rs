@@ -1,4 +1,6 @@
 //! Explain: the verdict on a flow, from the evaluator of the rules.
+mod service;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -56,27 +58,14 @@ impl Operator {
             let to = find(fleet, &config, request.to.as_ref(), "to", family)?;
             let policies: Vec<Policy> = fleet.policies().cloned().collect();
             let cidr_sets: Vec<CidrSet> = fleet.cidr_sets().cloned().collect();
-            let context = oracle::Context { policies: &policies, cidr_sets: &cidr_sets, config: &config };
-            let mut directions = Vec::new();
-            for (direction, subject, peer) in
-                [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
-            {
-                // An endpoint may always reach itself.
-                if subject.is_judged() && !same_endpoint(&from, &to) {
-                    let subject_party = subject_party(subject);
-                    let peer_party = party(fleet, &config, peer, subject.node());
-                    let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
-                    directions.push(direction_verdict(direction, verdict));
-                }
-            }
-            let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
-            let verdict = if denied { v1::Verdict::Deny } else { v1::Verdict::Allow };
-            let judged_node = |found: &Found| {
-                matches!(found.what, What::Node { .. })
-                    && policies.iter().any(|policy| policy.selects(&subject_party(found)))
+            let judge = Judge { fleet, config: &config, policies: &policies, cidr_sets: &cidr_sets };
+            let called = service::called(&judge, &from, &to, port, family);
+            let (directions, verdict) = match &called {
+                Some((_, verdict)) => (Vec::new(), *verdict),
+                None => judge.flow(&from, &to, port),
             };
-            let failsafe =
-                (judged_node(&from) || judged_node(&to)).then(|| parse::failsafe_to_proto(&config.failsafe));
+            let failsafe = (judge.is_of_host_policy(&from) || judge.is_of_host_policy(&to))
+                .then(|| parse::failsafe_to_proto(&config.failsafe));
             Ok(v1::ExplainResponse {
                 verdict: verdict.into(),
                 directions,
@@ -86,8 +75,42 @@ impl Operator {
                 to: to.text,
                 revision: fleet.revision(),
                 failsafe,
+                service: called.map(|(service, _)| service),
             })
         })
+    }
+}
+
+/// What flows are judged by.
+struct Judge<'a> {
+    fleet: &'a Fleet,
+    config: &'a FleetConfig,
+    policies: &'a [Policy],
+    cidr_sets: &'a [CidrSet],
+}
+
+impl Judge<'_> {
+    /// Both ends' verdicts, and that of both together.
+    fn flow(&self, from: &Found, to: &Found, port: FlowPort) -> (Vec<v1::DirectionVerdict>, v1::Verdict) {
+        let Self { fleet, config, policies, cidr_sets } = *self;
+        let context = oracle::Context { policies, cidr_sets, config };
+        let mut directions = Vec::new();
+        for (direction, subject, peer) in [(Direction::Egress, from, to), (Direction::Ingress, to, from)] {
+            // An endpoint may always reach itself.
+            if subject.is_judged() && !same_endpoint(from, to) {
+                let subject_party = subject_party(subject);
+                let peer_party = party(fleet, config, peer, subject.node());
+                let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
+                directions.push(direction_verdict(direction, verdict));
+            }
+        }
+        let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
+        (directions, if denied { v1::Verdict::Deny } else { v1::Verdict::Allow })
+    }
+
+    fn is_of_host_policy(&self, found: &Found) -> bool {
+        matches!(found.what, What::Node { .. })
+            && self.policies.iter().any(|policy| policy.selects(&subject_party(found)))
     }
 }
 

@@ -10,6 +10,8 @@ use weft_shared::{
     service::shares::WEIGHT_MAX,
 };
 
+pub use weft_shared::service::model::BackendState as State;
+
 use super::sources::Sources;
 use crate::health::{Check, Http};
 
@@ -77,14 +79,6 @@ pub struct Backend {
     pub topology: String,
     /// Outside of the fleet: nodes that probe it.
     pub probed_by: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Active,
-    Terminating,
-    Quarantined,
-    Maintenance,
 }
 
 impl TryFrom<&v1::NodeService> for Service {

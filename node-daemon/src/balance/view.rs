@@ -20,6 +20,7 @@ use weft_shared::{
         Address,
         service::{FrontendKey, frontend_flags},
     },
+    service::takers::takers,
 };
 
 use super::{
@@ -126,17 +127,8 @@ type Place = (std::net::IpAddr, u16);
 
 /// Who takes new flows.
 fn taking(service: &Service, here: &Here, scope: Scope, candidates: &[&Backend]) -> BTreeSet<Place> {
-    let of_state = |state: State| candidates.iter().filter(move |backend| backend.state == state);
-    let places = |backends: &mut dyn Iterator<Item = &&Backend>| -> BTreeSet<Place> {
-        backends.map(|backend| (backend.address, backend.port)).collect()
-    };
     let label = service.topology_label.as_ref().filter(|_| scope == Scope::Inside);
-    if let Some(own) = label.and_then(|label| here.labels.get(label)).filter(|own| !own.is_empty()) {
-        let preferred = places(&mut of_state(State::Active).filter(|backend| backend.topology == *own));
-        if !preferred.is_empty() {
-            return preferred;
-        }
-    }
-    let active = places(&mut of_state(State::Active));
-    if active.is_empty() { places(&mut of_state(State::Quarantined)) } else { active }
+    let preferred = label.and_then(|label| here.labels.get(label)).map(String::as_str);
+    let takers = takers(candidates.iter().copied(), preferred, |backend| (backend.state, &backend.topology));
+    takers.into_iter().map(|backend| (backend.address, backend.port)).collect()
 }
