@@ -36,6 +36,8 @@ pub struct Service {
     pub slots: u16,
     /// `None`: backends are not probed.
     pub health_check: Option<Check>,
+    /// TCP connections of processes to backends that have gone are ended.
+    pub end_connections: bool,
 }
 
 /// How the backend of a new flow is picked.
@@ -117,6 +119,7 @@ impl TryFrom<&v1::NodeService> for Service {
             topology_label: Some(sent.topology_label.clone()).filter(|label| !label.is_empty()),
             slots,
             health_check: sent.health_check.as_ref().map(health_check).transpose()?,
+            end_connections: sent.end_connections,
         })
     }
 }

@@ -117,10 +117,11 @@ fn table(service: &Service, here: &Here, numbers: Numbers, (v4, scope): (bool, S
             local: backend.node == here.node,
         })
     });
-    let Service { algorithm, forwarding, affinity_seconds, slots, .. } = *service;
+    let Service { algorithm, forwarding, affinity_seconds, slots, end_connections, .. } = *service;
     let sources = service.sources.as_ref().map(|sources| sources.of_family(v4, numbers));
     let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
-    Table::new(Manner { random, dsr, sources, affinity_seconds, slots }, backends.collect())
+    let manner = Manner { random, dsr, sources, end_connections, affinity_seconds, slots };
+    Table::new(manner, backends.collect())
 }
 
 type Place = (std::net::IpAddr, u16);
