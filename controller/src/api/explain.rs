@@ -51,7 +51,7 @@ impl Operator {
         self.caught_up().await?;
         let config =
             fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;
-        let family = family(request)?;
+        let family = family(request)?.or_else(|| family_of([&request.from, &request.to]));
         let port = flow_port(request.port.as_ref())?;
         self.hub.ask(|fleet| {
             let from = find(fleet, &config, request.from.as_ref(), "from", family)?;
@@ -159,6 +159,16 @@ fn family(request: &v1::ExplainRequest) -> Result<Option<u32>, Status> {
         4 | 6 => Ok(Some(request.family)),
         other => Err(errors::bad_field("family", format!("{other}, expected 4 or 6"))),
     }
+}
+
+/// Of an end that is an address: the other end has one of that family.
+fn family_of(parties: [&Option<v1::Party>; 2]) -> Option<u32> {
+    let address = |party: &Option<v1::Party>| match party.as_ref()?.party.as_ref()? {
+        v1::party::Party::Name(name) => name.parse::<IpAddr>().ok(),
+        v1::party::Party::Labels(_) => None,
+    };
+    let address = parties.into_iter().find_map(address)?;
+    Some(if address.is_ipv4() { 4 } else { 6 })
 }
 
 fn flow_port(port: Option<&v1::FlowPort>) -> Result<FlowPort, Status> {

@@ -29,15 +29,17 @@ pub fn takers<T>(
 mod tests {
     use super::{BackendState::*, *};
 
-    const fn backend(one: &(&'static str, BackendState, &'static str)) -> (BackendState, &'static str) {
-        (one.1, one.2)
+    type Backend = (&'static str, BackendState, &'static str);
+
+    const fn of(backend: &Backend) -> (BackendState, &str) {
+        (backend.1, backend.2)
     }
 
     #[test]
     fn active_ones_take_new_flows_and_of_them_the_preferred_and_without_any_all_that_are_quarantined() {
         let some = [("a", Active, "x"), ("b", Active, "y"), ("c", Quarantined, "z"), ("d", Terminating, "z")];
-        let names = |candidates: &[(&'static str, BackendState, &'static str)], preferred| -> String {
-            takers(candidates.to_vec(), preferred, backend).into_iter().map(|(name, ..)| name).collect()
+        let names = |candidates: &[Backend], preferred| -> String {
+            takers(candidates.to_vec(), preferred, of).into_iter().map(|(name, ..)| name).collect()
         };
         assert_eq!(names(&some, None), "ab");
         assert_eq!(names(&some, Some("y")), "b");
