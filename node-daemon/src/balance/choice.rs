@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_client_keeps_its_backend_while_that_is_not_too_long_ago_and_it_takes_new_flows() {
         let (_, image) = image();
-        let chosen = |last: u8, since| {
+        let chosen = |last: u8, since: u64| {
             let backend = party(&format!("10.0.0.{last}"), if last == 3 { 0 } else { 8080 });
             let affinity = Some(Affinity { backend, reserved: 0, seen_at: 1_000_000_000 });
             let now = Duration::from_secs(1 + since);

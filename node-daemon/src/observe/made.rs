@@ -135,7 +135,7 @@ mod tests {
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(found, port);
-                assert_eq!(destination(&frame), Some((made.destination, port)));
+                assert_eq!(super::destination(&frame), Some((made.destination, port)));
             }
         }
     }
