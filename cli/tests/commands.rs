@@ -148,6 +148,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             verdict: v1::Verdict::Deny.into(),
             step: Some(step("watched", "web", "a matching deny wins", true)),
         }),
+        subject: String::new(),
     };
     let egress = v1::DirectionVerdict {
         direction: v1::Direction::Egress.into(),
@@ -158,6 +159,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             ..Default::default()
         }],
         audit: None,
+        subject: String::new(),
     };
     let answer = v1::ExplainResponse {
         verdict: v1::Verdict::Allow.into(),
@@ -226,6 +228,7 @@ async fn explain_says_of_a_service_who_may_answer_and_walks_what_differs() {
             ..v1::VerdictStep::default()
         }],
         audit: None,
+        subject: String::new(),
     };
     let backend = |address: &str, verdict: v1::Verdict| v1::ExplainedBackend {
         address: address.to_owned(),

@@ -300,7 +300,7 @@ async fn explain_of_a_call_leaves_out_backends_that_this_client_does_not_get() {
     });
     let none =
         service("none", "10.96.0.12", |service| service.selector = Some(support::selector("tier", "no")));
-    fleet.apply(vec![near, port, none]).await.unwrap();
+    fleet.apply(vec![near, port.clone(), none]).await.unwrap();
 
     let names = |explained: &v1::ExplainResponse| -> Vec<String> {
         answering(explained).into_iter().map(|(name, ..)| name.to_owned()).collect()
@@ -311,6 +311,22 @@ async fn explain_of_a_call_leaves_out_backends_that_this_client_does_not_get() {
     assert_eq!(names(&explain(&mut fleet, "web-1", "node-1", 30_080).await), ["back-api", "back-db"]);
     assert_eq!(names(&explain(&mut fleet, "198.51.100.1", "192.0.2.2", 30_080).await), ["back-web"]);
     assert_eq!(names(&explain(&mut fleet, "web-1", "node-2", 30_080).await).len(), 3, "inside, any node's");
+
+    // With all of them: the node that is called stands in for the client where another one has the backend.
+    let all = service("port", "", |_| {});
+    fleet.apply(vec![all, policy("api", "api", "web"), host_policy()]).await.unwrap();
+    let relayed = explain(&mut fleet, "198.51.100.1", "192.0.2.2", 30_080).await;
+    let backends = &relayed.service.as_ref().unwrap().backends;
+    let subjects: Vec<Vec<&str>> = backends
+        .iter()
+        .map(|one| one.directions.iter().map(|direction| direction.subject.as_str()).collect())
+        .collect();
+    let node = "node node-2 (no labels)";
+    assert_eq!(subjects, [vec![node, ""], vec![node, ""], vec![""]], "{relayed:#?}");
+    let verdicts: Vec<v1::Verdict> = backends.iter().map(|one| one.verdict()).collect();
+    let (allow, deny) = (v1::Verdict::Allow, v1::Verdict::Deny);
+    assert_eq!(verdicts, [deny, deny, allow], "the node's policy lets nobody in but nodes");
+    fleet.apply(vec![port]).await.unwrap();
 
     let refused = explain(&mut fleet, "203.0.113.9", "node-2", 30_080).await;
     let rejected = explain(&mut fleet, "web-1", "10.96.0.12", 80).await;

@@ -121,6 +121,17 @@ internalTrafficPolicy: local
 externalTrafficPolicy: local
 ---
 kind: Service
+name: far
+frontends:
+  - {address: 10.97.0.14, port: 80, protocol: TCP, type: external}
+  - {address: 10.97.0.14, port: 80, protocol: UDP, type: external}
+  - {address: 'fd97::14', port: 80, protocol: TCP, type: external}
+  - {address: 'fd97::14', port: 80, protocol: UDP, type: external}
+  - {port: 30081, protocol: TCP, type: node-port}
+selector: {matchLabels: {app: api}}
+targetPort: 1000
+---
+kind: Service
 name: nobody
 frontends:
   - {address: 10.97.0.12, port: 80, protocol: TCP, type: external}
@@ -182,8 +193,12 @@ backends: [{{address: {v4}, port: {PORT}}}, {{address: '{v6}', port: {PORT}}}]
 }
 
 fn node_port(node: u8) -> [SocketAddr; 2] {
+    node_ports(node, 30_080)
+}
+
+fn node_ports(node: u8, port: u16) -> [SocketAddr; 2] {
     let place = Place::node(node);
-    [(place.v4(), 30_080).into(), (place.v6(), 30_080).into()]
+    [(place.v4(), port).into(), (place.v6(), port).into()]
 }
 
 /// Others route the services' addresses to the first node.
@@ -203,7 +218,25 @@ fn from_outside(fleet: &Fleet, world: &Namespace) -> Result<()> {
         assert_eq!(tcp(world, service, 3)?, names(&["two"]));
     }
     refused(world, at("10.97.0.12:80"), at("[fd97::12]:80"))?;
-    refused(world, at("[fd97::12]:80"), at("10.97.0.12:80"))
+    refused(world, at("[fd97::12]:80"), at("10.97.0.12:80"))?;
+    // By way of the node that balances, to an endpoint of the other one.
+    for service in ["10.97.0.14:80", "[fd97::14]:80"].map(at) {
+        assert_eq!(
+            tcp(world, service, CLIENTS).with_context(|| format!("{service}"))?,
+            names(&["one", "two"])
+        );
+        assert_eq!(
+            udp(world, service, CLIENTS).with_context(|| format!("{service}"))?,
+            names(&["one", "two"])
+        );
+    }
+    for service in node_ports(2, 30_081) {
+        assert_eq!(
+            tcp(world, service, CLIENTS).with_context(|| format!("{service}"))?,
+            names(&["one", "two"])
+        );
+    }
+    Ok(())
 }
 
 /// What clients under load may be answered by: bits of backends.

@@ -165,7 +165,7 @@ fn call(judged: &v1::JudgeResponse, called: &v1::JudgedCall) -> String {
         let (place, port) = (place(&backend.address, backend.port), called.source_port);
         let _ = writeln!(text, "packets from port {port} go to {place}{why}");
         if judged.outcome.is_empty() {
-            text.push_str("(from outside to outside of this node: by its uplink's program, and no policy of this node judges it)\n");
+            text.push_str("(sent on by the uplink's program: no policy of this node judges it)\n");
         }
     }
     if called.backends.is_empty() {
@@ -209,6 +209,7 @@ fn directions(directions: &[v1::DirectionVerdict], from: &str, to: &str) -> Stri
             v1::Direction::Egress => ("egress", from),
             v1::Direction::Ingress | v1::Direction::Unspecified => ("ingress", to),
         };
+        let who = if judged.subject.is_empty() { who } else { &judged.subject };
         let _ = writeln!(text, "\n{name} of {who}: {}", verdict(judged.verdict()));
         for step in &judged.steps {
             let _ = writeln!(text, "  {}", line(step));
@@ -241,7 +242,7 @@ fn service(answer: &v1::ExplainResponse, called: &v1::ExplainedService) -> Strin
     let mut text = format!("\nservice {}, frontend {frontend}: {says}\n", called.name);
     let node = match called.node.as_str() {
         "" => {
-            "balanced by the node that it comes to, by whose traffic policies and topology fewer may answer"
+            "balanced by the node that it comes to, by whose place fewer may answer; with snat it stands in for the client elsewhere"
         }
         node => &format!("balanced by {node}"),
     };

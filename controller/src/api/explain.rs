@@ -104,8 +104,8 @@ impl Judge<'_> {
                 directions.push(direction_verdict(direction, verdict));
             }
         }
-        let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
-        (directions, if denied { v1::Verdict::Deny } else { v1::Verdict::Allow })
+        let verdict = together(&directions);
+        (directions, verdict)
     }
 
     fn is_of_host_policy(&self, found: &Found) -> bool {
@@ -134,6 +134,11 @@ impl Found {
             What::Address(_) => None,
         }
     }
+}
+
+fn together(directions: &[v1::DirectionVerdict]) -> v1::Verdict {
+    let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
+    if denied { v1::Verdict::Deny } else { v1::Verdict::Allow }
 }
 
 fn same_endpoint(from: &Found, to: &Found) -> bool {
@@ -291,6 +296,7 @@ fn direction_verdict(direction: Direction, verdict: oracle::Verdict) -> v1::Dire
         verdict: verdict_number(verdict.action).into(),
         steps: verdict.steps.into_iter().map(step_message).collect(),
         audit,
+        subject: String::new(),
     }
 }
 

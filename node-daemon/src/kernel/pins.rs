@@ -14,7 +14,10 @@ use weft_shared::layout::{
     Node, Peer, PeerKey, PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
-    service::{Affinity, AffinityKey, Frontend, FrontendKey, Party, SocketFlowKey, SocketPeer, TableNote},
+    service::{
+        Affinity, AffinityKey, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SocketPeer,
+        SourceKey, TableNote,
+    },
     shaping::{BucketKey, PacedSocket, Pair, RoundTrips},
 };
 
@@ -132,6 +135,9 @@ fn shape(map: MapName) -> Shape {
         names::SOCKET_FLOWS => of::<SocketFlowKey, Party>(MapType::LruHash, names::SOCKET_FLOWS_MAX),
         names::AFFINITY => of::<AffinityKey, Affinity>(MapType::LruHash, names::AFFINITY_MAX),
         names::CONNECTIONS => of::<ConnectionKey, Connection>(MapType::LruHash, names::CONNECTIONS_MAX),
+        names::SERVED_PORTS => of::<u32, u64>(MapType::Array, SERVED_WORDS as usize),
+        names::SOURCES => of::<SourceKey, u32>(MapType::LpmTrie, 2 * names::SOURCE_PREFIXES_MAX),
+        names::OWN_ADDRESSES => of::<u32, Address>(MapType::Array, 2),
         names::PREFILTER4 => of::<[u32; 2], u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
         names::PREFILTER6 => of::<PrefixKey, u32>(MapType::LpmTrie, 2 * names::PREFILTER_PREFIXES_MAX),
         names::PREFILTER_SENDERS => of::<u32, u32>(MapType::Hash, 2 * names::PREFILTER_SENDERS_MAX),

@@ -6,14 +6,16 @@ use weft_proto::v1;
 use weft_shared::{
     policy::model::FlowPort,
     service::{
-        model::{Family, Frontend, FrontendKind, Place, Protocol, Service, SourceRanges, TrafficPolicy},
+        model::{
+            Family, Forwarding, Frontend, FrontendKind, Place, Protocol, Service, SourceRanges, TrafficPolicy,
+        },
         shares::basis_points,
         takers::takers,
         wire::{self, Resolved},
     },
 };
 
-use super::{Found, Judge, What, by_address};
+use super::{Found, Judge, What, by_address, together};
 
 /// The service that the flow calls, and what comes of it; `None`: it calls none.
 pub(super) fn called(
@@ -135,7 +137,7 @@ impl Call<'_> {
     ) -> v1::ExplainedBackend {
         let found = by_address(self.judge.fleet, address);
         let port = port.map_or(self.port.port, NonZeroU16::get);
-        let (directions, verdict) = self.judge.flow(self.from, &found, FlowPort { port, ..self.port });
+        let (directions, verdict) = self.directions(one, &found, FlowPort { port, ..self.port });
         v1::ExplainedBackend {
             address: address.to_string(),
             port: port.into(),
@@ -144,6 +146,31 @@ impl Call<'_> {
             verdict: verdict.into(),
             directions,
         }
+    }
+}
+
+impl Call<'_> {
+    /// A node that sends a call of a client outside on to a backend elsewhere stands in for the client there: it judges the client as if
+    /// that called the node, and the backend's node judges the node.
+    fn directions(
+        &self,
+        one: &Resolved,
+        backend: &Found,
+        port: FlowPort,
+    ) -> (Vec<v1::DirectionVerdict>, v1::Verdict) {
+        let node =
+            self.to.node().filter(|_| !self.is_inside() && self.service.forwarding == Forwarding::Snat);
+        if node.is_none_or(|node| node == one.node) {
+            return self.judge.flow(self.from, backend, port);
+        }
+        let (mut directions, _) = self.judge.flow(self.from, self.to, self.port);
+        for own in directions.iter_mut().filter(|own| own.direction() == v1::Direction::Ingress) {
+            own.subject.clone_from(&self.to.text);
+        }
+        let (onward, _) = self.judge.flow(self.to, backend, port);
+        directions.extend(onward.into_iter().filter(|own| own.direction() == v1::Direction::Ingress));
+        let verdict = together(&directions);
+        (directions, verdict)
     }
 }
 

@@ -17,7 +17,7 @@ use clap::Args;
 use self::{
     packets::Endpoints,
     prefilter::{PREFIXES, Prefilters, Sources},
-    services::{SERVICES, Services, State},
+    services::{Mode, SERVICES, Services, State},
     wrapper::{Flows, Reference},
 };
 use super::{Figure, Report, datapath::stay_on_this_cpu};
@@ -46,7 +46,8 @@ enum Subject {
         sources: Sources,
         prefixes: u32,
     },
-    Dsr {
+    Service {
+        mode: Mode,
         state: State,
         flows: Flows,
         services: u32,
@@ -64,9 +65,11 @@ impl Subject {
         for sources in Sources::ALL {
             all.extend(PREFIXES.map(|prefixes| Self::Prefilter { sources, prefixes }));
         }
-        for state in State::ALL {
-            for flows in Flows::ALL {
-                all.extend(SERVICES.map(|services| Self::Dsr { state, flows, services }));
+        for mode in Mode::ALL {
+            for state in State::ALL {
+                for flows in Flows::ALL {
+                    all.extend(SERVICES.map(|services| Self::Service { mode, state, flows, services }));
+                }
             }
         }
         for flows in Flows::ALL {
@@ -80,8 +83,8 @@ impl Subject {
             Self::Prefilter { sources, prefixes } => {
                 format!("xdp.prefilter.{}.prefixes_{prefixes}", sources.name())
             }
-            Self::Dsr { state, flows, services } => {
-                format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
+            Self::Service { mode, state, flows, services } => {
+                format!("xdp.lb.{}.{}.{}.services_{services}", mode.name(), state.name(), flows.name())
             }
             Self::Packets { flows, services } => {
                 format!("tc.lb.established.{}.services_{services}", flows.name())
@@ -93,7 +96,7 @@ impl Subject {
     fn flows(self) -> Flows {
         match self {
             Self::Prefilter { .. } => Flows::Many,
-            Self::Dsr { flows, .. } | Self::Packets { flows, .. } => flows,
+            Self::Service { flows, .. } | Self::Packets { flows, .. } => flows,
         }
     }
 
@@ -141,7 +144,9 @@ impl Bench {
     fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
         match subject {
             Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
-            Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
+            Subject::Service { mode, state, flows, services } => {
+                self.services.run(mode, services, state, flows, repeat)
+            }
             Subject::Packets { flows, services } => self.endpoints.run(services, flows, repeat),
         }
     }

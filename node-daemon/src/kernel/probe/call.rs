@@ -86,7 +86,13 @@ pub(super) fn find(object: &mut Object, made: &Made, ends: [&Peer; 2]) -> Result
 impl Asked {
     /// Takes note of where the programs sent the packet.
     pub(super) fn found(&mut self, tried: Option<(Point, Reason)>, to: Option<(IpAddr, u16)>) {
-        let rejected = tried.is_none_or(|(_, reason)| reason == Reason::ServiceRejected);
+        let reason = tried.map(|(_, reason)| reason);
+        if reason == Some(Reason::ServiceElsewhere) {
+            // At XDP it is sent on before, by the same choice.
+            (self.answer.backend, self.answer.why) = self.due.unzip();
+            return;
+        }
+        let rejected = reason.is_none_or(|reason| reason == Reason::ServiceRejected);
         let Some((address, port)) = to.filter(|_| !rejected) else { return };
         if party(address, port) == self.call.frontend {
             return;
