@@ -117,8 +117,8 @@ fn call(fleet: &Fleet, from: &str, (to, port): (&str, u16), source_port: u16) ->
 /// The backend's address and why it is that one.
 fn backend(said: &Value) -> (&str, &str) {
     let service = &said["datapath"]["service"];
-    let text = |value: &Value| value.as_str().unwrap_or_default();
-    (text(&service["backend"]["address"]), text(&service["choice"]))
+    let address = service["backend"]["address"].as_str();
+    (address.unwrap_or_default(), service["choice"].as_str().unwrap_or_default())
 }
 
 /// Who answers a client that calls from a certain port. Of this process no socket program sees anything.
@@ -147,7 +147,7 @@ fn a_call_to_a_service_gets_the_backend_that_was_said() -> Result<()> {
             seen.extend(ask(&client, service, port));
             Ok(["one", "two"].iter().all(|name| seen.iter().any(|by| by == name)))
         })?;
-        let name_of = |said: &Value| -> Result<&str> {
+        let name_of = |said: &Value| -> Result<&'static str> {
             let (address, _) = backend(said);
             let is = |party: &Party| party.addresses.iter().any(|own| own.to_string() == address);
             [(&one, "one"), (&two, "two")]
@@ -183,7 +183,11 @@ fn a_call_to_a_service_gets_the_backend_that_was_said() -> Result<()> {
 }
 
 /// A client that keeps its backend is said to get that one, whatever the hash says.
-fn affinity(fleet: &Fleet, client: &Namespace, name_of: &dyn Fn(&Value) -> Result<&str>) -> Result<()> {
+fn affinity(
+    fleet: &Fleet,
+    client: &Namespace,
+    name_of: &dyn Fn(&Value) -> Result<&'static str>,
+) -> Result<()> {
     let said = |port| call(fleet, "client", ("10.96.0.11", 80), port);
     let first = said(23_000)?;
     assert_eq!(backend(&first).1, "hash", "{first:#}");
