@@ -63,6 +63,12 @@ impl Table {
         listed == (self.header.flags & service_flags::SOURCES_DENIED == 0)
     }
 
+    /// Whether connections to backends that have gone are to be ended.
+    #[inline(always)]
+    pub fn ends_connections(&self) -> bool {
+        self.header.flags & service_flags::END_CONNECTIONS != 0
+    }
+
     /// For how long a client keeps its backend, in nanoseconds; 0: not at all.
     #[inline(always)]
     pub fn affinity_nanoseconds(&self) -> u64 {

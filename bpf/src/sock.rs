@@ -64,7 +64,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     if remember_peer(ctx, &named, &choice.to).is_err() {
         return fail(ENOBUFS);
     }
-    if protocol(ctx) == UDP {
+    if protocol(ctx) == UDP || choice.ends {
         // For the daemon, which ends the socket when the backend goes. One that is not remembered is not ended.
         remember(&from_backend(ctx, choice.to), &named).unwrap_or_default();
     }
@@ -139,6 +139,8 @@ struct Choice {
     to: Party,
     /// The same as the table has it, whose port may be left open.
     in_table: Party,
+    /// Connections are to be ended when the backend goes.
+    ends: bool,
 }
 
 /// The backend for what a socket calls; `Ok(None)`: it is no service, or not for sockets to balance.
@@ -180,7 +182,7 @@ fn choose(
         balance::keep(&client, in_table);
     }
     let port = if backend.port == 0 { named.port } else { backend.port };
-    Ok(Some(Choice { to: Party { port, ..in_table }, in_table }))
+    Ok(Some(Choice { to: Party { port, ..in_table }, in_table, ends: table.ends_connections() }))
 }
 
 /// The frontend that a socket calls.

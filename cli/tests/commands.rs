@@ -148,6 +148,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             verdict: v1::Verdict::Deny.into(),
             step: Some(step("watched", "web", "a matching deny wins", true)),
         }),
+        subject: String::new(),
     };
     let egress = v1::DirectionVerdict {
         direction: v1::Direction::Egress.into(),
@@ -158,6 +159,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
             ..Default::default()
         }],
         audit: None,
+        subject: String::new(),
     };
     let answer = v1::ExplainResponse {
         verdict: v1::Verdict::Allow.into(),
@@ -175,6 +177,7 @@ async fn explain_shows_each_step_and_the_one_that_decided() {
         }),
         from_address: "10.200.1.2".to_owned(),
         to_address: String::new(),
+        service: None,
     };
     let controller = Controller::start(Script { explain: Some(Ok(answer)), ..Script::default() }).await;
     let flow =
@@ -212,6 +215,91 @@ revision 12
         (&value["verdict"], &value["directions"][1]["steps"][1]["rule"]),
         (&json!("allow"), &json!("web"))
     );
+}
+
+#[tokio::test]
+async fn explain_says_of_a_service_who_may_answer_and_walks_what_differs() {
+    let direction = |direction: v1::Direction, verdict: v1::Verdict| v1::DirectionVerdict {
+        direction: direction.into(),
+        verdict: verdict.into(),
+        steps: vec![v1::VerdictStep {
+            text: "the fleet's default action".to_owned(),
+            decided: true,
+            ..v1::VerdictStep::default()
+        }],
+        audit: None,
+        subject: String::new(),
+    };
+    let backend = |address: &str, verdict: v1::Verdict| v1::ExplainedBackend {
+        address: address.to_owned(),
+        port: 8080,
+        text: format!("address {address}"),
+        share_basis_points: 3_333,
+        verdict: verdict.into(),
+        directions: vec![direction(v1::Direction::Egress, verdict)],
+    };
+    let service = v1::ExplainedService {
+        name: "api".to_owned(),
+        frontend: Some(v1::Frontend {
+            address: "10.96.0.1".to_owned(),
+            port: 80,
+            protocol: v1::Protocol::Tcp.into(),
+            r#type: v1::FrontendType::Cluster.into(),
+        }),
+        refusal: 0,
+        node: "node-1".to_owned(),
+        backends: vec![
+            backend("192.0.2.1", v1::Verdict::Allow),
+            backend("192.0.2.2", v1::Verdict::Deny),
+            backend("192.0.2.3", v1::Verdict::Allow),
+        ],
+    };
+    let answer = v1::ExplainResponse {
+        verdict: v1::Verdict::Varies.into(),
+        from: "endpoint web".to_owned(),
+        to: "address 10.96.0.1".to_owned(),
+        revision: 12,
+        service: Some(service),
+        ..v1::ExplainResponse::default()
+    };
+    let controller =
+        Controller::start(Script { explain: Some(Ok(answer.clone())), ..Script::default() }).await;
+    let flow = ["explain", "--from", "web", "--to", "10.96.0.1", "--port", "tcp/80"];
+    let expected = "\
+endpoint web → address 10.96.0.1: varies
+
+service api, frontend 10.96.0.1:80/TCP: allowed to 2 of 3 backends
+balanced by node-1
+
+BACKEND         WHO                SHARE   VERDICT
+192.0.2.1:8080  address 192.0.2.1  33.33%  allow
+192.0.2.2:8080  address 192.0.2.2  33.33%  deny
+192.0.2.3:8080  address 192.0.2.3  33.33%  allow
+
+egress of endpoint web: allow
+  → default      the fleet's default action
+
+egress of endpoint web: deny
+  → default      the fleet's default action
+
+revision 12
+";
+    assert_eq!(controller.weft(&flow).await.assert_code(0).stdout, expected);
+    let value = controller.weft(&[&flow[..], &["-o", "json"]].concat()).await.json();
+    assert_eq!(
+        (&value["verdict"], &value["service"]["backends"][1]["verdict"]),
+        (&json!("varies"), &json!("deny"))
+    );
+
+    let refused = v1::ExplainedService {
+        refusal: v1::ServiceRefusal::NoBackends.into(),
+        backends: Vec::new(),
+        ..answer.service.clone().unwrap()
+    };
+    let answer = v1::ExplainResponse { service: Some(refused), ..answer };
+    let controller = Controller::start(Script { explain: Some(Ok(answer)), ..Script::default() }).await;
+    let told = controller.weft(&flow).await.stdout;
+    assert!(told.contains("frontend 10.96.0.1:80/TCP: rejected, no backend takes new connections"), "{told}");
 }
 
 #[tokio::test]

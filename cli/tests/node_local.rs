@@ -136,6 +136,7 @@ fn tables(rejected: &str) -> v1::ServiceTablesResponse {
         algorithm: v1::Algorithm::Random.into(),
         forwarding_mode: v1::ForwardingMode::Dsr.into(),
         sources: true,
+        end_connections: true,
         ..v1::ServiceTable::default()
     };
     v1::ServiceTablesResponse {
@@ -163,7 +164,7 @@ BACKEND          WEIGHT  FLOWS            ON         SLOTS  SHARE
 10.200.1.5:8080  1       takes new flows  elsewhere  8190   50.00%
 10.200.2.5:8080  1       takes new flows  elsewhere  8191   50.00%
 
-table 6: random, dsr, sources are judged, rejecting: nobody takes new flows
+table 6: random, dsr, sources are judged, ends connections, rejecting: nobody takes new flows
 ";
     assert!(ran.assert_code(0).stdout.starts_with(expected), "{}", ran.stdout);
     let json = daemon.weft_node(&["service", "api", "-o", "json"]).await.assert_code(0).json();

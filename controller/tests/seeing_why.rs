@@ -212,3 +212,128 @@ async fn a_plan_of_what_is_wrong_is_refused_like_an_apply() {
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("objects[0].policy.order"), "{refused:?}");
 }
+
+fn service(name: &str, address: &str, change: impl FnOnce(&mut v1::Service)) -> v1::Object {
+    let kind = if address.is_empty() { v1::FrontendType::NodePort } else { v1::FrontendType::Cluster };
+    let mut service = v1::Service {
+        metadata: Some(v1::Metadata { name: name.to_owned(), ..v1::Metadata::default() }),
+        frontends: vec![v1::Frontend {
+            address: address.to_owned(),
+            port: if address.is_empty() { 30_080 } else { 80 },
+            protocol: v1::Protocol::Tcp.into(),
+            r#type: kind.into(),
+        }],
+        selector: Some(support::selector("tier", "back")),
+        target_port: Some(8080),
+        ..v1::Service::default()
+    };
+    change(&mut service);
+    v1::Object { kind: Some(Of::Service(service)) }
+}
+
+/// Who answers, with the verdict on each.
+fn answering(explained: &v1::ExplainResponse) -> Vec<(&str, u32, v1::Verdict)> {
+    let service = explained.service.as_ref().unwrap();
+    service
+        .backends
+        .iter()
+        .map(|one| (one.text.split(' ').nth(1).unwrap(), one.port, one.verdict()))
+        .collect()
+}
+
+/// `api-1` and `db-1` on the first node and `web-2` on the second answer; `web-1`, on the second, calls.
+async fn with_backends() -> (Fleet, support::Node, support::Node) {
+    let (fleet, mut one, mut two) = two_nodes().await;
+    let addresses = [one.address(7), one.address(8), two.address(7)];
+    for (node, name, app, address) in [
+        (&mut one, "back-api", "api", &addresses[0]),
+        (&mut one, "back-db", "db", &addresses[1]),
+        (&mut two, "back-web", "web", &addresses[2]),
+    ] {
+        assert!(node.attach(name, &[("app", app), ("tier", "back")], &[address]).await.accepted);
+        let mut endpoint = support::endpoint(name, &[("app", app), ("tier", "back")], &[address]);
+        endpoint.status.as_mut().unwrap().set_state(v1::EndpointState::Ready);
+        let report = v1::EndpointReport { endpoint: Some(endpoint) };
+        node.answers.remove(name);
+        node.report(v1::node_report::Report::Endpoint(report)).await;
+        node.until("an answer", |node| node.answers.contains_key(name)).await;
+    }
+    (fleet, one, two)
+}
+
+#[tokio::test]
+async fn explain_of_a_call_to_a_service_judges_each_backend_at_its_own_port() {
+    let (mut fleet, _one, _two) = with_backends().await;
+    // Lets web in to 8080, and nobody else.
+    fleet.apply(vec![policy("api", "api", "web"), policy("db", "db", "none")]).await.unwrap();
+    fleet.apply(vec![service("back", "10.96.0.10", |_| {})]).await.unwrap();
+
+    let explained = explain(&mut fleet, "web-1", "10.96.0.10", 80).await;
+
+    let (allow, deny) = (v1::Verdict::Allow, v1::Verdict::Deny);
+    let due = [("back-api", 8080, allow), ("back-db", 8080, deny), ("back-web", 8080, allow)];
+    assert_eq!(answering(&explained), due, "{explained:#?}");
+    assert_eq!((explained.verdict(), explained.directions.len()), (v1::Verdict::Varies, 0));
+    let service = explained.service.unwrap();
+    assert_eq!((service.name.as_str(), service.node.as_str()), ("back", "node-2"));
+    let shares: Vec<u32> = service.backends.iter().map(|one| one.share_basis_points).collect();
+    assert_eq!(shares, [3_333; 3]);
+    let steps = &service.backends[1].directions[1].steps;
+    assert_eq!(steps.last().unwrap().policy, "db");
+
+    assert_eq!(explain(&mut fleet, "web-1", "10.96.0.10", 81).await.service, None, "it has another port");
+    let outside = explain(&mut fleet, "198.51.100.1", "10.96.0.10", 80).await;
+    assert_eq!(outside.verdict(), deny);
+    assert_eq!(outside.service.unwrap().refusal(), v1::ServiceRefusal::Outside);
+}
+
+#[tokio::test]
+async fn explain_of_a_call_leaves_out_backends_that_this_client_does_not_get() {
+    let (mut fleet, _one, _two) = with_backends().await;
+    let local = v1::TrafficPolicy::Local.into();
+    let cidrs = vec!["203.0.113.0/24".to_owned()];
+    let ranges = v1::SourceRanges { action: v1::source_ranges::Action::Deny.into(), cidrs };
+    let near = service("near", "10.96.0.11", |service| service.internal_traffic_policy = local);
+    let port = service("port", "", |service| {
+        service.external_traffic_policy = local;
+        service.source_ranges = Some(ranges);
+    });
+    let none =
+        service("none", "10.96.0.12", |service| service.selector = Some(support::selector("tier", "no")));
+    fleet.apply(vec![near, port.clone(), none]).await.unwrap();
+
+    let names = |explained: &v1::ExplainResponse| -> Vec<String> {
+        answering(explained).into_iter().map(|(name, ..)| name.to_owned()).collect()
+    };
+    assert_eq!(names(&explain(&mut fleet, "web-1", "10.96.0.11", 80).await), ["back-web"]);
+    assert_eq!(names(&explain(&mut fleet, "api-1", "10.96.0.11", 80).await), ["back-api", "back-db"]);
+    // A port of another node is called from outside, also by endpoints.
+    assert_eq!(names(&explain(&mut fleet, "web-1", "node-1", 30_080).await), ["back-api", "back-db"]);
+    assert_eq!(names(&explain(&mut fleet, "198.51.100.1", "192.0.2.2", 30_080).await), ["back-web"]);
+    assert_eq!(names(&explain(&mut fleet, "web-1", "node-2", 30_080).await).len(), 3, "inside, any node's");
+
+    // With all of them: the node that is called stands in for the client where another one has the backend.
+    let all = service("port", "", |_| {});
+    fleet.apply(vec![all, policy("api", "api", "web"), host_policy()]).await.unwrap();
+    let relayed = explain(&mut fleet, "198.51.100.1", "192.0.2.2", 30_080).await;
+    let backends = &relayed.service.as_ref().unwrap().backends;
+    let subjects: Vec<Vec<&str>> = backends
+        .iter()
+        .map(|one| one.directions.iter().map(|direction| direction.subject.as_str()).collect())
+        .collect();
+    let node = "node node-2 (no labels)";
+    assert_eq!(subjects, [vec![node, ""], vec![node, ""], vec![""]], "{relayed:#?}");
+    let verdicts: Vec<v1::Verdict> = backends.iter().map(|one| one.verdict()).collect();
+    let (allow, deny) = (v1::Verdict::Allow, v1::Verdict::Deny);
+    assert_eq!(verdicts, [deny, deny, allow], "the node's policy lets nobody in but nodes");
+    fleet.apply(vec![port]).await.unwrap();
+
+    let refused = explain(&mut fleet, "203.0.113.9", "node-2", 30_080).await;
+    let rejected = explain(&mut fleet, "web-1", "10.96.0.12", 80).await;
+    for (explained, refusal) in
+        [(refused, v1::ServiceRefusal::Source), (rejected, v1::ServiceRefusal::NoBackends)]
+    {
+        assert_eq!(explained.verdict(), v1::Verdict::Deny);
+        assert_eq!(explained.service.unwrap().refusal(), refusal);
+    }
+}

@@ -22,6 +22,8 @@ pub const HOST_TO_ENDPOINT: &str = "host-to-endpoint";
 pub const SERVICES: &str = "services";
 /// Probes of a service's backends.
 pub const SERVICE_HEALTH: &str = "service-health";
+/// Ending TCP connections to a service's backends that have gone.
+pub const SERVICE_END_CONNECTIONS: &str = "service-end-connections";
 /// Dropping by source as early as possible.
 pub const PREFILTER: &str = "prefilter";
 /// Rates of endpoints and connections.
@@ -57,7 +59,11 @@ pub fn of_fleet(fleet: &v1::NodeFleet) -> Vec<&'static str> {
 
 /// What the service needs, in order.
 pub fn of_service(service: &v1::NodeService) -> Vec<&'static str> {
-    named([(true, SERVICES), (service.health_check.is_some(), SERVICE_HEALTH)])
+    named([
+        (true, SERVICES),
+        (service.health_check.is_some(), SERVICE_HEALTH),
+        (service.end_connections, SERVICE_END_CONNECTIONS),
+    ])
 }
 
 fn named<const N: usize>(needs: [(bool, &'static str); N]) -> Vec<&'static str> {
@@ -94,8 +100,10 @@ mod tests {
     fn a_service_names_what_it_uses() {
         let plain = v1::NodeService::default();
         assert_eq!(of_service(&plain), [SERVICES]);
-        let probed = v1::NodeService { health_check: Some(v1::HealthCheck::default()), ..plain };
+        let probed = v1::NodeService { health_check: Some(v1::HealthCheck::default()), ..plain.clone() };
         assert_eq!(of_service(&probed), [SERVICES, SERVICE_HEALTH]);
+        let ending = v1::NodeService { end_connections: true, ..plain };
+        assert_eq!(of_service(&ending), [SERVICES, SERVICE_END_CONNECTIONS]);
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Explain: the verdict on a flow, from the evaluator of the rules.
+mod service;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -49,34 +51,21 @@ impl Operator {
         self.caught_up().await?;
         let config =
             fleet_config::read(self.store.as_ref(), &mut Plan::default()).await.map_err(errors::store)?;
-        let family = family(request)?;
+        let family = family(request)?.or_else(|| family_of([&request.from, &request.to]));
         let port = flow_port(request.port.as_ref())?;
         self.hub.ask(|fleet| {
             let from = find(fleet, &config, request.from.as_ref(), "from", family)?;
             let to = find(fleet, &config, request.to.as_ref(), "to", family)?;
             let policies: Vec<Policy> = fleet.policies().cloned().collect();
             let cidr_sets: Vec<CidrSet> = fleet.cidr_sets().cloned().collect();
-            let context = oracle::Context { policies: &policies, cidr_sets: &cidr_sets, config: &config };
-            let mut directions = Vec::new();
-            for (direction, subject, peer) in
-                [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
-            {
-                // An endpoint may always reach itself.
-                if subject.is_judged() && !same_endpoint(&from, &to) {
-                    let subject_party = subject_party(subject);
-                    let peer_party = party(fleet, &config, peer, subject.node());
-                    let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
-                    directions.push(direction_verdict(direction, verdict));
-                }
-            }
-            let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
-            let verdict = if denied { v1::Verdict::Deny } else { v1::Verdict::Allow };
-            let judged_node = |found: &Found| {
-                matches!(found.what, What::Node { .. })
-                    && policies.iter().any(|policy| policy.selects(&subject_party(found)))
+            let judge = Judge { fleet, config: &config, policies: &policies, cidr_sets: &cidr_sets };
+            let called = service::called(&judge, &from, &to, port, family);
+            let (directions, verdict) = match &called {
+                Some((_, verdict)) => (Vec::new(), *verdict),
+                None => judge.flow(&from, &to, port),
             };
-            let failsafe =
-                (judged_node(&from) || judged_node(&to)).then(|| parse::failsafe_to_proto(&config.failsafe));
+            let failsafe = (judge.is_of_host_policy(&from) || judge.is_of_host_policy(&to))
+                .then(|| parse::failsafe_to_proto(&config.failsafe));
             Ok(v1::ExplainResponse {
                 verdict: verdict.into(),
                 directions,
@@ -86,8 +75,42 @@ impl Operator {
                 to: to.text,
                 revision: fleet.revision(),
                 failsafe,
+                service: called.map(|(service, _)| service),
             })
         })
+    }
+}
+
+/// What flows are judged by.
+struct Judge<'a> {
+    fleet: &'a Fleet,
+    config: &'a FleetConfig,
+    policies: &'a [Policy],
+    cidr_sets: &'a [CidrSet],
+}
+
+impl Judge<'_> {
+    /// Both ends' verdicts, and that of both together.
+    fn flow(&self, from: &Found, to: &Found, port: FlowPort) -> (Vec<v1::DirectionVerdict>, v1::Verdict) {
+        let Self { fleet, config, policies, cidr_sets } = *self;
+        let context = oracle::Context { policies, cidr_sets, config };
+        let mut directions = Vec::new();
+        for (direction, subject, peer) in [(Direction::Egress, from, to), (Direction::Ingress, to, from)] {
+            // An endpoint may always reach itself.
+            if subject.is_judged() && !same_endpoint(from, to) {
+                let subject_party = subject_party(subject);
+                let peer_party = party(fleet, config, peer, subject.node());
+                let verdict = oracle::judge(context, &subject_party, &peer_party, direction, port);
+                directions.push(direction_verdict(direction, verdict));
+            }
+        }
+        let verdict = together(&directions);
+        (directions, verdict)
+    }
+
+    fn is_of_host_policy(&self, found: &Found) -> bool {
+        matches!(found.what, What::Node { .. })
+            && self.policies.iter().any(|policy| policy.selects(&subject_party(found)))
     }
 }
 
@@ -113,6 +136,11 @@ impl Found {
     }
 }
 
+fn together(directions: &[v1::DirectionVerdict]) -> v1::Verdict {
+    let denied = directions.iter().any(|direction| direction.verdict() == v1::Verdict::Deny);
+    if denied { v1::Verdict::Deny } else { v1::Verdict::Allow }
+}
+
 fn same_endpoint(from: &Found, to: &Found) -> bool {
     match (&from.what, &to.what) {
         (What::Endpoint { name: Some(from), .. }, What::Endpoint { name: Some(to), .. }) => from == to,
@@ -136,6 +164,16 @@ fn family(request: &v1::ExplainRequest) -> Result<Option<u32>, Status> {
         4 | 6 => Ok(Some(request.family)),
         other => Err(errors::bad_field("family", format!("{other}, expected 4 or 6"))),
     }
+}
+
+/// Of an end that is an address: the other end has one of that family.
+fn family_of(parties: [&Option<v1::Party>; 2]) -> Option<u32> {
+    let address = |party: &Option<v1::Party>| match party.as_ref()?.party.as_ref()? {
+        v1::party::Party::Name(name) => name.parse::<IpAddr>().ok(),
+        v1::party::Party::Labels(_) => None,
+    };
+    let address = parties.into_iter().find_map(address)?;
+    Some(if address.is_ipv4() { 4 } else { 6 })
 }
 
 fn flow_port(port: Option<&v1::FlowPort>) -> Result<FlowPort, Status> {
@@ -258,6 +296,7 @@ fn direction_verdict(direction: Direction, verdict: oracle::Verdict) -> v1::Dire
         verdict: verdict_number(verdict.action).into(),
         steps: verdict.steps.into_iter().map(step_message).collect(),
         audit,
+        subject: String::new(),
     }
 }
 

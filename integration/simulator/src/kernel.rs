@@ -155,10 +155,11 @@ impl Datapath for Kernel {
     fn end_sockets(
         &mut self,
         namespaces: &[String],
-        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+        protocols: &[u8],
+        serves: &(dyn Fn(u8, &SocketPeer) -> bool + Sync),
     ) -> Result<u64, KernelError> {
         self.alive()?;
-        self.twin.end_sockets(namespaces, serves)
+        self.twin.end_sockets(namespaces, protocols, serves)
     }
 
     fn sockets_attached(&mut self) -> Result<bool, KernelError> {

@@ -1,6 +1,7 @@
 //! Services on this node: what the controllers say of one becomes tables and frontends ([`view`]), those get slots
 //! ([`place`]), and what differs from the kernel becomes steps. Pure.
 
+pub mod choice;
 mod place;
 pub mod service;
 pub mod sources;
@@ -17,7 +18,7 @@ use weft_shared::{
     layout::{
         Address,
         maps::FRONTENDS_MAX,
-        service::{Frontend, FrontendKey, SocketPeer, UDP},
+        service::{Frontend, FrontendKey, SocketPeer, TCP},
     },
 };
 
@@ -175,14 +176,23 @@ pub struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// Whether a UDP socket may stay connected: the service that it called still has the backend.
-    pub fn serves(&self, peer: &SocketPeer) -> bool {
+    /// Whether a service asks for TCP connections to be ended.
+    pub fn ends_connections(&self) -> bool {
+        self.tables.iter().any(|(key, table)| key.protocol == TCP && table.ends_connections())
+    }
+
+    /// Whether a socket of the protocol may stay connected: the service that it called still has the backend, or does not ask any
+    /// more for connections to be ended.
+    pub fn serves(&self, protocol: u8, peer: &SocketPeer) -> bool {
         let SocketPeer { frontend, backend } = peer;
-        let exact = FrontendKey::address(frontend.address, frontend.port, UDP);
-        let node_port = FrontendKey::node_port(frontend.address.is_v4(), frontend.port, UDP);
+        let exact = FrontendKey::address(frontend.address, frontend.port, protocol);
+        let node_port = FrontendKey::node_port(frontend.address.is_v4(), frontend.port, protocol);
         let Some(table) = self.tables.get(&exact).or_else(|| self.tables.get(&node_port)) else {
             return false;
         };
+        if protocol == TCP && !table.ends_connections() {
+            return true;
+        }
         table.backends().iter().any(|has| {
             let port = if has.port == 0 { frontend.port } else { has.port.to_be() };
             Address::from(has.address) == backend.address && port == backend.port

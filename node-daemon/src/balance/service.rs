@@ -10,6 +10,8 @@ use weft_shared::{
     service::shares::WEIGHT_MAX,
 };
 
+pub use weft_shared::service::model::BackendState as State;
+
 use super::sources::Sources;
 use crate::health::{Check, Http};
 
@@ -34,6 +36,8 @@ pub struct Service {
     pub slots: u16,
     /// `None`: backends are not probed.
     pub health_check: Option<Check>,
+    /// TCP connections of processes to backends that have gone are ended.
+    pub end_connections: bool,
 }
 
 /// How the backend of a new flow is picked.
@@ -79,14 +83,6 @@ pub struct Backend {
     pub probed_by: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Active,
-    Terminating,
-    Quarantined,
-    Maintenance,
-}
-
 impl TryFrom<&v1::NodeService> for Service {
     type Error = FieldError;
 
@@ -123,6 +119,7 @@ impl TryFrom<&v1::NodeService> for Service {
             topology_label: Some(sent.topology_label.clone()).filter(|label| !label.is_empty()),
             slots,
             health_check: sent.health_check.as_ref().map(health_check).transpose()?,
+            end_connections: sent.end_connections,
         })
     }
 }

@@ -20,6 +20,7 @@ use weft_shared::{
         Address,
         service::{FrontendKey, frontend_flags},
     },
+    service::takers::takers,
 };
 
 use super::{
@@ -116,27 +117,19 @@ fn table(service: &Service, here: &Here, numbers: Numbers, (v4, scope): (bool, S
             local: backend.node == here.node,
         })
     });
-    let Service { algorithm, forwarding, affinity_seconds, slots, .. } = *service;
+    let Service { algorithm, forwarding, affinity_seconds, slots, end_connections, .. } = *service;
     let sources = service.sources.as_ref().map(|sources| sources.of_family(v4, numbers));
     let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
-    Table::new(Manner { random, dsr, sources, affinity_seconds, slots }, backends.collect())
+    let manner = Manner { random, dsr, sources, end_connections, affinity_seconds, slots };
+    Table::new(manner, backends.collect())
 }
 
 type Place = (std::net::IpAddr, u16);
 
 /// Who takes new flows.
 fn taking(service: &Service, here: &Here, scope: Scope, candidates: &[&Backend]) -> BTreeSet<Place> {
-    let of_state = |state: State| candidates.iter().filter(move |backend| backend.state == state);
-    let places = |backends: &mut dyn Iterator<Item = &&Backend>| -> BTreeSet<Place> {
-        backends.map(|backend| (backend.address, backend.port)).collect()
-    };
     let label = service.topology_label.as_ref().filter(|_| scope == Scope::Inside);
-    if let Some(own) = label.and_then(|label| here.labels.get(label)).filter(|own| !own.is_empty()) {
-        let preferred = places(&mut of_state(State::Active).filter(|backend| backend.topology == *own));
-        if !preferred.is_empty() {
-            return preferred;
-        }
-    }
-    let active = places(&mut of_state(State::Active));
-    if active.is_empty() { places(&mut of_state(State::Quarantined)) } else { active }
+    let preferred = label.and_then(|label| here.labels.get(label)).map(String::as_str);
+    let takers = takers(candidates.iter().copied(), preferred, |backend| (backend.state, &backend.topology));
+    takers.into_iter().map(|backend| (backend.address, backend.port)).collect()
 }

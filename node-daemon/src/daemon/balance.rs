@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 use weft_proto::v1::{self, ResourceType};
-use weft_shared::layout::service::frontend_flags;
+use weft_shared::layout::service::{TCP, UDP, frontend_flags};
 
 use super::{Settings, State, repairs::Repair};
 use crate::{
@@ -28,6 +28,8 @@ pub(super) struct Balance {
     at_sockets: bool,
     /// Why they are not, although they should be.
     refused: Option<String>,
+    /// Services may have asked for connections to be ended whose sockets were not looked at since.
+    asked_to_end: bool,
 }
 
 impl Balance {
@@ -40,6 +42,8 @@ impl Balance {
             settled: None,
             at_sockets: false,
             refused: None,
+            // Of an earlier daemon.
+            asked_to_end: true,
         }
     }
 
@@ -115,18 +119,26 @@ impl<D: Datapath, L: Links> State<D, L> {
         Ok(())
     }
 
-    /// UDP sockets that are connected to backends that have gone would send into the void for ever: their processes are told.
+    /// UDP sockets that are connected to backends that have gone would send into the void for ever: their processes are told. So are those
+    /// of TCP connections, where a service asks for it: of the many that a node may have, those are not looked at else.
     fn end_sockets(&mut self) {
         let endpoints = self.attachments.endpoints.values();
         let namespaces: Vec<String> =
             endpoints.map(|own| own.netns.clone()).filter(|path| !path.is_empty()).collect();
         let serving = self.services.balancer.serving();
-        match self.datapath.end_sockets(&namespaces, &|peer| serving.serves(peer)) {
-            Ok(0) => {}
+        let asks_to_end = serving.ends_connections();
+        let protocols: &[u8] = if asks_to_end || self.services.asked_to_end { &[UDP, TCP] } else { &[UDP] };
+        let ended = self
+            .datapath
+            .end_sockets(&namespaces, protocols, &|protocol, peer| serving.serves(protocol, peer));
+        match ended {
             Ok(ended) => {
-                info!(ended, "UDP sockets were connected to backends that have gone: they are ended");
+                self.services.asked_to_end = asks_to_end;
+                if ended > 0 {
+                    info!(ended, "sockets were connected to backends that have gone: they are ended");
+                }
             }
-            Err(error) => warn!(%error, "UDP sockets stay connected to backends that have gone"),
+            Err(error) => warn!(%error, "sockets stay connected to backends that have gone"),
         }
     }
 

@@ -33,7 +33,7 @@ pub use attach::{AttachError, AttachSpec, Target};
 pub use command::{Core, CoreGone, EndpointState, Refusal, Welcomed};
 pub use network::Ground;
 pub use start::{Loaded, StartError};
-pub use tables::TablesError;
+pub use tables::{TablesError, backend_in_words};
 
 use crate::{
     desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},

@@ -90,12 +90,14 @@ fn in_words(slot: u32, image: &Image) -> v1::ServiceTable {
         algorithm: algorithm.into(),
         forwarding_mode: forwarding.into(),
         sources: image.sources,
+        end_connections: image.ends_connections,
         affinity_seconds: image.affinity_seconds,
         backends: image.backends.iter().map(|backend| backend_in_words(backend, image.slots)).collect(),
     }
 }
 
-fn backend_in_words(backend: &ImageBackend, slots: u16) -> v1::TableBackend {
+/// For people, with its part of so many slots.
+pub fn backend_in_words(backend: &ImageBackend, slots: u16) -> v1::TableBackend {
     // There are no more of them than 16 bits count.
     let own = u16::try_from(backend.slots).unwrap_or(u16::MAX);
     v1::TableBackend {

@@ -37,6 +37,7 @@ pub const FEATURES: &[&str] = &[
     features::HOST_TO_ENDPOINT,
     features::SERVICES,
     features::SERVICE_HEALTH,
+    features::SERVICE_END_CONNECTIONS,
     features::PREFILTER,
     features::SHAPING,
 ];

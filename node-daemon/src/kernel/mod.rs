@@ -133,12 +133,13 @@ pub trait Datapath: Send + 'static {
     /// Attaches the socket programs to a cgroup, or replaces in place those that an earlier daemon attached there.
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<Attached, KernelError>;
 
-    /// Ends the connected UDP sockets of this namespace and of those at the paths whose service does not serve them any more. How many
-    /// there were; a namespace that has gone has none.
+    /// Ends the connected sockets of these protocols (UDP, TCP), of this namespace and of those at the paths, whose service does not serve
+    /// them any more. How many there were; a namespace that has gone has none.
     fn end_sockets(
         &mut self,
         namespaces: &[String],
-        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+        protocols: &[u8],
+        serves: &(dyn Fn(u8, &SocketPeer) -> bool + Sync),
     ) -> Result<u64, KernelError>;
 
     /// Whether some daemon has attached the programs that pace connections.

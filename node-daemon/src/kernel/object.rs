@@ -15,7 +15,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_shared::layout::{
     Config, Connection, ConnectionKey, Flow, FlowKey, Point, Reason,
     maps::{self as names, Counter},
-    service::{Element, SocketPeer},
+    service::{Affinity, AffinityKey, Element, Frontend, FrontendKey, SocketPeer},
     shaping::{Pair, RoundTrips},
 };
 
@@ -168,6 +168,21 @@ impl Object {
         self.services.forget_connection(key)
     }
 
+    /// The row of a frontend.
+    pub(super) fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, KernelError> {
+        self.services.frontend(key)
+    }
+
+    /// Of programs loaded beside those of a daemon that runs: what those remember of who calls, which these then know, too.
+    pub(super) fn recall(
+        &mut self,
+        connection: &ConnectionKey,
+        client: &AffinityKey,
+    ) -> Result<(Option<Connection>, Option<Affinity>), KernelError> {
+        let maps = self.directory()?.join("maps");
+        self.services.recall(&maps, connection, client)
+    }
+
     /// A program of tc, for tests that run it on packets of their own.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
         program(&mut self.ebpf, name)
@@ -286,22 +301,24 @@ impl Datapath for Object {
     fn end_sockets(
         &mut self,
         namespaces: &[String],
-        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+        protocols: &[u8],
+        serves: &(dyn Fn(u8, &SocketPeer) -> bool + Sync),
     ) -> Result<u64, KernelError> {
         let what = || "end sockets of backends that have gone".to_owned();
         let failed = |error: io::Error| KernelError::new(what(), error);
         let services = &self.services;
         // One that called no service is its own master.
-        let is_to_end = |cookie, backend| {
+        let is_to_end = |protocol, cookie, backend| {
             services
                 .called(cookie, backend)
-                .is_some_and(|frontend| !serves(&SocketPeer { frontend, backend }))
+                .is_some_and(|frontend| !serves(protocol, &SocketPeer { frontend, backend }))
         };
-        let mut ended = sockets::end(&is_to_end).map_err(failed)?;
+        let end = || sockets::end(protocols, &is_to_end);
+        let mut ended = end().map_err(failed)?;
         for namespace in namespaces {
             match fs::File::open(namespace) {
                 Ok(namespace) => {
-                    ended += sockets::within(&namespace, || sockets::end(&is_to_end)).map_err(failed)?;
+                    ended += sockets::within(&namespace, end).map_err(failed)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(in_path("open", Path::new(namespace), error)),

@@ -1,11 +1,15 @@
 //! What the kernel programs do with a made packet, tried without a trace: the very programs, loaded once more, with the
 //! tables of those that are attached. The packet goes nowhere, and no flow, counter or event of the node's changes.
 
+mod call;
+
 use std::{net::IpAddr, path::PathBuf};
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use weft_shared::layout::{Address, Class, Config, Event, Peer, Point, Reason};
 
+pub use self::call::Called;
+use self::call::Side;
 use super::{
     Datapath as _, KernelError,
     object::{Object, Options},
@@ -26,14 +30,14 @@ pub struct Probe {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Judged {
-    /// The program that judged.
-    pub point: Point,
-    /// Why the packet goes where it goes, or goes no further.
-    pub reason: Reason,
+    /// The program that judged, and why the packet goes where it goes, or goes no further. `None`: none that can be tried sees it.
+    pub tried: Option<(Point, Reason)>,
     /// With the rules that decided.
     pub event: Option<Event>,
+    /// The destination is a service's frontend.
+    pub service: Option<Called>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,8 @@ pub enum ProbeError {
 
 /// Few: the packet's own.
 const FLOWS_MAX: u32 = 64;
+/// What a packet may grow by: an answer that says it was refused.
+const ROOM: usize = 128;
 
 /// Which program sees the packet, and where it came from.
 struct Place {
@@ -69,22 +75,34 @@ impl Probe {
             flows_max: Some(FLOWS_MAX),
         };
         let mut object = Object::load_beside(&options)?;
-        let place = self.place(&object.read_tables()?, made)?;
-        let packet = made::packet(made, place.source_mac, place.destination_mac)?;
-        let mut events = object.events()?;
-        object.switch()?.set_allowed(true)?;
-        run(&mut object, &place, &packet)?;
-        let counted = object.counters()?;
-        let (_, reason, _) =
-            counted.first().ok_or_else(|| KernelError::new("try a packet", "the program counted none"))?;
-        Ok(Judged { point: place.point, reason: *reason, event: events.try_next() })
-    }
-
-    fn place(&self, tables: &Tables, made: &Made) -> Result<Place, ProbeError> {
-        let lengths = Lengths::of([tables]);
-        let who = Who::new(tables, &lengths);
+        let tables = object.read_tables()?;
+        let lengths = Lengths::of([&tables]);
+        let who = Who::new(&tables, &lengths);
         let [source, destination] =
             [made.source, made.destination].map(|address| who.is(Address::from(address)));
+        let Some(mut called) = call::find(&mut object, made, [&source, &destination])? else {
+            let place = self.place(&tables, [&source, &destination], made)?;
+            return Ok(try_packet(&mut object, &place, made)?.0);
+        };
+        if called.side == Side::Socket {
+            return Ok(Judged { tried: None, event: None, service: Some(called.answer) });
+        }
+        let place = match called.side {
+            Side::Outside => OUTSIDE,
+            _ => self.place(&tables, [&source, &destination], made)?,
+        };
+        let (judged, frame) = try_packet(&mut object, &place, made)?;
+        called.found(judged.tried, made::destination(&frame));
+        let judged = match judged.tried {
+            // XDP has sent it on before.
+            Some((_, Reason::ServiceElsewhere)) => Judged { tried: None, event: None, service: None },
+            _ => judged,
+        };
+        Ok(Judged { service: Some(called.answer), ..judged })
+    }
+
+    fn place(&self, tables: &Tables, ends: [&Peer; 2], made: &Made) -> Result<Place, ProbeError> {
+        let [source, destination] = ends;
         if let Some(own) = tables.endpoints.get(&source.ifindex) {
             return Ok(Place {
                 point: Point::FromEndpoint,
@@ -106,7 +124,7 @@ impl Probe {
     }
 
     /// The interface by which packets of a party that is not an endpoint of this node come.
-    fn comes_by(&self, source: Peer) -> u32 {
+    fn comes_by(&self, source: &Peer) -> u32 {
         match Class::from_number(source.class) {
             Some(Class::Fleet | Class::Unmanaged) => self.config.overlay_ifindex,
             // The node itself, and what the stack has routed.
@@ -115,16 +133,40 @@ impl Probe {
     }
 }
 
-fn run(object: &mut Object, place: &Place, packet: &[u8]) -> Result<(), KernelError> {
+/// Some uplink: the programs don't ask which.
+const OUTSIDE: Place = Place {
+    point: Point::FromUplink,
+    ifindex: 0,
+    ingress_ifindex: 0,
+    source_mac: [2, 0, 0, 0, 0, 1],
+    destination_mac: [2, 0, 0, 0, 0, 2],
+};
+
+/// What became of the made packet, and how it was then.
+fn try_packet(object: &mut Object, place: &Place, made: &Made) -> Result<(Judged, Vec<u8>), ProbeError> {
+    let packet = made::packet(made, place.source_mac, place.destination_mac)?;
+    let mut events = object.events()?;
+    object.switch()?.set_allowed(true)?;
+    let frame = run(object, place, &packet)?;
+    let counted = object.counters()?;
+    let (_, reason, _) =
+        counted.first().ok_or_else(|| KernelError::new("try a packet", "the program counted none"))?;
+    let judged = Judged { tried: Some((place.point, *reason)), event: events.try_next(), service: None };
+    Ok((judged, frame))
+}
+
+fn run(object: &mut Object, place: &Place, packet: &[u8]) -> Result<Vec<u8>, KernelError> {
     let context = context(place.ifindex, place.ingress_ifindex);
     let program = object.program(place.point.name())?;
+    let mut frame = vec![0; packet.len() + ROOM];
     let run = program.test_run(TestRunOptions {
         data_in: Some(packet),
+        data_out: Some(&mut frame),
         ctx_in: Some(&context),
         ..TestRunOptions::default()
     });
-    run.map(drop)
-        .map_err(|error| KernelError::new(format!("try a packet with {}", place.point.name()), error))
+    run.map_err(|error| KernelError::new(format!("try a packet with {}", place.point.name()), error))?;
+    Ok(frame)
 }
 
 /// `struct __sk_buff` for a try, with the two fields that the kernel takes from there: where the program runs, and where the

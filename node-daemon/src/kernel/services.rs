@@ -5,6 +5,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -12,19 +13,20 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, MapData, MapInfo,
+        Array, HashMap, Map, MapData, MapError, MapInfo,
         lpm_trie::{Key, LpmTrie},
     },
 };
-use bytemuck::Zeroable as _;
+use bytemuck::{Pod, Zeroable as _};
 use ipnet::IpNet;
 use weft_shared::{
     balance::table::Table,
     layout::{
-        Address, Connection, ConnectionKey, PrefixKey, maps as names,
+        Address, Connection, ConnectionKey, PrefixKey,
+        maps::{self as names, MapName},
         service::{
-            ANY_SERVED, Element, Frontend, FrontendKey, Party, SERVED_WORDS, SocketFlowKey, SourceKey,
-            TableNote, Way, served_bit,
+            ANY_SERVED, Affinity, AffinityKey, Element, Frontend, FrontendKey, Party, SERVED_WORDS,
+            SocketFlowKey, SourceKey, TableNote, Way, served_bit,
         },
     },
 };
@@ -49,6 +51,7 @@ pub(super) struct ServiceMaps {
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
     connections: PlainHash<ConnectionKey, Connection>,
+    affinity: PlainHash<AffinityKey, Affinity>,
     served: Array<MapData, u64>,
     own: Array<MapData, Plain<Address>>,
     sources: LpmTrie<MapData, [u32; 5], u32>,
@@ -65,6 +68,7 @@ impl ServiceMaps {
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
         let connections = take(ebpf, names::CONNECTIONS)?;
+        let affinity = take(ebpf, names::AFFINITY)?;
         let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
         let sources = take(ebpf, names::SOURCES)?;
         Ok(Self {
@@ -73,6 +77,7 @@ impl ServiceMaps {
             notes,
             flows,
             connections,
+            affinity,
             served,
             own,
             sources,
@@ -96,6 +101,25 @@ impl ServiceMaps {
 
     pub(super) fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
         absent_is_fine(self.connections.remove(&Plain(*key))).map_err(failed(names::CONNECTIONS))
+    }
+
+    pub(super) fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, KernelError> {
+        one(&self.frontends, key, names::FRONTENDS)
+    }
+
+    /// What the programs of a daemon that runs remember of who calls, with its maps below the directory: these programs remember it
+    /// from now on, too. Looking leaves no trace: a system call does not count as use.
+    pub(super) fn recall(
+        &mut self,
+        maps: &Path,
+        connection: &ConnectionKey,
+        client: &AffinityKey,
+    ) -> Result<(Option<Connection>, Option<Affinity>), KernelError> {
+        let known = one(&pinned(maps, names::CONNECTIONS)?, connection, names::CONNECTIONS)?;
+        let kept = one(&pinned(maps, names::AFFINITY)?, client, names::AFFINITY)?;
+        set(&mut self.connections, &Plain(*connection), known.map(Plain), names::CONNECTIONS)?;
+        set(&mut self.affinity, &Plain(*client), kept.map(Plain), names::AFFINITY)?;
+        Ok((known, kept))
     }
 
     pub(super) fn read(&mut self) -> Result<Services, KernelError> {
@@ -243,6 +267,20 @@ impl ServiceMaps {
     }
 }
 
+fn one<K: Pod, V: Pod>(map: &PlainHash<K, V>, key: &K, name: MapName) -> Result<Option<V>, KernelError> {
+    match map.get(&Plain(*key), 0) {
+        Ok(Plain(row)) => Ok(Some(row)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed(name)(error)),
+    }
+}
+
+/// A map of a daemon that runs.
+fn pinned<K: Pod, V: Pod>(maps: &Path, name: MapName) -> Result<PlainHash<K, V>, KernelError> {
+    let map = MapData::from_pin(maps.join(name.pin)).map_err(failed(name))?;
+    Map::from_map_data(map).and_then(HashMap::try_from).map_err(failed(name))
+}
+
 fn source_key(set: u32, prefix: IpNet) -> Key<[u32; 5]> {
     let PrefixKey { bits, address: Address { words: [a, b, c, d] } } = prefix_key(prefix);
     Key::new(SourceKey::SET_BITS + bits, [set, a, b, c, d])
@@ -320,7 +358,14 @@ mod tests {
             new_flows: true,
             local: false,
         };
-        let manner = Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 16_381 };
+        let manner = Manner {
+            random: false,
+            dsr: false,
+            sources: None,
+            end_connections: false,
+            affinity_seconds: 0,
+            slots: 16_381,
+        };
         let table = Table::new(manner, (0..100).map(backend).collect());
         let bytes = 10_000 * array_bytes(table.length().into());
         assert_eq!(bytes / (1024 * 1024), 351);

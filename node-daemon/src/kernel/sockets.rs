@@ -1,4 +1,4 @@
-//! Ends connected sockets: over netlink (`sock_diag(7)`; UDP since kernel 4.9, commit 5d77dca82839). What programs keep with a
+//! Ends connected sockets: over netlink (`sock_diag(7)`; TCP since kernel 4.5, commit c1e64e298b8c, UDP since 4.9, commit 5d77dca82839). What programs keep with a
 //! socket it tells of TCP alone, so who a socket was connected by is found by its cookie.
 
 use std::{fs::File, io, thread};
@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use weft_shared::layout::{
     Address,
-    service::{Party, UDP},
+    service::{Party, TCP},
 };
 
 use super::trusted::from_bytes;
@@ -20,8 +20,10 @@ const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-/// Of the states that sockets are in, the one of those that are connected.
+/// Of the states that sockets are in (`net/tcp_states.h`), those of connected ones, for UDP and for TCP: established, and SYN sent, and closed by the
+/// other end alone. What the process itself has closed it does not wait for.
 const CONNECTED: u32 = 1 << 1;
+const CONNECTED_TCP: u32 = CONNECTED | 1 << 2 | 1 << 8;
 
 /// `struct nlmsghdr`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -84,20 +86,30 @@ pub(super) fn within<T: Send>(
     })
 }
 
-/// Ends the connected UDP sockets of the thread's namespace for which `is_to_end` says so, by their cookies and peers. How many
-/// there were.
-pub(super) fn end(is_to_end: &dyn Fn(u64, Party) -> bool) -> io::Result<u64> {
+/// Ends the connected sockets of the protocols in the thread's namespace for which `is_to_end` says so, by their protocols, cookies and
+/// peers. How many there were.
+pub(super) fn end(protocols: &[u8], is_to_end: &dyn Fn(u8, u64, Party) -> bool) -> io::Result<u64> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     let mut ended = 0;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let family = u8::try_from(family).map_err(|_| io::ErrorKind::InvalidInput)?;
-        for id in connected(&socket, family)? {
-            if is_to_end(id.cookie(), id.peer(family)) && end_one(&socket, family, id)? {
-                ended += 1;
+    for protocol in protocols.iter().copied() {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let family = u8::try_from(family).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let of = Kind { family, protocol };
+            for id in connected(&socket, of)? {
+                if is_to_end(protocol, id.cookie(), id.peer(family)) && end_one(&socket, of, id)? {
+                    ended += 1;
+                }
             }
         }
     }
     Ok(ended)
+}
+
+/// What kind of sockets is meant.
+#[derive(Clone, Copy)]
+struct Kind {
+    family: u8,
+    protocol: u8,
 }
 
 impl SocketId {
@@ -116,12 +128,13 @@ impl SocketId {
     }
 }
 
-fn question(family: u8, socket: SocketId) -> Question {
-    Question { family, protocol: UDP, extensions: 0, padding: 0, states: CONNECTED, socket }
+fn question(Kind { family, protocol }: Kind, socket: SocketId) -> Question {
+    let states = if protocol == TCP { CONNECTED_TCP } else { CONNECTED };
+    Question { family, protocol, extensions: 0, padding: 0, states, socket }
 }
 
-fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
-    let question = question(family, SocketId::zeroed());
+fn connected(socket: &Socket, of: Kind) -> io::Result<Vec<SocketId>> {
+    let question = question(of, SocketId::zeroed());
     send(socket, BY_FAMILY, REQUEST | DUMP, bytemuck::bytes_of(&question))?;
     let mut found = Vec::new();
     loop {
@@ -141,8 +154,8 @@ fn connected(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
 }
 
 /// `false`: it has gone already.
-fn end_one(socket: &Socket, family: u8, id: SocketId) -> io::Result<bool> {
-    send(socket, DESTROY, REQUEST | ACKNOWLEDGE, bytemuck::bytes_of(&question(family, id)))?;
+fn end_one(socket: &Socket, of: Kind, id: SocketId) -> io::Result<bool> {
+    send(socket, DESTROY, REQUEST | ACKNOWLEDGE, bytemuck::bytes_of(&question(of, id)))?;
     let (bytes, _) = socket.recv_from_full()?;
     match message(&bytes).and_then(|(_, body, _)| error(body)) {
         None => Ok(true),

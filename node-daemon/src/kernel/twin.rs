@@ -39,8 +39,8 @@ pub struct TwinState {
     pub services: Services,
     /// Every step of services ever written, in order.
     pub service_steps: Vec<ServiceStep>,
-    /// Of connected UDP sockets.
-    pub sockets: Vec<SocketPeer>,
+    /// Of connected sockets, with their protocols.
+    pub sockets: Vec<(u8, SocketPeer)>,
     pub prefilters: Lists,
     /// Every step of prefilters ever written, in order.
     pub prefilter_steps: Vec<PrefilterStep>,
@@ -146,11 +146,12 @@ impl Datapath for Twin {
     fn end_sockets(
         &mut self,
         _: &[String],
-        serves: &(dyn Fn(&SocketPeer) -> bool + Sync),
+        protocols: &[u8],
+        serves: &(dyn Fn(u8, &SocketPeer) -> bool + Sync),
     ) -> Result<u64, KernelError> {
         self.with(|state| {
             let before = state.sockets.len();
-            state.sockets.retain(serves);
+            state.sockets.retain(|(protocol, peer)| !protocols.contains(protocol) || serves(*protocol, peer));
             Ok((before - state.sockets.len()) as u64)
         })
     }

@@ -4,12 +4,14 @@ use tokio::task::spawn_blocking;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 use weft_proto::v1;
+use weft_shared::balance::image::ImageBackend;
 
 use crate::{
-    daemon::Core,
-    kernel::probe::{Probe, ProbeError},
+    balance::choice::Why,
+    daemon::{Core, backend_in_words},
+    kernel::probe::{Called, Probe, ProbeError},
     observe::{
-        made::Made,
+        made::{Made, SOURCE_PORT},
         words::{Epoch, in_words},
     },
 };
@@ -24,7 +26,32 @@ pub(super) async fn judge(
     let judged =
         judged.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| status(&error))?;
     let event = judged.event.map(|event| in_words(&event, &core.names(), Epoch::now()));
-    Ok(v1::JudgeResponse { event, outcome: judged.reason.name().to_owned() })
+    let outcome = judged.tried.map(|(_, reason)| reason.name().to_owned()).unwrap_or_default();
+    Ok(v1::JudgeResponse { event, outcome, service: judged.service.map(|called| call(&called, &made)) })
+}
+
+fn call(called: &Called, made: &Made) -> v1::JudgedCall {
+    let slots = called.image.as_ref().map_or(0, |image| image.slots);
+    // The port that the packet gets.
+    let backend = |one: &ImageBackend| {
+        let port = if one.port == 0 { made.port } else { one.port };
+        backend_in_words(&ImageBackend { port, ..*one }, slots)
+    };
+    let taking = called.image.iter().flat_map(|image| &image.backends).filter(|one| one.new_flows);
+    let choice = match called.why {
+        None => v1::BackendChoice::Unspecified,
+        Some(Why::Hash) => v1::BackendChoice::Hash,
+        Some(Why::Affinity) => v1::BackendChoice::Affinity,
+        Some(Why::Connection) => v1::BackendChoice::Connection,
+    };
+    v1::JudgedCall {
+        slot: called.slot,
+        source_port: made.source_port.into(),
+        backend: called.backend.as_ref().map(backend),
+        choice: choice.into(),
+        at_sockets: called.at_sockets,
+        backends: taking.map(backend).collect(),
+    }
 }
 
 fn status(error: &ProbeError) -> Status {
@@ -39,16 +66,16 @@ fn made(request: &v1::JudgeRequest) -> Result<Made, Status> {
     let address = |field, text: &str| {
         text.parse().map_err(|_| wrong(field, &format!("\"{text}\" is not an address such as 10.200.1.2")))
     };
+    let port =
+        |field, port: u32| port.try_into().map_err(|_| wrong(field, &format!("{port}, expected 0 to 65535")));
     Ok(Made {
         source: address("source", &request.source)?,
         destination: address("destination", &request.destination)?,
         protocol: request.protocol_number.try_into().map_err(|_| {
             wrong("protocolNumber", &format!("{}, expected 0 to 255", request.protocol_number))
         })?,
-        port: request
-            .port
-            .try_into()
-            .map_err(|_| wrong("port", &format!("{}, expected 0 to 65535", request.port)))?,
+        port: port("port", request.port)?,
+        source_port: port("sourcePort", request.source_port.unwrap_or(SOURCE_PORT.into()))?,
     })
 }
 

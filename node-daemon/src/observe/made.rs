@@ -12,6 +12,8 @@ pub struct Made {
     pub protocol: u8,
     /// TCP, UDP, SCTP: destination port; ICMP: type * 256 + code.
     pub port: u16,
+    /// TCP, UDP, SCTP.
+    pub source_port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +29,10 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
-/// Of the ports that systems give to clients (RFC 6335); whoever asks can't mean a certain one.
-const SOURCE_PORT: u16 = 49_152;
+/// Of the ports that systems give to clients (RFC 6335), for whoever asks without a certain one in mind.
+pub const SOURCE_PORT: u16 = 49_152;
 const HOPS: u8 = 64;
+const ETHERNET: usize = 14;
 
 /// The frame.
 pub fn packet(made: &Made, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Result<Vec<u8>, MadeError> {
@@ -62,6 +65,21 @@ pub fn packet(made: &Made, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Res
     Ok(frame)
 }
 
+/// Where a frame goes that was [`packet`]'s and was changed since: the address, and the port of a protocol that has ports.
+pub fn destination(frame: &[u8]) -> Option<(IpAddr, u16)> {
+    let octets = |from: usize, count: usize| frame.get(from..from + count);
+    let port = |at| Some(u16::from_be_bytes(octets(at, 2)?.try_into().ok()?));
+    match octets(12, 2)? {
+        [0x08, 0x00] => {
+            Some((<[u8; 4]>::try_from(octets(ETHERNET + 16, 4)?).ok()?.into(), port(ETHERNET + 22)?))
+        }
+        [0x86, 0xdd] => {
+            Some((<[u8; 16]>::try_from(octets(ETHERNET + 24, 16)?).ok()?.into(), port(ETHERNET + 42)?))
+        }
+        _ => None,
+    }
+}
+
 /// Of some tens of bytes.
 fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes()
@@ -69,7 +87,7 @@ fn length(bytes: usize) -> [u8; 2] {
 
 fn transport(made: &Made) -> Vec<u8> {
     const SYN: u8 = 2;
-    let ports = [SOURCE_PORT.to_be_bytes(), made.port.to_be_bytes()].concat();
+    let ports = [made.source_port.to_be_bytes(), made.port.to_be_bytes()].concat();
     match made.protocol {
         // Five words of header.
         TCP => [&ports[..], &[0; 8], &[0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]].concat(),
@@ -87,7 +105,8 @@ mod tests {
     use super::*;
 
     fn made(source: &str, destination: &str, protocol: u8, port: u16) -> Made {
-        Made { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, port }
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        Made { source, destination, protocol, port, source_port: SOURCE_PORT }
     }
 
     #[test]
@@ -116,6 +135,7 @@ mod tests {
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(found, port);
+                assert_eq!(super::destination(&frame), Some((made.destination, port)));
             }
         }
     }

@@ -259,7 +259,7 @@ async fn sockets_of_backends_that_have_gone_are_ended_once_all_was_sent() {
         port: port.to_be(),
         zero: 0,
     };
-    let socket = |frontend, backend| SocketPeer { frontend, backend: party(backend, 8080) };
+    let socket = |frontend, backend| (17, SocketPeer { frontend, backend: party(backend, 8080) });
     let service = || party("10.96.0.53", 80);
     let sockets = [
         socket(service(), "10.200.1.5"),
@@ -281,6 +281,44 @@ async fn sockets_of_backends_that_have_gone_are_ended_once_all_was_sent() {
     stream.delta(delta(6, vec![udp(&["10.200.1.7"])])).await;
     stream.ack().await;
     assert_eq!(kernel.maps.with(|state| state.sockets.clone()), []);
+}
+
+#[tokio::test]
+async fn tcp_connections_are_ended_of_services_that_ask_for_it_and_of_those_that_asked_and_are_gone() {
+    let tcp = |name: &str, address: &str, end_connections| {
+        let mut upsert = service(name, address, &["10.200.1.5"]);
+        let sent = v1::NodeService::decode(upsert.bytes.clone()).unwrap();
+        upsert.bytes = v1::NodeService { end_connections, ..sent }.encode_to_vec().into();
+        upsert
+    };
+    let party = |address: &str, port: u16| Party {
+        address: address.parse::<IpAddr>().unwrap().into(),
+        port: port.to_be(),
+        zero: 0,
+    };
+    let socket = |service: &str, backend: &str| {
+        (6, SocketPeer { frontend: party(service, 80), backend: party(backend, 8080) })
+    };
+    let sockets = [
+        socket("10.96.0.1", "10.200.1.5"),
+        socket("10.96.0.1", "10.200.1.6"),
+        socket("10.96.0.2", "10.200.1.6"),
+    ];
+    let (state, kernel, fake) = (tempfile::tempdir().unwrap(), Kernel::default(), Fake::start().await);
+    kernel.maps.with(|state| state.sockets = sockets.to_vec());
+    let _node = Node::start(&kernel, state.path(), &[&fake.url]).await;
+    let mut stream = fake.stream().await;
+    stream.welcome("store-1", 5).await;
+    let services = [tcp("asks", "10.96.0.1", true), tcp("does-not", "10.96.0.2", false)];
+    let all = v1::Delta { in_sync: true, ..delta(4, base().into_iter().chain(services).collect()) };
+    stream.delta(all).await;
+    stream.ack().await;
+    let left = kernel.maps.with(|state| state.sockets.clone());
+    assert_eq!(left, [sockets[0], sockets[2]]);
+    let removes = vec![v1::Remove { r#type: ResourceType::Service.into(), name: "asks".to_owned() }];
+    stream.delta(v1::Delta { removes, ..delta(5, Vec::new()) }).await;
+    stream.ack().await;
+    assert_eq!(kernel.maps.with(|state| state.sockets.clone()), [sockets[2]]);
 }
 
 #[tokio::test]

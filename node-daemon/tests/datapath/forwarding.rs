@@ -58,8 +58,14 @@ const DB_NODE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 3];
 const CACHE_NODE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 4];
 const OUTSIDE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 5];
 
-pub(crate) const MANNER: Manner =
-    Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
+pub(crate) const MANNER: Manner = Manner {
+    random: false,
+    dsr: false,
+    sources: None,
+    end_connections: false,
+    affinity_seconds: 0,
+    slots: 251,
+};
 pub(crate) const DSR: Manner = Manner { dsr: true, ..MANNER };
 
 const CONFIG: Config = Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT };

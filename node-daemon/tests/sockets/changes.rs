@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
+use nix::sys::socket::{Backlog, listen};
 use weft_noded::kernel::{Attached, Datapath as _};
 use weft_shared::{
-    balance::table::Table,
+    balance::table::{Manner, Table},
     layout::{Address, service::SocketPeer},
 };
 
@@ -153,13 +155,101 @@ fn connected_sockets_of_a_backend_that_has_gone_are_ended_and_no_others() {
     let direct = UdpSocket::bind("0.0.0.0:0").unwrap();
     direct.connect((ip(1), 5353)).unwrap();
     let gone = [ip(1), "fd01::1".parse().unwrap()].map(Address::from);
-    let serves = |peer: &SocketPeer| !gone.contains(&peer.backend.address);
-    assert_eq!(world.object.end_sockets(&["/run/netns/gone".to_owned()], &serves).unwrap(), 3);
+    let serves = |_, peer: &SocketPeer| !gone.contains(&peer.backend.address);
+    assert_eq!(world.object.end_sockets(&["/run/netns/gone".to_owned()], &[UDP], &serves).unwrap(), 3);
     for socket in &going {
         assert!(socket.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted));
     }
     assert!(staying.iter().chain([&direct]).all(|socket| state(socket).is_none()));
-    assert_eq!(world.object.end_sockets(&[], &serves).unwrap(), 0);
+    assert_eq!(world.object.end_sockets(&[], &[UDP], &serves).unwrap(), 0);
+}
+
+/// A connection whose service's backend is the one with this number.
+fn tcp_to(last: u8, service: &str) -> TcpStream {
+    for _ in 0..200 {
+        let stream = TcpStream::connect(service).unwrap();
+        if greeting(&stream).to_string().ends_with(&last.to_string()) {
+            return stream;
+        }
+    }
+    panic!("none of 200 connections got the backend {last} of {service}");
+}
+
+fn echoes(mut stream: &TcpStream) -> bool {
+    let mut buffer = [0; 4];
+    stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut buffer)).is_ok() && &buffer == b"ping"
+}
+
+#[test]
+fn tcp_connections_to_a_backend_that_has_gone_are_ended_where_the_service_asks_for_it() {
+    let mut world = World::new();
+    for last in 1..=2 {
+        servers::tcp(&ip(last).to_string(), 8080);
+        servers::tcp(&format!("fd01::{last}"), 8080);
+    }
+    let asks = |net| Table::new(Manner { end_connections: true, ..MANNER }, backends(net, &[1, 2], 8080));
+    world.serve(key("10.96.0.1", 80, TCP), 1, &asks("10.1.0."));
+    world.serve(key("fd96::1", 80, TCP), 2, &asks("fd01::"));
+    world.serve(key("10.96.0.2", 80, TCP), 3, &table("10.1.0.", &[1, 2], 8080));
+    let services = [SERVICE, "[fd96::1]:80", "[::ffff:10.96.0.1]:80"];
+    let going = services.map(|service| tcp_to(1, service));
+    let staying: Vec<TcpStream> = services
+        .map(|service| tcp_to(2, service))
+        .into_iter()
+        .chain([tcp_to(1, "10.96.0.2:80"), TcpStream::connect((ip(1), 8080)).unwrap()])
+        .collect();
+    greeting(staying.last().unwrap());
+    let gone = [ip(1), "fd01::1".parse().unwrap()].map(Address::from);
+    let serves = |_, peer: &SocketPeer| !gone.contains(&peer.backend.address);
+    assert_eq!(world.object.end_sockets(&[], &[UDP], &serves).unwrap(), 0, "TCP was not asked for");
+    assert!(going.iter().all(echoes));
+
+    assert_eq!(world.object.end_sockets(&[], &[UDP, TCP], &serves).unwrap(), 3);
+
+    for mut stream in &going {
+        let heard = stream.read(&mut [0; 1]).unwrap_err().kind();
+        assert_eq!(heard, ErrorKind::ConnectionAborted);
+    }
+    assert!(staying.iter().all(echoes));
+    assert_eq!(world.object.end_sockets(&[], &[UDP, TCP], &serves).unwrap(), 0);
+}
+
+/// A listener whose queue is full, so that it answers nobody, with those in it.
+fn full_listener(address: IpAddr) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    // Again, with a queue for one.
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let at = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&at, Duration::from_millis(300)) {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+/// A process may wait for the other end before it has answered, and have more to say after it has said its last.
+#[test]
+fn tcp_connections_that_are_being_made_or_half_closed_are_ended_too() {
+    let mut world = World::new();
+    let half = TcpListener::bind((ip(2), 8082)).unwrap();
+    let manner = Manner { end_connections: true, ..MANNER };
+    world.serve(key("10.96.0.4", 80, TCP), 1, &Table::new(manner, backends("10.1.0.", &[2], 8082)));
+    let mut stream = TcpStream::connect("10.96.0.4:80").unwrap();
+    half.accept().unwrap().0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the other end has closed");
+    assert_eq!(world.object.end_sockets(&[], &[TCP], &|_, _| false).unwrap(), 1);
+    assert!(stream.write_all(b"more").is_err());
+
+    let (full, _waiting) = full_listener(ip(1));
+    let port = full.local_addr().unwrap().port();
+    world.serve(key("10.96.0.5", 80, TCP), 2, &Table::new(manner, backends("10.1.0.", &[1], port)));
+    let waiting = thread::spawn(|| TcpStream::connect("10.96.0.5:80").unwrap_err().kind());
+    let deadline = tokio::time::Instant::now() + servers::SOON;
+    while world.object.end_sockets(&[], &[TCP], &|_, _| false).unwrap() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "no connection was being made");
+        thread::yield_now();
+    }
+    assert_eq!(waiting.join().unwrap(), ErrorKind::ConnectionAborted);
 }
 
 #[test]
@@ -179,8 +269,8 @@ fn sockets_in_other_namespaces_are_found_there() {
         socket.recv(&mut [0; 64]).unwrap_err().kind()
     });
     let namespace = told.recv().unwrap();
-    assert_eq!(world.object.end_sockets(&[], &|_| false).unwrap(), 0);
-    assert_eq!(world.object.end_sockets(&[namespace], &|_| false).unwrap(), 1);
+    assert_eq!(world.object.end_sockets(&[], &[UDP], &|_, _| false).unwrap(), 0);
+    assert_eq!(world.object.end_sockets(&[namespace], &[UDP], &|_, _| false).unwrap(), 1);
     done.send(()).unwrap();
     assert_eq!(workload.join().unwrap(), ErrorKind::ConnectionAborted);
 }

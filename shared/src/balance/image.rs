@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::layout::service::{
     Element, SLOTS_PER_ELEMENT, ServiceBackend, ServiceHeader, SlotsElement, backend_flags, service_flags,
+    slot_of,
 };
 
 /// What a table in the kernel says.
@@ -15,12 +16,16 @@ pub struct Image {
     pub dsr: bool,
     /// Flows are judged by their source.
     pub sources: bool,
+    /// Connections to backends that have gone are ended.
+    pub ends_connections: bool,
     /// 0: none.
     pub affinity_seconds: u32,
     /// Of the Maglev table.
     pub slots: u16,
     /// In the order of their numbers.
     pub backends: Vec<ImageBackend>,
+    /// The number of a backend for each slot.
+    numbers: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +71,31 @@ impl Image {
             random: header.flags & service_flags::RANDOM != 0,
             dsr: header.flags & service_flags::DSR != 0,
             sources: header.flags & service_flags::SOURCES != 0,
+            ends_connections: header.flags & service_flags::END_CONNECTIONS != 0,
             affinity_seconds: header.affinity_seconds,
             slots: header.slots,
             backends: rows.iter().map(|row| backend(bytemuck::cast(*row))).collect(),
+            numbers: Vec::with_capacity(header.slots.into()),
         };
         let numbers = slots.iter().flat_map(|element| bytemuck::cast::<_, SlotsElement>(*element));
         for (slot, number) in numbers.take(header.slots.into()).enumerate() {
             let backend = image.backends.get_mut(usize::from(number));
             let backend = backend.ok_or(ImageError::NoBackend { slot, number, backends: header.backends })?;
             backend.slots += 1;
+            image.numbers.push(number);
         }
         Ok(Some(image))
+    }
+
+    /// The backend of a new flow with this hash; `None`: nobody takes it.
+    pub fn place(&self, hash: u32) -> Option<&ImageBackend> {
+        let number = self.numbers.get(slot_of(hash, self.slots) as usize)?;
+        self.backends.get(usize::from(*number))
+    }
+
+    /// A backend that a flow or a client had, if it still is one.
+    pub fn find(&self, address: IpAddr, port: u16) -> Option<&ImageBackend> {
+        self.backends.iter().find(|backend| (backend.address, backend.port) == (address, port))
     }
 }
 
@@ -110,6 +129,7 @@ mod tests {
             random: true,
             dsr: false,
             sources: Some(Sources { set: 1, denied: false }),
+            end_connections: true,
             affinity_seconds: 9,
             slots: 251,
         };
@@ -127,6 +147,7 @@ mod tests {
         let image = Image::parse(&table.elements()).unwrap().unwrap();
         assert_eq!((image.digest, image.slots, image.affinity_seconds), (table.digest(), 251, 9));
         assert_eq!((image.random, image.dsr, image.sources), (true, false, true));
+        assert!(image.ends_connections);
         for (found, written) in image.backends.iter().zip(table.backends()) {
             assert_eq!(
                 (found.address, found.port, found.weight, found.new_flows, found.local),
@@ -135,6 +156,13 @@ mod tests {
         }
         let slots: Vec<u32> = image.backends.iter().map(|backend| backend.slots).collect();
         assert_eq!(slots, [0, 84, 167], "by weight, to one");
+        for (slot, number) in (0_u64..).zip(table.slots()) {
+            // The least hash that leads to the slot.
+            let hash = u32::try_from((slot << 32).div_ceil(251)).unwrap();
+            assert_eq!(image.place(hash), image.backends.get(usize::from(number)));
+        }
+        assert_eq!(image.find("10.0.0.1".parse().unwrap(), 8080), image.backends.first());
+        assert_eq!(image.find("10.0.0.1".parse().unwrap(), 80), None);
     }
 
     #[test]

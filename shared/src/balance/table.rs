@@ -36,6 +36,7 @@ pub struct Table {
     random: bool,
     dsr: bool,
     sources: Option<Sources>,
+    end_connections: bool,
     affinity_seconds: u32,
     slots: u16,
     backends: Vec<Backend>,
@@ -50,6 +51,8 @@ pub struct Manner {
     pub dsr: bool,
     /// `None`: everybody may come.
     pub sources: Option<Sources>,
+    /// Connections to backends that have gone are to be ended.
+    pub end_connections: bool,
     /// 0: none.
     pub affinity_seconds: u32,
     /// Of the Maglev table, as [`maglev::is_size`] wants it, where several take new flows.
@@ -69,19 +72,25 @@ impl Table {
     /// Backends may come in any order, each once; at most `u16::MAX`.
     pub fn new(manner: Manner, mut backends: Vec<Backend>) -> Self {
         backends.sort_unstable_by_key(|backend| (octets(backend.address), backend.port));
-        let Manner { random, dsr, sources, affinity_seconds, slots } = manner;
+        let Manner { random, dsr, sources, end_connections, affinity_seconds, slots } = manner;
         let slots = match backends.iter().filter(|backend| backend.new_flows).take(2).count() {
             0 => 0,
             1 => 1,
             _ => slots,
         };
-        let mut table = Self { random, dsr, sources, affinity_seconds, slots, backends, digest: [0; 2] };
+        let digest = [0; 2];
+        let mut table =
+            Self { random, dsr, sources, end_connections, affinity_seconds, slots, backends, digest };
         table.digest = table.hash();
         table
     }
 
     pub fn backends(&self) -> &[Backend] {
         &self.backends
+    }
+
+    pub fn ends_connections(&self) -> bool {
+        self.end_connections
     }
 
     /// The number of a backend for each slot; as long as there are slots.
@@ -142,6 +151,7 @@ impl Table {
             (self.dsr, service_flags::DSR),
             (self.sources.is_some(), service_flags::SOURCES),
             (self.sources.is_some_and(|sources| sources.denied), service_flags::SOURCES_DENIED),
+            (self.end_connections, service_flags::END_CONNECTIONS),
         ];
         ServiceHeader {
             digest,
@@ -177,8 +187,14 @@ mod tests {
     use super::*;
     use crate::layout::service::slot_element;
 
-    const MANNER: Manner =
-        Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: 251 };
+    const MANNER: Manner = Manner {
+        random: false,
+        dsr: false,
+        sources: None,
+        end_connections: false,
+        affinity_seconds: 0,
+        slots: 251,
+    };
 
     fn backend(last: u8, new_flows: bool) -> Backend {
         Backend { address: IpAddr::from([10, 0, 0, last]), port: 80, weight: 1, new_flows, local: false }
@@ -217,6 +233,7 @@ mod tests {
             table(MANNER, &[one, Backend { local: true, ..two }]),
             table(Manner { random: true, ..MANNER }, &[one, two]),
             table(Manner { dsr: true, ..MANNER }, &[one, two]),
+            table(Manner { end_connections: true, ..MANNER }, &[one, two]),
             table(Manner { sources: Some(Sources { set: 1, denied: false }), ..MANNER }, &[one, two]),
             table(Manner { sources: Some(Sources { set: 2, denied: false }), ..MANNER }, &[one, two]),
             table(Manner { sources: Some(Sources { set: 2, denied: true }), ..MANNER }, &[one, two]),

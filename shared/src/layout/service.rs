@@ -52,6 +52,8 @@ pub mod service_flags {
     pub const SOURCES: u32 = 4;
     /// Sources in the set are those that are refused, and not those that are let in.
     pub const SOURCES_DENIED: u32 = 8;
+    /// Connections to backends that have gone are to be ended: sockets remember by which frontend they came to theirs.
+    pub const END_CONNECTIONS: u32 = 16;
 }
 
 /// Key of `SOURCES`: a set, and in it a prefix. The kernel wants the length first, in host order.
@@ -264,7 +266,8 @@ pub mod frontend_flags {
     pub const CLUSTER: u32 = 1;
 }
 
-/// IANA protocol number of UDP.
+/// IANA protocol numbers.
+pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 /// An address and a port.
@@ -296,7 +299,7 @@ pub struct SocketPeer {
 }
 
 /// Key of `SOCKET_FLOWS`, for sockets that name their peer with each datagram: where what goes to a frontend went last, and from which frontend
-/// what comes from a backend is.
+/// what comes from a backend is. Connected ones have the latter where they are ended when the backend goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct SocketFlowKey {

@@ -5,4 +5,5 @@ pub mod model;
 pub mod parse;
 pub mod probers;
 pub mod shares;
+pub mod takers;
 pub mod wire;

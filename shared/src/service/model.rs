@@ -26,6 +26,8 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// Backends on nodes whose value of this label is the client's node's go first.
     pub topology_label: Option<String>,
+    /// TCP connections of processes to backends that have gone are ended.
+    pub end_connections: bool,
 }
 
 /// One place where clients find the service.

@@ -62,6 +62,7 @@ pub fn to_node(service: &Service, backends: &ResolvedBackends) -> v1::NodeServic
         topology_label: service.topology_label.clone().unwrap_or_default(),
         slots: shares::slots(ratio[0].max(ratio[1])),
         health_check: service.health_check.as_ref().map(health_check),
+        end_connections: service.end_connections,
     }
 }
 
@@ -232,6 +233,9 @@ mod tests {
         assert_eq!(sent.internal_traffic_policy(), v1::TrafficPolicy::Fleet);
         assert_eq!((sent.backends[0].address.as_str(), sent.backends[0].weight), ("10.200.0.0", 1));
         assert_eq!(sent.backends[0].state(), v1::BackendState::Active);
+        assert!(!sent.end_connections);
+        let ending = Service { end_connections: true, ..service(&["10.96.0.1"]) };
+        assert!(to_node(&ending, &backends(2, 1)).end_connections);
         assert_eq!(to_node(&service(&["10.96.0.1", "10.96.0.2"]), &backends(2, 1)), sent);
     }
 

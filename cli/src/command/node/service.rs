@@ -21,7 +21,7 @@ use crate::{
 /// output all the same.
 ///
 /// JSON: {frontends: [{frontend, ipv6, inside, outside}], tables: [{slot, maglevSlots, algorithm, forwardingMode, sources,
-/// affinitySeconds, backends: [{address, port, weight, newFlows, local, slots, shareBasisPoints}]}], rejected}; inside: the
+/// affinitySeconds, backends: [{address, port, weight, newFlows, local, slots, shareBasisPoints}], endConnections}], rejected}; inside: the
 /// table for flows that begin on the node, by its slot; outside: for those from elsewhere; 0: the frontend is not in the
 /// kernel; port 0: the frontend's; slots: counted in the table; local: an endpoint of this node.
 #[derive(Debug, clap::Args)]
@@ -73,6 +73,9 @@ fn heading(table: &v1::ServiceTable) -> String {
     }
     if table.sources {
         text.push_str(", sources are judged");
+    }
+    if table.end_connections {
+        text.push_str(", ends connections");
     }
     match table.maglev_slots {
         0 => text.push_str(", rejecting: nobody takes new flows"),

@@ -26,6 +26,7 @@ fn service(name: &str, backends: Backends) -> Service {
         forwarding: Forwarding::Snat,
         health_check: None,
         topology_label: None,
+        end_connections: false,
     }
 }
 

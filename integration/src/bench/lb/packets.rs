@@ -125,6 +125,13 @@ fn place() -> Result<Place> {
 
 fn table() -> Table {
     let backend = Backend { address: PEER.into(), port: PORT, weight: 1, new_flows: true, local: false };
-    let manner = Manner { random: false, dsr: false, sources: None, affinity_seconds: 0, slots: SLOTS };
+    let manner = Manner {
+        random: false,
+        dsr: false,
+        sources: None,
+        end_connections: false,
+        affinity_seconds: 0,
+        slots: SLOTS,
+    };
     Table::new(manner, vec![backend])
 }

@@ -68,6 +68,7 @@ pub fn with_warnings(message: &v1::Service) -> Result<(Service, Vec<FieldWarning
             forwarding: forwarding?,
             health_check,
             topology_label: message.topology_label.clone(),
+            end_connections: message.end_connections,
         })
     })();
     if let Some(service) = &service {

@@ -99,6 +99,7 @@ fn what_is_said_is_what_it_becomes() {
             cidrs: vec!["203.0.113.0/24".into()],
         }),
         topology_label: Some("zone".into()),
+        end_connections: true,
         ..right()
     };
     let parsed = service(&message).expect("it is right");
@@ -111,6 +112,7 @@ fn what_is_said_is_what_it_becomes() {
     assert_eq!((backends[1].weight, backends[1].state), (256, BackendState::Maintenance));
     assert_eq!((parsed.algorithm, parsed.affinity_seconds), (Algorithm::Random, Some(86_400)));
     assert_eq!((parsed.internal, parsed.external), (TrafficPolicy::Local, TrafficPolicy::Fleet));
+    assert!(parsed.end_connections);
     assert!(matches!(parsed.source_ranges, Some(SourceRanges::Deny(cidrs)) if cidrs.len() == 1));
 }
 
