@@ -3,7 +3,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
 use prost::Message as _;
 use tokio::time::Instant;

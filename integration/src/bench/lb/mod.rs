@@ -23,7 +23,7 @@ pub use self::client::process as connect_process;
 use self::{
     client::CONNECTS_MAX,
     packets::Endpoints,
-    prefilter::{PREFIXES, Prefilters, Sources},
+    prefilter::{Family, PREFIXES, Prefilters, Sources},
     services::{SERVICES, Services, State},
     wrapper::{Flows, Reference},
 };
@@ -65,6 +65,7 @@ const TURNS: u16 = 10_000;
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Prefilter {
+        family: Family,
         sources: Sources,
         prefixes: u32,
     },
@@ -83,8 +84,10 @@ enum Subject {
 impl Subject {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for sources in Sources::ALL {
-            all.extend(PREFIXES.map(|prefixes| Self::Prefilter { sources, prefixes }));
+        for family in Family::ALL {
+            for sources in Sources::ALL {
+                all.extend(PREFIXES.map(|prefixes| Self::Prefilter { family, sources, prefixes }));
+            }
         }
         for state in State::ALL {
             for flows in Flows::ALL {
@@ -99,8 +102,8 @@ impl Subject {
 
     fn name(self) -> String {
         match self {
-            Self::Prefilter { sources, prefixes } => {
-                format!("xdp.prefilter.{}.prefixes_{prefixes}", sources.name())
+            Self::Prefilter { family, sources, prefixes } => {
+                format!("{}.{}.prefixes_{prefixes}", family.name(), sources.name())
             }
             Self::Dsr { state, flows, services } => {
                 format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
@@ -164,7 +167,9 @@ impl Bench {
 
     fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
         match subject {
-            Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
+            Subject::Prefilter { family, sources, prefixes } => {
+                self.prefilters.run((family, prefixes), sources, repeat)
+            }
             Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
             Subject::Packets { flows, services } => self.endpoints.run(services, flows, repeat),
         }

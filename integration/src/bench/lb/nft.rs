@@ -93,7 +93,7 @@ struct World {
 enum Held {
     Kernel,
     Socket(Balanced),
-    Packets(Box<Object>),
+    Packets { _programs: Box<Object> },
 }
 
 pub(super) fn measure(options: &Options, say: impl Fn(&str)) -> Result<Vec<Figure>> {
@@ -172,7 +172,8 @@ impl World {
                 return Ok(Held::Socket(self.client.within(load)?));
             }
             Translation::Packets(services) => {
-                return Ok(Held::Packets(self.node.within(move || packets(services).map(Box::new))?));
+                let programs = self.node.within(move || packets(services))?;
+                return Ok(Held::Packets { _programs: Box::new(programs) });
             }
         }
         Ok(Held::Kernel)

@@ -24,7 +24,7 @@ struct Arguments {
 enum Bench {
     /// Packets through the kernel programs, beside a reference
     Datapath(datapath::Options),
-    /// Services and prefilters: packets through the programs, connections, and how long many services take to load
+    /// Services and prefilters: packets, beside a reference; connections, beside direct ones and nftables; and how long many load
     Lb(lb::Options),
     /// What `lb` lets connect
     #[command(hide = true)]
