@@ -7,10 +7,12 @@
 
 mod client;
 mod connect;
+mod endpoints;
 mod load;
 mod nft;
 mod packets;
 mod prefilter;
+mod routed;
 mod services;
 mod wrapper;
 
@@ -185,7 +187,7 @@ pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Repor
     let mut figures = load::measure(options, &say)?;
     stay_on_this_cpu()?;
     figures.extend(connect::measure(options, &say)?);
-    figures.extend(nft::measure(options, &say)?);
+    figures.extend(routed::measure(options, &say)?);
     figures.extend(measure_packets(object, options, &say)?);
     ensure!(!figures.is_empty(), "no figure is called {:?}", options.only);
     Ok(Report::new("lb", figures))
