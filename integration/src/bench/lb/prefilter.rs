@@ -51,7 +51,7 @@ impl Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     V4,
-    /// Four bytes of the address are as those of IPv4 are; all others are the same.
+    /// Four bytes of the address, behind the first two, are as those of IPv4 are; all others are the same.
     V6,
 }
 
@@ -66,7 +66,7 @@ impl Family {
         }
     }
 
-    /// Single addresses become networks of 64 bits.
+    /// Single addresses become networks of 48 bits.
     fn listed(self, net: Ipv4Net) -> Result<IpNet> {
         Ok(match self {
             Self::V4 => net.into(),
@@ -74,7 +74,13 @@ impl Family {
         })
     }
 
-    /// The bytes that take turns are at the same place in both.
+    fn turns(self, words: Vec<u32>) -> Turns {
+        match self {
+            Self::V4 => Turns::Addresses(words),
+            Self::V6 => Turns::Words6(words),
+        }
+    }
+
     fn packet(self) -> Vec<u8> {
         match self {
             Self::V4 => established(),
@@ -84,12 +90,11 @@ impl Family {
 }
 
 /// Where those bytes are in an address of IPv6.
-const WORD_AT_BIT: u8 = 32;
+const WORD_AT_BIT: u8 = 16;
 
-/// Out of `2001:db8::/32` (RFC 3849).
 fn wide(word: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = word.octets();
-    Ipv6Addr::new(0x2001, 0xdb8, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0, 0)
+    Ipv6Addr::new(0x2001, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0, 0, 0)
 }
 
 /// Programs with lists, a wrapper before each.
@@ -148,8 +153,8 @@ impl Loaded {
         for sources in Sources::ALL {
             let mut wrapper = Wrapper::load(bench)?;
             wrapper.aim(object.uplink_program()?.fd()?)?;
-            let addresses = Turns::Addresses(addresses(&mut random, &listed, sources));
-            wrapper.prepare(&family.packet(), &addresses)?;
+            let turns = family.turns(addresses(&mut random, &listed, sources));
+            wrapper.prepare(&family.packet(), &turns)?;
             wrappers.insert(sources, wrapper);
         }
         Ok(Self { object, family, wrappers, slot })
