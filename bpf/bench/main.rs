@@ -1,4 +1,4 @@
-//! Programs that only `cargo xtask bench datapath` and `… bench lb` load: the references that packets' costs are told against, and the
+//! Programs that only tests, `cargo xtask bench datapath` and `… bench lb` load: the references that packets' costs are told against, and the
 //! wrapper that makes repeated runs of a program see the same packet each time. Nothing of this is in the shipped object.
 #![no_std]
 #![no_main]
@@ -8,6 +8,7 @@ mod wrapper;
 mod xdp;
 
 use aya_ebpf::{
+    bindings::xdp_action::XDP_PASS,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -44,6 +45,12 @@ pub fn xdp_wrapper(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn xdp_reference(ctx: XdpContext) -> u32 {
     xdp::reference(&ctx)
+}
+
+/// Nothing. A veth takes what XDP sends back only where its other end has a program, too.
+#[xdp(frags)]
+pub fn xdp_pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
 }
 
 #[panic_handler]

@@ -91,27 +91,27 @@ pub fn to_overlay(ctx: &TcContext, slot: u32, identity: u32) -> Result<Done, Rea
 /// Says on the packet where the overlay's device is to send it, and whose it is.
 #[inline(always)]
 pub fn set_tunnel_key(ctx: &TcContext, slot: u32, identity: u32) -> Result<(), Reason> {
-    match wrap(ctx.skb.skb, slot, identity) {
-        WRAPPED => Ok(()),
+    match set_key(ctx.skb.skb, slot, identity) {
+        KEY_SET => Ok(()),
         number => Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
     }
 }
 
 /// In place of a reason.
-const WRAPPED: u32 = u32::MAX;
+const KEY_SET: u32 = u32::MAX;
 
 /// A function of its own: the callers' stacks have no room for the key.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn wrap(skb: *mut __sk_buff, slot: u32, identity: u32) -> u32 {
-    match set_tunnel(skb, slot, identity) {
-        Ok(()) => WRAPPED,
+extern "C" fn set_key(skb: *mut __sk_buff, slot: u32, identity: u32) -> u32 {
+    match try_set_key(skb, slot, identity) {
+        Ok(()) => KEY_SET,
         Err(reason) => reason as u32,
     }
 }
 
 #[inline(always)]
-fn set_tunnel(skb: *mut __sk_buff, slot: u32, identity: u32) -> Result<(), Reason> {
+fn try_set_key(skb: *mut __sk_buff, slot: u32, identity: u32) -> Result<(), Reason> {
     let node = NODES.get(slot).ok_or(Reason::NoRoute)?;
     if node.address.words == Address::UNSPECIFIED.words {
         return Err(Reason::NoRoute);
@@ -148,7 +148,7 @@ pub fn back(ifindex: u32) -> Result<Done, Reason> {
 }
 
 #[inline(always)]
-fn redirected(code: i64, reason: Reason) -> Result<Done, Reason> {
+pub fn redirected(code: i64, reason: Reason) -> Result<Done, Reason> {
     if code == TC_ACT_REDIRECT { Ok(Done { reason, code: code as i32 }) } else { Err(Reason::KernelError) }
 }
 

@@ -201,8 +201,9 @@ fn send(
         deliver::hop(ctx, packet.v6)?;
         return deliver::to_endpoint(ctx, receiver, to.ifindex);
     }
-    // What is another node's own, by an address that the fleet knows, goes through the overlay like its endpoints'.
-    if !in_pools(to) && to.class != Class::RemoteNode as u32 {
+    // What is another node's own, by an address that the fleet knows, goes through the overlay like its endpoints'; not where that
+    // node has called a service from outside.
+    if !in_pools(to) && (to.class != Class::RemoteNode as u32 || answers()) {
         if answers() {
             service::refuse_forgotten(ctx)?;
         }

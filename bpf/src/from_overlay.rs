@@ -19,7 +19,7 @@ use crate::{
     host,
     maps::{self, NODES},
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
-    service,
+    route, service, snat,
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -51,6 +51,12 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     let now = conntrack::now();
     let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
+    if answers_outside(ctx, packet) {
+        refuse_foreign_source(packet, &sender)?;
+        fragment::remember(packet)?;
+        service::show_answer(ctx)?;
+        return route::out(ctx);
+    }
     let entry = Entry::of(packet, conntrack::find_kept(packet, now));
     service::mark_answer(packet, entry)?;
     let packet = &*parse::kept()?;
@@ -73,6 +79,15 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
         }
         Receiver::Host => deliver::to_host(ctx),
     }
+}
+
+/// Whether a backend behind another node answers, or tells of a question, that this node has sent it for a client outside.
+#[inline(always)]
+fn answers_outside(ctx: &TcContext, packet: &Packet) -> bool {
+    (packet.is_icmp() || snat::is_port(packet.destination_port))
+        && service::any()
+        && maps::peer_of(&packet.destination).class == Class::Host as u32
+        && service::answers_outside(ctx, packet)
 }
 
 /// Who the packet is for.

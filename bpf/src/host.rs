@@ -19,7 +19,7 @@ use crate::{
 const HOST: u32 = Class::Host as u32;
 
 /// A party that is known by its class alone.
-const fn nameless(class: Class) -> Peer {
+pub const fn nameless(class: Class) -> Peer {
     Peer { identity: class as u32, class: class as u32, node: 0, ifindex: 0 }
 }
 

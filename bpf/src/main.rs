@@ -34,6 +34,7 @@ mod prefilter;
 mod quoted;
 mod reject;
 mod related;
+mod route;
 mod sctp;
 mod service;
 mod snat;
@@ -78,6 +79,7 @@ pub fn tc_from_overlay(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_overlay(ctx: TcContext) -> i32 {
     let (mut packet, mut trace) = (None, Trace::empty());
     let outcome = to_overlay::run(&ctx, &mut packet, &mut trace);

@@ -91,6 +91,8 @@ pub enum Service {
     Question = 1,
     /// It answers a connection to one.
     Answer = 2,
+    /// The client named one whose backend is elsewhere; the packet is as it came, and the backend is in hand.
+    Elsewhere = 3,
 }
 
 /// Addresses of a packet and where what they carry begins.

@@ -2,7 +2,7 @@
 //! knows it otherwise: the quoted packet gets the parties that its sender knows, and so does the error.
 
 use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_store_bytes, programs::TcContext};
-use weft_shared::layout::{Address, ConnectionKey, Leg, Reason, service::Party};
+use weft_shared::layout::{Address, ConnectionKey, Leg, Reason, connection_flags, service::Party};
 
 use crate::{
     connections,
@@ -77,9 +77,10 @@ extern "C" fn find_quoted(leg: u32) -> u32 {
     told.quoted_source = row.destination;
     told.quoted_destination = row.source;
     told.destination = row.destination.address;
-    // Routers on the way tell under their own names.
+    // Routers on the way tell under their own names, but to a backend that knows nobody but this node.
     let by_receiver = same(&packet.source, &quoted.destination);
-    told.source = if by_receiver { row.source.address } else { packet.source };
+    let stands_in = leg == Leg::Question as u32 && row.flags & connection_flags::SNAT != 0;
+    told.source = if by_receiver || stands_in { row.source.address } else { packet.source };
     1
 }
 

@@ -19,12 +19,13 @@ use weft_shared::layout::{
 use crate::{
     balance::{self, Table},
     connections,
-    conntrack::{self, Entry, forgotten},
+    conntrack::{self, Ends, Entry, forgotten},
     fragment::{self, Part},
-    maps::{self, CALL, SERVED_PORTS},
-    parse::{self, Packet, Service, protocol},
-    quoted, translate,
+    maps::{self, CALL, OWN_ADDRESSES, SERVED_PORTS},
+    parse::{self, Packet, Service, protocol, tcp},
+    quoted, snat, translate,
     verdict::same,
+    xdp::rate,
 };
 
 /// What is found out about a packet to a service.
@@ -38,9 +39,17 @@ pub struct Call {
     back: ConnectionKey,
     answer: Connection,
     backend: ServiceBackend,
+    /// Between whom the node's own policy is to judge.
+    ends: Ends,
     /// The backend that the connection or the client had last.
     former: Party,
     client: AffinityKey,
+    /// The party of this node's that stands for the client, of a connection that has one.
+    own: Party,
+    /// Whether the connection had the backend before.
+    had: bool,
+    /// Whether backends answer the client themselves.
+    dsr: bool,
     /// Whether the packet is in the midst of a connection.
     goes_on: bool,
     /// Whether the client keeps its backend.
@@ -87,6 +96,8 @@ enum Called {
     Other,
     /// A backend, which now is the packet's destination.
     Backend,
+    /// A backend that is not on this node, where the client is outside: the packet stays as it is.
+    Elsewhere,
     /// A service that nobody answers, or whose backend has gone in the midst of a connection.
     Nobody,
 }
@@ -132,6 +143,10 @@ pub fn called(
     match call(ctx, side, now)? {
         Called::Other => mark_answer(packet, entry).map(|()| Some(flow)),
         Called::Nobody => Ok(None),
+        Called::Elsewhere => {
+            parse::kept()?.service = Service::Elsewhere;
+            Ok(Some(None))
+        }
         Called::Backend => {
             let packet = &*parse::kept()?;
             let flow = conntrack::find_any(packet, now);
@@ -190,6 +205,10 @@ fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
         }
     }
     let call = in_hand().ok_or(Reason::KernelError)?;
+    let known_here = side != Side::OUTSIDE || call.row.flags & connection_flags::LOCAL != 0;
+    if !known_here && maps::peer_of(&call.row.destination.address).ifindex == 0 {
+        return Ok(Called::Elsewhere);
+    }
     translate::parties(ctx, &call.row.source, &call.row.destination)?;
     parse::kept()?.service = Service::Question;
     Ok(Called::Backend)
@@ -217,7 +236,14 @@ extern "C" fn go_on(side: u32, now: u64) -> u32 {
     }
     copy_party(&mut call.row.source, &known.source);
     copy_party(&mut call.row.destination, &known.destination);
+    call.row.flags = known.flags;
     1
+}
+
+/// Room for the ends of the call in hand: the stack has none.
+#[inline(always)]
+pub fn ends() -> Result<&'static mut Ends, Reason> {
+    in_hand().map(|call| &mut call.ends).ok_or(Reason::KernelError)
 }
 
 #[inline(always)]
@@ -252,6 +278,14 @@ fn copy_party(to: &mut Party, from: &Party) {
     copy_address(&mut to.address, &from.address);
     to.port = from.port;
     to.zero = 0;
+}
+
+#[inline(always)]
+fn copy_backend(to: &mut ServiceBackend, from: &ServiceBackend) {
+    copy_address(&mut to.address, &from.address);
+    to.port = from.port;
+    to.flags = from.flags;
+    to.weight = from.weight;
 }
 
 #[inline(always)]
@@ -345,6 +379,11 @@ extern "C" fn seek(side: u32) -> u32 {
     call.row.table = slot;
     call.row.digest = table.digest();
     call.goes_on = known.is_some() && !packet.tcp_opens();
+    call.dsr = table.is_dsr();
+    call.own = match &known {
+        Some(known) if known.flags & connection_flags::SNAT != 0 => known.source,
+        _ => NO_PARTY,
+    };
     call.keeps = table.affinity_nanoseconds() != 0;
     call.client = AffinityKey { service: slot, kind: ClientKind::Address as u32, client: packet.source };
     call.former = match known {
@@ -379,7 +418,7 @@ extern "C" fn find_former(portless: u32) -> u32 {
     let Some(backend) = Table::of(call.row.table).and_then(|table| table.find(&call.former)) else {
         return 0;
     };
-    call.backend = *backend;
+    copy_backend(&mut call.backend, backend);
     1
 }
 
@@ -416,7 +455,7 @@ extern "C" fn find_in_part(first: u32, half: u32) -> u32 {
     for number in 0..PART {
         let Some(backend) = table.backend(first.wrapping_add(number)) else { return 0 };
         if lower_half(&backend.address) == half && backend.flags & backend_flags::LOCAL != 0 {
-            call.backend = *backend;
+            copy_backend(&mut call.backend, backend);
             return 1;
         }
     }
@@ -428,6 +467,7 @@ extern "C" fn find_in_part(first: u32, half: u32) -> u32 {
 #[inline(never)]
 extern "C" fn take(found: u32, forwarded: u32) -> u32 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return 0 };
+    call.had = found != 0;
     // Another node has chosen: whether one takes new connections was its question.
     if forwarded == 0 && (found == 0 || !(call.goes_on || balance::takes_new_flows(&call.backend))) {
         // Nobody else can go on in the midst of a connection.
@@ -438,7 +478,7 @@ extern "C" fn take(found: u32, forwarded: u32) -> u32 {
         let to = party(packet.destination, packet.destination_port);
         let table = Table::of(call.row.table);
         match table.and_then(|table| table.place(packet_hash(&from, &to, packet.protocol))) {
-            Some(backend) => call.backend = *backend,
+            Some(backend) => copy_backend(&mut call.backend, backend),
             None => return 0,
         }
     }
@@ -475,6 +515,86 @@ fn fill(call: &mut Call, packet: &Packet) {
     call.row.flags = if local { connection_flags::LOCAL } else { 0 };
     call.row.seen_at = conntrack::now();
     call.fresh = true;
+}
+
+/// Sends the question in hand to its backend elsewhere as this node's own, with a port for the answers.
+#[inline(always)]
+pub fn leave(ctx: &TcContext, now: u64) -> Result<(), Reason> {
+    match own_party(now) {
+        OWN_PORT => {}
+        number => return Err(Reason::from_number(number).unwrap_or(Reason::KernelError)),
+    }
+    let call = in_hand().ok_or(Reason::KernelError)?;
+    translate::parties(ctx, &call.row.source, &call.row.destination)?;
+    let packet = parse::kept()?;
+    packet.service = Service::Question;
+    fragment::remember(packet)?;
+    remember(packet)
+}
+
+/// In place of a reason.
+const OWN_PORT: u32 = u32::MAX;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn own_party(now: u64) -> u32 {
+    let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return Reason::KernelError as u32 };
+    match take_port(packet, call, now) {
+        Ok(()) => OWN_PORT,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn take_port(packet: &Packet, call: &mut Call, now: u64) -> Result<(), Reason> {
+    let last = packet.protocol == protocol::TCP && packet.tcp_flags & (tcp::FIN | tcp::RST) != 0;
+    let ended = if last { connection_flags::ENDED } else { 0 };
+    let Call { key, row, own, .. } = call;
+    if !call.fresh {
+        // What the client is told by another way than through this node.
+        if row.flags & connection_flags::SNAT == 0 {
+            return Err(Reason::ServiceElsewhere);
+        }
+        if last {
+            // Where it is another's by now, the next packet finds out.
+            snat::snat_keep(
+                &raw const *key,
+                &raw const row.destination,
+                &raw const row.source,
+                row.flags | ended,
+                now,
+            );
+        }
+        return Ok(());
+    }
+    if call.dsr {
+        return Err(Reason::ServiceElsewhere);
+    }
+    row.flags = connection_flags::SNAT;
+    let flags = row.flags | ended | if packet.tcp_opens() { snat::BEGINS } else { 0 };
+    let kept = call.had && own.port != 0;
+    if kept && snat::snat_keep(&raw const *key, &raw const row.destination, &raw const *own, flags, now) != 0
+    {
+        row.source = *own;
+        return Ok(());
+    }
+    let own = OWN_ADDRESSES.get(packet.v6.into()).ok_or(Reason::ServiceElsewhere)?;
+    if *own == [0; 2] {
+        return Err(Reason::ServiceElsewhere);
+    }
+    if !rate::allows(now) {
+        return Err(Reason::NoPortLeft);
+    }
+    row.source.address = bytemuck::cast(*own);
+    let port = snat::snat_port(
+        &raw const *key,
+        &raw const row.destination,
+        &raw const row.source.address,
+        flags,
+        now,
+    );
+    row.source.port = port as u16;
+    if port == 0 { Err(Reason::NoPortLeft) } else { Ok(()) }
 }
 
 /// Whether the rows of the question in hand are to be written.
@@ -532,7 +652,7 @@ extern "C" fn remember_call() -> u32 {
 
 /// Whether the packet in hand answers a connection that is known.
 #[inline(always)]
-fn is_answer(packet: &Packet) -> bool {
+pub fn is_answer(packet: &Packet) -> bool {
     !packet.is_icmp() && !packet.tcp_opens() && find_answer() != 0
 }
 

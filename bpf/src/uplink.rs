@@ -1,8 +1,12 @@
 //! What crosses the node's uplinks: endpoints talk with the world and with other nodes here; so does the node itself, which
 //! is judged where host policies select it (see `host`).
 
-use aya_ebpf::programs::TcContext;
-use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
+use core::ptr::NonNull;
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use weft_shared::layout::{
+    Class, Endpoint, FIRST_GLOBAL_IDENTITY, Flow, Peer, Point, Reason, endpoint_flags,
+};
 
 use crate::{
     conntrack::{self, Ends, Entry, forgotten},
@@ -10,10 +14,12 @@ use crate::{
     events::{Done, Trace},
     fragment,
     frame::{Frame, meta},
-    host, maps,
+    host,
+    maps::{self, NODES},
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, Service},
-    plain, reject,
+    plain, reject, route,
     service::{self, Side},
+    snat,
     verdict::{self, Hook, Moment, in_pools},
 };
 
@@ -28,79 +34,147 @@ pub fn receive(
     let Some((frame, ethertype)) = internet(ctx, runtime.host != 0)? else {
         return Ok(deliver::to_stack());
     };
-    let (source, destination) = parse::addresses(&frame, ethertype)?;
-    let to = maps::peer_of(&destination);
-    if to.ifindex == 0 {
+    let to = maps::peer_of(&parse::addresses(&frame, ethertype)?.1);
+    let now = conntrack::now();
+    let flow = if to.ifindex == 0 {
         if in_pools(&to) {
             return Err(Reason::NoEndpoint);
         }
-        let inside = decapsulate::inside(ctx, ethertype, &to)?;
-        if inside.is_some() || may_call(ctx, &Frame::of(ctx), ethertype) {
-            // The verifier need not know which of the two it is.
-            let ethertype =
-                forgotten(inside.as_ref().map_or(ethertype, |inside| inside.ethertype).into()) as u16;
-            let side = Side::OUTSIDE.or_forwarded(inside.map(|inside| inside.mark));
-            if let Some(done) = call(ctx, ethertype, side, epoch, seen, trace)? {
-                return Ok(done);
-            }
-            // What another node sent on is for an endpoint, or for nobody.
-            if side.is_forwarded() {
-                return Err(Reason::NoEndpoint);
+        match call(ctx, ethertype, &to, Moment { epoch, now, point: Point::FromUplink }, seen, trace)? {
+            Turn::Deliver(flow) => flow,
+            Turn::Done(done) => return Ok(done),
+            Turn::Nobodys => {
+                // Read again: the stack has no room to keep them meanwhile.
+                let (source, destination) = parse::addresses(&Frame::of(ctx), ethertype)?;
+                let own = host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6);
+                if runtime.host == 0 || !own {
+                    return Ok(deliver::to_stack());
+                }
+                return host::receive(ctx, ethertype, &maps::peer_of(&source), &to, epoch, seen, trace);
             }
         }
-        if runtime.host == 0 || !host::is_receiver(ctx, &to, &destination, ethertype == ETHERTYPE_IPV6) {
+    } else {
+        // Judged on its way through the stack.
+        if meta(ctx).vlan_present != 0 {
             return Ok(deliver::to_stack());
         }
-        return host::receive(ctx, ethertype, &maps::peer_of(&source), &to, epoch, seen, trace);
-    }
-    // Judged on its way through the stack.
-    if meta(ctx).vlan_present != 0 {
-        return Ok(deliver::to_stack());
-    }
-    let packet = parse::packet(ctx, ethertype)?;
-    *seen = Some(packet);
-    let now = conntrack::now();
-    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
-    service::refuse_strange(packet, entry)?;
-    service::mark_answer(packet, entry)?;
+        let packet = parse::packet(ctx, ethertype)?;
+        *seen = Some(packet);
+        let flow = conntrack::find_kept(packet, now);
+        let entry = Entry::of(packet, flow);
+        service::refuse_strange(packet, entry)?;
+        service::mark_answer(packet, entry)?;
+        flow
+    };
     let packet = &*parse::kept()?;
+    let entry = Entry::of(packet, flow);
+    let to = if to.ifindex == 0 { maps::peer_of(&packet.destination) } else { to };
     deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace)
 }
 
-/// Whether the packet may call a service; none does that carries a tag.
-#[inline(always)]
-fn may_call(ctx: &TcContext, frame: &Frame, ethertype: u16) -> bool {
-    let plain = plain::packet(ctx, frame, ethertype);
-    service::any() && meta(ctx).vlan_present == 0 && plain.is_none_or(|plain| service::may_be_called(&plain))
+/// What becomes of a packet that is for no endpoint of this node as it comes.
+enum Turn {
+    /// It is for one now, which a service has as its backend.
+    Deliver(Option<NonNull<Flow>>),
+    /// It goes on.
+    Done(Done),
+    /// It calls no service.
+    Nobodys,
 }
 
-/// What becomes of a packet that calls a service; `None`: it calls none.
+/// Whether the packet may call a service, or answer a call; none does that carries a tag.
+#[inline(always)]
+fn may_call(ctx: &TcContext, ethertype: u16) -> bool {
+    service::any() && meta(ctx).vlan_present == 0 && may_be_served(ctx.skb.skb, ethertype.into()) != 0
+}
+
+/// A function of its own for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn may_be_served(skb: *mut __sk_buff, ethertype: u32) -> u32 {
+    let ctx = &TcContext::new(skb);
+    let plain = plain::packet(ctx, &Frame::of(ctx), ethertype as u16);
+    plain.is_none_or(|plain| service::may_be_called(&plain) || snat::is_port(plain.destination_port)).into()
+}
+
+/// Whom the packet calls, itself or what another node has sent on in it.
 #[inline(always)]
 fn call(
     ctx: &TcContext,
     ethertype: u16,
-    side: Side,
-    epoch: u64,
+    to: &Peer,
+    moment: Moment,
     seen: &mut Option<&'static Packet>,
     trace: &mut Trace,
-) -> Result<Option<Done>, Reason> {
+) -> Result<Turn, Reason> {
+    let inside = decapsulate::inside(ctx, ethertype, to)?;
+    if inside.is_none() && !may_call(ctx, ethertype) {
+        return Ok(Turn::Nobodys);
+    }
+    // The verifier need not know which of the two it is.
+    let ethertype = forgotten(inside.as_ref().map_or(ethertype, |inside| inside.ethertype).into()) as u16;
+    let side = Side::OUTSIDE.or_forwarded(inside.map(|inside| inside.mark));
+    // What another node sent on is for an endpoint, or for nobody.
+    let nobodys = if side.is_forwarded() { Err(Reason::NoEndpoint) } else { Ok(Turn::Nobodys) };
     // What can't be read is what it is without services.
-    let Ok(packet) = parse::packet(ctx, ethertype) else { return Ok(None) };
-    let now = conntrack::now();
-    let Some(flow) = service::called(ctx, packet, None, side, now)? else {
-        return reject(ctx).map(Some);
+    let Ok(packet) = parse::packet(ctx, ethertype) else { return nobodys };
+    let Some(flow) = service::called(ctx, packet, None, side, moment.now)? else {
+        return reject(ctx).map(Turn::Done);
     };
     let packet = &*parse::kept()?;
-    if packet.service != Service::Question {
-        return Ok(None);
+    if packet.service == Service::No {
+        return nobodys;
     }
     *seen = Some(packet);
-    let entry = Entry::of(packet, flow);
     let to = maps::peer_of(&packet.destination);
-    if to.ifindex == 0 {
+    match packet.service {
+        // Of a backend outside of the fleet.
+        Service::Answer => {
+            fragment::remember(packet)?;
+            service::show_answer(ctx)?;
+        }
+        Service::Elsewhere => leave(ctx, packet, moment, trace)?,
+        // An error about what such a one has answered.
+        _ if to.ifindex == 0 && packet.is_icmp() => {}
+        _ => return Ok(Turn::Deliver(flow)),
+    }
+    send_on(ctx).map(Turn::Done)
+}
+
+/// A question to a backend that is not on this node: the node's own policy judges the client, as if it called the node.
+#[inline(always)]
+fn leave(ctx: &TcContext, packet: &'static Packet, moment: Moment, trace: &mut Trace) -> Result<(), Reason> {
+    let from = maps::peer_of(&packet.source);
+    if in_pools(&from) {
+        return Err(Reason::PoolSourceOutsideOverlay);
+    }
+    if !may_come_by_uplink(&from) {
+        return Err(Reason::Spoofed);
+    }
+    if maps::runtime().host != 0 {
+        parse::kept()?.service = Service::No;
+        let to = maps::peer_of(&packet.destination);
+        let destination = if to.class == Class::Host as u32 { to } else { host::nameless(Class::Host) };
+        let ends = service::ends()?;
+        (ends.source, ends.destination) = (from, destination);
+        host::judge(ctx, packet, ends, moment.epoch, trace)?;
+    }
+    service::leave(ctx, moment.now)
+}
+
+/// The packet in hand is the node's own now, or for a client: to an endpoint of another node, or out of the fleet.
+#[inline(always)]
+fn send_on(ctx: &TcContext) -> Result<Done, Reason> {
+    let to = maps::peer_of(&parse::kept()?.destination);
+    if !in_pools(&to) {
+        return route::out(ctx);
+    }
+    let own = NODES.get(0).ok_or(Reason::KernelError)?.identity;
+    if to.node == 0 || own < FIRST_GLOBAL_IDENTITY {
         return Err(Reason::ServiceElsewhere);
     }
-    deliver(ctx, packet, entry, &to, Moment { epoch, now, point: Point::FromUplink }, trace).map(Some)
+    deliver::hop(ctx, parse::kept()?.v6)?;
+    deliver::to_overlay(ctx, to.node, own)
 }
 
 /// By where the packet came from.

@@ -29,8 +29,10 @@ fn packets() -> impl Iterator<Item = String> {
         names.extend(["xdp", "tc"].map(|program| format!("ref.{program}.{flows}")));
         names.extend(SERVICES.map(|services| format!("tc.lb.established.{flows}.services_{services}")));
         for services in [1, 100, 10_000] {
-            let dsr = |state| format!("xdp.lb.dsr.{state}.{flows}.services_{services}");
-            names.extend(["new", "established"].map(dsr));
+            for mode in ["dsr", "snat"] {
+                let of = |state| format!("xdp.lb.{mode}.{state}.{flows}.services_{services}");
+                names.extend(["new", "established"].map(of));
+            }
         }
     }
     for family in ["prefilter", "prefilter6"] {

@@ -118,9 +118,13 @@ fn answers(packet: &mut Packet, mut row: NonNull<Connection>, now: u64) {
 #[inline(always)]
 fn take(packet: &mut Packet, row: &Connection) {
     packet.flags = row.flags;
+    packet.destination = halves(&row.destination.address);
+    // Nothing in a packet that goes on inside another one changes.
+    if row.flags & connection_flags::DSR != 0 {
+        return;
+    }
     packet.source = halves(&row.source.address);
     packet.source_port = row.source.port;
-    packet.destination = halves(&row.destination.address);
     packet.destination_port = row.destination.port;
 }
 

@@ -53,14 +53,13 @@ fn addresses4(frame: &Frame, packet: &Packet, hop: &Hop) -> Result<u64, Reason> 
 #[inline(always)]
 fn addresses6(frame: &Frame, packet: &Packet, hop: &Hop) -> Result<u64, Reason> {
     let head = frame.head::<{ ETHERNET + IPV6 }>().ok_or(Reason::PassedUnread)?;
-    let mut sum = 0;
-    for half in packet.source.into_iter().chain(packet.destination) {
-        let [first, second] = words(half);
-        sum += u64::from(first) + u64::from(second);
-    }
-    for word in packet.key.source.words.into_iter().chain(packet.key.destination.words) {
-        sum += u64::from(!word);
-    }
+    // Without a loop: of what the compiler makes of one, kernel 6.1 finds that it goes back where it may not.
+    let sum = sum_of(packet.source[0])
+        + sum_of(packet.source[1])
+        + sum_of(packet.destination[0])
+        + sum_of(packet.destination[1])
+        + complements(packet.key.source.words)
+        + complements(packet.key.destination.words);
     set_macs(&head, hop);
     head.write::<_, { ETHERNET + 8 }>(packet.source[0]);
     head.write::<_, { ETHERNET + 16 }>(packet.source[1]);
@@ -98,6 +97,16 @@ const fn changed(checksum: u16, sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32) + !checksum as u64;
     !fold(sum as u32)
+}
+
+#[inline(always)]
+const fn sum_of(half: u64) -> u64 {
+    (half & 0xffff_ffff) + (half >> 32)
+}
+
+#[inline(always)]
+const fn complements([a, b, c, d]: [u32; 4]) -> u64 {
+    !a as u64 + !b as u64 + !c as u64 + !d as u64
 }
 
 /// Of an address's half, as they stand in the packet.

@@ -11,6 +11,11 @@ use std::{
 use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
+use proptest::{
+    prelude::*,
+    strategy::ValueTree as _,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
 use weft_noded::{
     balance::tables::{OwnAddresses, Step},
     kernel::Datapath as _,
@@ -294,6 +299,8 @@ pub(crate) fn check(packet: &[u8]) {
     }
 }
 
+type Make<'a> = &'a dyn Fn(&Way) -> Vec<u8>;
+
 /// The packet as it is one hop further, without its frame's header.
 fn hop_later(way: Way, packet: impl Fn(&Way) -> Vec<u8>) -> Vec<u8> {
     packet(&Way { hops: way.hops - 1, ..way })[14..].to_vec()
@@ -321,7 +328,7 @@ fn a_packet_to_a_service_goes_on_inside_another_one_to_its_backends_node_or_to_t
         }
         let own = if to.is_ipv4() { HOST_PARTY.v4.into() } else { HOST_PARTY.v6.into() };
         let way = question(family);
-        let packets: [&dyn Fn(&Way) -> Vec<u8>; 4] = [
+        let packets: [Make<'_>; 4] = [
             &|way| way.tcp(4000, port, SYN),
             &|way| way.tcp(4000, port, ACK),
             &|way| way.udp(4000, port),
@@ -535,4 +542,136 @@ fn what_xdp_does_not_do_goes_up_untouched_and_says_why() {
     uplink.datapath.change(|fleet| fleet.judge_host(world::allow_all(), false));
     assert_eq!(uplink.reason(&packet), Some(Reason::PassedToTc));
     assert_eq!(uplink.reason(&question(Family::V4).tcp(4000, 6, ACK)), Some(Reason::PassedToTc));
+}
+
+/// Packets through the program in all; another number by `WEFT_FORWARDED_PACKETS`.
+const PACKETS: u32 = 200_000;
+
+/// Whether every checksum of an IP packet that is read is right; `None`: it is none that is.
+fn is_sound(packet: &[u8]) -> Option<bool> {
+    let parsed = SlicedPacket::from_ip(packet).ok()?;
+    let transport = parsed.transport?;
+    Some(match parsed.net? {
+        NetSlice::Ipv4(net) => {
+            let header = net.header().to_header();
+            let own = header.header_checksum == header.calc_header_checksum();
+            own && match transport {
+                TransportSlice::Tcp(tcp) => {
+                    tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()) == Ok(tcp.checksum())
+                }
+                TransportSlice::Udp(udp) => {
+                    let right = udp.to_header().calc_checksum_ipv4(&header, udp.payload());
+                    udp.checksum() == 0 || right == Ok(udp.checksum())
+                }
+                _ => return None,
+            }
+        }
+        NetSlice::Ipv6(net) => {
+            let header = net.header().to_header();
+            match transport {
+                TransportSlice::Tcp(tcp) => {
+                    tcp.to_header().calc_checksum_ipv6(&header, tcp.payload()) == Ok(tcp.checksum())
+                }
+                TransportSlice::Udp(udp) => {
+                    udp.to_header().calc_checksum_ipv6(&header, udp.payload()) == Ok(udp.checksum())
+                }
+                _ => return None,
+            }
+        }
+        NetSlice::Arp(_) => return None,
+    })
+}
+
+/// Services of both modes and families, and packets to them.
+fn services_and_packets(uplink: &mut Uplink) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for (index, family) in (0..).zip(FAMILIES) {
+        let fleet = table(DSR, &[(DB_PARTY.address(family), 0), (CACHE_PARTY.address(family), 0)]);
+        let outside = table(MANNER, &[(OUTSIDE.address(family), 8080)]);
+        for protocol in [TCP, UDP] {
+            uplink.serve(key(VIP.address(family), 80, protocol), 10 * index + 1, &fleet);
+            uplink.serve(key(VIP.address(family), 81, protocol), 10 * index + 2, &outside);
+        }
+        for port in [80, 81] {
+            let way = question(family);
+            seeds.extend([way.tcp(4000, port, SYN), way.tcp(4000, port, ACK), way.datagram(4000, port, 40)]);
+        }
+        // Answers of connections that are known.
+        for protocol in [TCP, UDP] {
+            let asked = packet_of(protocol, &question(family), 4000, 81, SYN);
+            let own = ends(&uplink.fate(&asked).packet).0;
+            let way = arriving(OUTSIDE, HOST_PARTY, family);
+            seeds.push(packet_of(protocol, &way, 8080, own.port(), ACK));
+        }
+    }
+    seeds
+}
+
+/// Where packets may go at all: nodes and backends with which the tables are, and clients of whom a backend's answer tells.
+fn is_named(to: IpAddr) -> bool {
+    let nodes: [IpAddr; 2] = ["192.0.2.2".parse().unwrap(), "2001:db8::3".parse().unwrap()];
+    let outside = FAMILIES.map(|family| OUTSIDE.address(family));
+    nodes.contains(&to) || outside.contains(&to)
+}
+
+#[test]
+fn no_spoilt_packet_goes_where_no_table_names_anybody_and_none_gets_a_wrong_checksum() {
+    let packets = std::env::var("WEFT_FORWARDED_PACKETS").map_or(PACKETS, |text| text.parse().unwrap());
+    let mut uplink = Uplink::new();
+    let seeds = services_and_packets(&mut uplink);
+    let spoilt = (0..seeds.len(), prop::collection::vec((0_usize..64, any::<u8>()), 0..4), 14_usize..120);
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(proptest::test_runner::Config::default(), rng);
+    let (mut sent, mut passed, mut sound) = (0_u32, 0_u32, 0_u32);
+    let mut clients: BTreeSet<IpAddr> = FAMILIES.map(|family| WORLD_PARTY.address(family)).into();
+    for _ in 0..packets {
+        let (seed, changes, length) = spoilt.new_tree(&mut runner).unwrap().current();
+        let mut packet = seeds[seed].clone();
+        for (place, byte) in changes {
+            if let Some(there) = packet.get_mut(place) {
+                *there = byte;
+            }
+        }
+        packet.truncate(length);
+        let (verdict, answer) = uplink.run(&packet);
+        // Whoever asked may be answered, if what it asked was too long or too old to be sent on, too.
+        clients.extend(source_of(&packet));
+        match verdict {
+            PASS => {
+                assert_eq!(answer, packet, "what goes up is untouched");
+                passed += 1;
+            }
+            DROP => {}
+            TX => {
+                sent += 1;
+                let was_sound = is_sound(&packet[14..]);
+                let (to, inner) = outer_of(&answer);
+                assert!(is_named(to) || clients.contains(&to), "{to}: {packet:x?}");
+                if was_sound == Some(true) {
+                    assert_eq!(is_sound(&answer[inner..]), Some(true), "{packet:x?} {answer:x?}");
+                    sound += 1;
+                }
+            }
+            other => panic!("verdict {other}: {packet:x?}"),
+        }
+    }
+    assert!(sent > packets / 20 && passed > packets / 20 && sound > packets / 40, "{sent} {passed} {sound}");
+}
+
+/// To whom a packet is sent, and where the packet of the client begins.
+fn outer_of(packet: &[u8]) -> (IpAddr, usize) {
+    let v4 = packet[14] >> 4 == 4;
+    let (to, next, header): (IpAddr, u8, usize) = if v4 {
+        (<[u8; 4]>::try_from(&packet[30..34]).unwrap().into(), packet[23], 20)
+    } else {
+        (<[u8; 16]>::try_from(&packet[38..54]).unwrap().into(), packet[20], 40)
+    };
+    (to, if next == 4 || next == 41 { 14 + header } else { 14 })
+}
+
+fn source_of(packet: &[u8]) -> Option<IpAddr> {
+    Some(match packet.get(14)? >> 4 {
+        4 => <[u8; 4]>::try_from(packet.get(26..30)?).unwrap().into(),
+        _ => <[u8; 16]>::try_from(packet.get(22..38)?).unwrap().into(),
+    })
 }

@@ -1,7 +1,9 @@
 //! Services at the packet: who is called, with checksums that another implementation finds right, and how answers come back.
 
+mod elsewhere;
 mod endpoints;
 mod errors;
+mod forwarded;
 mod garbage;
 mod outside;
 mod packets;

@@ -84,7 +84,7 @@ numbered! {
         Prefiltered = 26 => "prefiltered",
         /// More than the endpoint's rate allows, beyond what may wait.
         RateExceeded = 27 => "rate_exceeded",
-        /// No drop: XDP sent it on to a service's backend.
+        /// No drop: sent on to a service's backend, or what that answers to the client.
         ServiceForwarded = 30 => "service_forwarded",
         /// No drop: the same, without a row that remembers the backend (new connections come too fast, or the table is full).
         ServiceUnremembered = 31 => "service_unremembered",
@@ -145,9 +145,8 @@ impl Reason {
     /// Whether the packet went no further.
     pub const fn is_drop(self) -> bool {
         let number = self as u32;
-        number >= Self::PolicyDenied as u32
-            && !(number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32)
-            && !(number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32)
-            && !matches!(self, Self::ServiceRejected)
+        let passed = number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32;
+        let sent = number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32;
+        number >= Self::PolicyDenied as u32 && !passed && !sent && !matches!(self, Self::ServiceRejected)
     }
 }

@@ -26,7 +26,7 @@ use self::{
     client::CONNECTS_MAX,
     packets::Endpoints,
     prefilter::{Family, PREFIXES, Prefilters, Sources},
-    services::{SERVICES, Services, State},
+    services::{Mode, SERVICES, Services, State},
     wrapper::{Flows, Reference},
 };
 use super::{
@@ -71,7 +71,8 @@ enum Subject {
         sources: Sources,
         prefixes: u32,
     },
-    Dsr {
+    Service {
+        mode: Mode,
         state: State,
         flows: Flows,
         services: u32,
@@ -91,9 +92,11 @@ impl Subject {
                 all.extend(PREFIXES.map(|prefixes| Self::Prefilter { family, sources, prefixes }));
             }
         }
-        for state in State::ALL {
-            for flows in Flows::ALL {
-                all.extend(SERVICES.map(|services| Self::Dsr { state, flows, services }));
+        for mode in Mode::ALL {
+            for state in State::ALL {
+                for flows in Flows::ALL {
+                    all.extend(SERVICES.map(|services| Self::Service { mode, state, flows, services }));
+                }
             }
         }
         for flows in Flows::ALL {
@@ -107,8 +110,8 @@ impl Subject {
             Self::Prefilter { family, sources, prefixes } => {
                 format!("{}.{}.prefixes_{prefixes}", family.name(), sources.name())
             }
-            Self::Dsr { state, flows, services } => {
-                format!("xdp.lb.dsr.{}.{}.services_{services}", state.name(), flows.name())
+            Self::Service { mode, state, flows, services } => {
+                format!("xdp.lb.{}.{}.{}.services_{services}", mode.name(), state.name(), flows.name())
             }
             Self::Packets { flows, services } => {
                 format!("tc.lb.established.{}.services_{services}", flows.name())
@@ -120,7 +123,7 @@ impl Subject {
     fn flows(self) -> Flows {
         match self {
             Self::Prefilter { .. } => Flows::Many,
-            Self::Dsr { flows, .. } | Self::Packets { flows, .. } => flows,
+            Self::Service { flows, .. } | Self::Packets { flows, .. } => flows,
         }
     }
 
@@ -172,7 +175,9 @@ impl Bench {
             Subject::Prefilter { family, sources, prefixes } => {
                 self.prefilters.run((family, prefixes), sources, repeat)
             }
-            Subject::Dsr { state, flows, services } => self.services.run(services, state, flows, repeat),
+            Subject::Service { mode, state, flows, services } => {
+                self.services.run(mode, services, state, flows, repeat)
+            }
             Subject::Packets { flows, services } => self.endpoints.run(services, flows, repeat),
         }
     }

@@ -45,6 +45,33 @@ const SLOTS: u16 = 16_381;
 /// Others are small, so that ten thousand of them are made in a moment; no packet looks at their tables.
 const SLOTS_OF_OTHERS: u16 = 251;
 
+/// Who answers the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mode {
+    /// The backend, an endpoint of another node.
+    Dsr,
+    /// This node, for the backend, which is outside of the fleet.
+    Snat,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 2] = [Self::Dsr, Self::Snat];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Dsr => "dsr",
+            Self::Snat => "snat",
+        }
+    }
+
+    fn backend(self, last: u8) -> IpAddr {
+        match self {
+            Self::Dsr => IpAddr::from([10, 202, 0, last]),
+            Self::Snat => IpAddr::from([192, 0, 2, 100 + last]),
+        }
+    }
+}
+
 /// Whether the packets' connections are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -67,7 +94,7 @@ impl State {
 /// Programs with services, by how many there are.
 #[derive(Debug)]
 pub(super) struct Services {
-    by_services: BTreeMap<u32, Loaded>,
+    by_services: BTreeMap<(Mode, u32), Loaded>,
 }
 
 #[derive(Debug)]
@@ -80,13 +107,22 @@ impl Services {
     /// Loads and fills, in a namespace that has no uplink yet.
     pub(super) fn load(bench: &Path) -> Result<Self> {
         add_uplink(bench)?;
-        let loaded = SERVICES.map(|services| Ok((services, Loaded::load(bench, services)?)));
-        Ok(Self { by_services: loaded.into_iter().collect::<Result<_>>()? })
+        let each = Mode::ALL.into_iter().flat_map(|mode| SERVICES.map(|services| (mode, services)));
+        let loaded =
+            each.map(|(mode, services)| Ok(((mode, services), Loaded::load(bench, mode, services)?)));
+        Ok(Self { by_services: loaded.collect::<Result<_>>()? })
     }
 
     /// Nanoseconds of a packet, every one of which went on to a backend.
-    pub(super) fn run(&mut self, services: u32, state: State, flows: Flows, repeat: u32) -> Result<f64> {
-        let loaded = self.by_services.get_mut(&services).context("no such number of services")?;
+    pub(super) fn run(
+        &mut self,
+        mode: Mode,
+        services: u32,
+        state: State,
+        flows: Flows,
+        repeat: u32,
+    ) -> Result<f64> {
+        let loaded = self.by_services.get_mut(&(mode, services)).context("no such number of services")?;
         let packet = segment(WORKLOAD, PEER, state == State::New);
         loaded.wrapper.prepare(&packet, &Turns::Ports(flows.ports()))?;
         if state == State::New && flows == Flows::Many {
@@ -99,14 +135,14 @@ impl Services {
 }
 
 impl Loaded {
-    fn load(bench: &Path, services: u32) -> Result<Self> {
+    fn load(bench: &Path, mode: Mode, services: u32) -> Result<Self> {
         let config = Config { connections_a_second: u64::MAX, ..Config::DEFAULT };
         let mut object = Object::load(&Options { directory: None, config, flows_max: Some(1024) })?;
         object.write(&node())?;
         let own = OwnAddresses { v4: Some(OWN), v6: None };
         object.write_services(&[Step::OwnAddresses(own)])?;
-        let other = Arc::new(table(1, SLOTS_OF_OTHERS));
-        let mut tables = vec![(1, Some(Arc::new(table(BACKENDS, SLOTS))))];
+        let other = Arc::new(table(mode, 1, SLOTS_OF_OTHERS));
+        let mut tables = vec![(1, Some(Arc::new(table(mode, BACKENDS, SLOTS))))];
         tables.extend((2..=services).map(|slot| (slot, Some(Arc::clone(&other)))));
         object.write_services(&[Step::Tables { tables }])?;
         for slot in 1..=services {
@@ -154,15 +190,11 @@ impl Loaded {
     }
 }
 
-fn table(backends: u8, slots: u16) -> Table {
+fn table(mode: Mode, backends: u8, slots: u16) -> Table {
     let backend =
-        |last| Backend { address: address(last), port: PORT, weight: 1, new_flows: true, local: false };
-    let manner = Manner { random: false, dsr: true, sources: None, affinity_seconds: 0, slots };
+        |last| Backend { address: mode.backend(last), port: PORT, weight: 1, new_flows: true, local: false };
+    let manner = Manner { random: false, dsr: mode == Mode::Dsr, sources: None, affinity_seconds: 0, slots };
     Table::new(manner, (1..=backends).map(backend).collect())
-}
-
-fn address(last: u8) -> IpAddr {
-    IpAddr::from([10, 202, 0, last])
 }
 
 /// Another node, and its endpoints.
@@ -172,20 +204,24 @@ fn node() -> Vec<TableStep> {
         node: Some(NodeRow { address: IpAddr::V4(address).into(), identity: 0 }),
     };
     let peer = Peer { identity: 300, class: Class::Fleet as u32, node: NODE_SLOT, ifindex: 0 };
-    let endpoint = |last| TableStep::Ipcache { address: address(last).into(), peer: Some(peer) };
+    let endpoint = |last| TableStep::Ipcache { address: Mode::Dsr.backend(last).into(), peer: Some(peer) };
     [node(0, OWN), node(NODE_SLOT, NODE)].into_iter().chain((1..=BACKENDS).map(endpoint)).collect()
 }
 
 /// The uplink with the way to the other node. A device takes test runs only where some program is on it.
 fn add_uplink(bench: &Path) -> Result<()> {
     let mac = GATEWAY_MAC.map(|byte| format!("{byte:02x}")).join(":");
-    for line in [
+    let neighbours =
+        [IpAddr::V4(NODE)].into_iter().chain((1..=BACKENDS).map(|last| Mode::Snat.backend(last)));
+    let neighbours = neighbours
+        .map(|address| format!("neighbour add {address} lladdr 02:09:09:09:09:09 dev uplink nud permanent"));
+    let lines = [
         format!("link add uplink index {UPLINK} type veth peer name fabric"),
         format!("link set uplink address {mac} up"),
         "link set fabric up".to_owned(),
         format!("address add {OWN}/24 dev uplink"),
-        format!("neighbour add {NODE} lladdr 02:09:09:09:09:09 dev uplink nud permanent"),
-    ] {
+    ];
+    for line in lines.into_iter().chain(neighbours) {
         let status = Command::new("ip").args(line.split(' ')).status().context("start ip (iproute2)")?;
         ensure!(status.success(), "ip {line} failed");
     }

@@ -171,7 +171,6 @@ fn host_is_in(packet: &[u8]) -> bool {
 
 /// What is in the checksums of a whole packet: each sum is 0 where the checksum is right.
 struct Sums {
-    protocol: u8,
     /// UDP without a checksum.
     without: bool,
     sums: [u32; 2],
@@ -201,7 +200,7 @@ impl Sums {
         let numbers = u32::from(protocol) + u32::try_from(length).ok()?;
         let pseudo = if protocol == 1 { 0 } else { sum(&from) + sum(&to) + numbers };
         let without = protocol == 17 && body.get(6..8)? == [0, 0];
-        Some(Self { protocol, without, sums: [of_header % 0xffff, (pseudo + sum(body)) % 0xffff] })
+        Some(Self { without, sums: [of_header % 0xffff, (pseudo + sum(body)) % 0xffff] })
     }
 }
 
