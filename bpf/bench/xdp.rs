@@ -11,13 +11,13 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-/// The packet as it is to be, and how its runs differ: turn by turn, the next word of `XDP_TURNS` is its source address or its
-/// source port. User space writes this as 80 bytes.
+/// The packet as it is to be, and how its runs differ: turn by turn, the next word of `XDP_TURNS` is its source address, part
+/// of it, or its source port. User space writes this as 80 bytes.
 #[repr(C)]
 pub struct XdpTemplate {
     headers: [u64; 8],
     length: u32,
-    /// 0: ports take turns.
+    /// 0: ports take turns; 1: addresses of IPv4; 2: bits 16 to 48 of addresses of IPv6.
     addresses: u32,
     turns: u32,
     /// Counted up here.
@@ -38,6 +38,7 @@ static REF_CONNECTIONS: LruHashMap<[u32; 4], [u32; 4], { 512 * 1024 }> = LruHash
 const HEADERS: usize = 64;
 const ETHERNET: usize = 14;
 const SOURCE: usize = ETHERNET + 12;
+const SOURCE6_WORD: usize = ETHERNET + 8 + 2;
 const SOURCE_PORT: usize = ETHERNET + 20;
 const TCP: u8 = 6;
 
@@ -66,10 +67,10 @@ pub fn wrapper(ctx: &XdpContext) -> u32 {
         for index in 0..HEADERS / 8 {
             *headers.add(index) = template.headers[index];
         }
-        if template.addresses == 0 {
-            *((data + SOURCE_PORT) as *mut u16) = *word as u16;
-        } else {
-            *((data + SOURCE) as *mut u32) = *word;
+        match template.addresses {
+            0 => *((data + SOURCE_PORT) as *mut u16) = *word as u16,
+            1 => *((data + SOURCE) as *mut u32) = *word,
+            _ => *((data + SOURCE6_WORD) as *mut u32) = *word,
         }
         XDP_TARGET.tail_call(ctx, 0);
     }

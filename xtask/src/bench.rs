@@ -23,7 +23,7 @@ pub(crate) struct Options {
 enum Name {
     /// Packets through the kernel programs, beside a reference
     Datapath,
-    /// Packets through the program of XDP on uplinks, beside a reference
+    /// Services and prefilters: packets, beside a reference; connections, beside direct ones and nftables; and how long many load
     Lb,
     /// From `apply` to realised on up to 1,000 nodes, beside a bare fan-out
     Control,
@@ -45,8 +45,8 @@ impl Name {
     /// Whether what is measured is code of the workspace; the kernel's own is as fast from an unoptimised harness.
     fn optimised(self) -> bool {
         match self {
-            Self::Datapath | Self::Lb => false,
-            Self::Control | Self::Policy => true,
+            Self::Datapath => false,
+            Self::Lb | Self::Control | Self::Policy => true,
         }
     }
 }

@@ -12,11 +12,12 @@ const fn package(name: &'static str, purpose: &'static str) -> Package {
 }
 
 /// For every build and test.
-pub(crate) const BASE: [Package; 7] = [
+pub(crate) const BASE: [Package; 8] = [
     package("gcc", "linking, and the C parts of crates"),
     package("libc6-dev", "linking"),
     package("iproute2", "network namespaces of fleets"),
     package("ethtool", "packets of fleets with whole checksums"),
+    package("nftables", "`bench lb` compares services with its rules"),
     package("etcd-server", "the store of fleets with several controllers, in tests"),
     package("protobuf-compiler", "etcd-client generates its messages with protoc"),
     package("libprotobuf-dev", "the well-known messages that protoc reads"),

@@ -60,8 +60,13 @@ fn install_bpf_linker(workspace: &Workspace) -> Result<()> {
 /// Not Debian: nothing is installed; says exactly what to put there.
 fn check_by_hand(compiler: BpfCompiler) -> Result<()> {
     let mut lacking = Vec::new();
-    let tools =
-        [("cc", "a C compiler"), ("ip", "iproute2"), ("etcd", "etcd 3.4 or later"), ("protoc", "protobuf")];
+    let tools = [
+        ("cc", "a C compiler"),
+        ("ip", "iproute2"),
+        ("nft", "nftables"),
+        ("etcd", "etcd 3.4 or later"),
+        ("protoc", "protobuf"),
+    ];
     for (tool, what) in tools {
         if program(tool).is_none() {
             lacking.push(format!("{what} (the program {tool})"));

@@ -21,11 +21,7 @@ impl Binaries {
 
     /// `WEFT_BINARIES`, or where the running test was built to.
     pub fn find() -> Result<Self> {
-        let named = env::var_os("WEFT_BINARIES").map(PathBuf::from);
-        let own = env::current_exe()?;
-        // A test is in `deps`, a binary is beside the others.
-        let beside = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
-        Self::in_folder(&named.or(beside.map(Path::to_path_buf)).unwrap_or_default())
+        Self::in_folder(&folder()?)
     }
 
     pub fn weft(&self) -> PathBuf {
@@ -39,4 +35,13 @@ impl Binaries {
     pub fn noded(&self) -> PathBuf {
         self.0.join("weft-noded")
     }
+}
+
+/// `WEFT_BINARIES`, or where what runs was built to.
+pub(crate) fn folder() -> Result<PathBuf> {
+    let named = env::var_os("WEFT_BINARIES").map(PathBuf::from);
+    let own = env::current_exe()?;
+    // A test is in `deps`, a binary is beside the others.
+    let beside = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
+    Ok(named.or(beside.map(Path::to_path_buf)).unwrap_or_default())
 }

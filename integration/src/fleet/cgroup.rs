@@ -39,12 +39,12 @@ impl Cgroup {
     }
 }
 
-fn join(cgroup: &Path, process: u32) -> Result<()> {
+pub(crate) fn join(cgroup: &Path, process: u32) -> Result<()> {
     let members = cgroup.join(MEMBERS);
     fs::write(&members, process.to_string()).with_context(|| format!("join {}", members.display()))
 }
 
-fn root() -> Result<PathBuf> {
+pub(crate) fn root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     mounted(&mounts).context("no cgroup2 hierarchy is mounted: mount -t cgroup2 none DIR")
 }

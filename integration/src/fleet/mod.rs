@@ -15,7 +15,9 @@ mod whole;
 mod workload;
 
 pub use binaries::Binaries;
+pub(crate) use binaries::folder as binaries_folder;
 pub use cgroup::Cgroup;
+pub(crate) use cgroup::{join as join_cgroup, root as cgroup_root};
 pub use cli::Answer;
 pub use controller::{Controller, Store};
 pub use etcd::Etcd;
@@ -24,6 +26,7 @@ pub use host::Host;
 pub use monitor::Monitor;
 pub use node::Node;
 pub use process::Process;
+pub(crate) use system::tool;
 pub use topology::{Fabric, Place, UPLINK};
 pub use whole::{Fleet, scenario, scenario_on};
 pub use workload::Party;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// A command that finds administrators' tools also where root's `PATH` lacks them.
-pub(super) fn tool(name: impl AsRef<OsStr>) -> Command {
+pub(crate) fn tool(name: impl AsRef<OsStr>) -> Command {
     let path = env::var("PATH").unwrap_or_default();
     let mut command = Command::new(name);
     command.env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin")).stdin(Stdio::null());

@@ -2,12 +2,14 @@
 //! thread that opens it has to enter.
 use std::{
     fs::File,
+    os::fd::AsRawFd as _,
+    process,
     sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace of this machine.
 #[derive(Debug, Clone)]
@@ -24,8 +26,22 @@ impl Namespace {
         Ok(Self { name: name.to_owned(), file: Arc::new(file) })
     }
 
+    /// A new one, which goes when nobody holds it any more. The name is for errors alone.
+    pub fn unnamed(name: &str) -> Result<Self> {
+        let made = thread::spawn(|| -> Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace (needs root)")?;
+            Ok(File::open("/proc/thread-self/ns/net")?)
+        });
+        Ok(Self { name: name.to_owned(), file: Arc::new(join(made)?) })
+    }
+
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where others find it, as long as this process holds it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }
 
     /// Starts a thread inside. Only sockets and `/proc/thread-self/net` are of that namespace; files are as outside.

@@ -1,26 +1,38 @@
-//! What a packet costs in the program of XDP on uplinks, beside REF-XDP in the same run: as [`super::datapath`] does it for tc; and
-//! what services cost at tc, beside REF-TC.
+//! What a packet costs in the program of XDP on uplinks, beside REF-XDP in the same run: as [`super::datapath`] does it for tc;
+//! what services cost at tc, beside REF-TC; what connections to services cost, beside connections to what is none and beside
+//! nftables; and how long many services take to load.
 //!
-//! Each run is checked against the program's own counters: one in which a packet went another way than the figure says is
-//! an error and no figure.
+//! Each run of packets is checked against the program's own counters, and each block of connections by who accepted them: one
+//! that went another way than the figure says is an error and no figure.
 
+mod client;
+mod connect;
+mod endpoints;
+mod load;
+mod nft;
 mod packets;
 mod prefilter;
+mod routed;
 mod services;
 mod wrapper;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
+pub use self::client::process as connect_process;
 use self::{
+    client::CONNECTS_MAX,
     packets::Endpoints,
-    prefilter::{PREFIXES, Prefilters, Sources},
+    prefilter::{Family, PREFIXES, Prefilters, Sources},
     services::{Mode, SERVICES, Services, State},
     wrapper::{Flows, Reference},
 };
-use super::{Figure, Report, datapath::stay_on_this_cpu};
+use super::{
+    Figure, Report,
+    datapath::{stay_on_this_cpu, subject},
+};
 
 /// How much to measure.
 #[derive(Clone, Debug, Args)]
@@ -31,9 +43,21 @@ pub struct Options {
     /// Packets of a measurement
     #[arg(long, default_value_t = 300_000)]
     pub repeat: u32,
+    /// Connections of a block; a round has five blocks of each figure
+    #[arg(long, default_value_t = 1000)]
+    pub connects: u32,
+    /// Services that are loaded at once
+    #[arg(long, default_value_t = 10_000)]
+    pub services: u32,
     /// Only figures whose name begins so
     #[arg(long, value_name = "NAME", default_value = "")]
     pub only: String,
+}
+
+impl Options {
+    fn wants(&self, figure: &str) -> bool {
+        figure.starts_with(&self.only)
+    }
 }
 
 /// Flows of the reference, and sources of packets: caches miss, as they do on a node with work.
@@ -43,6 +67,7 @@ const TURNS: u16 = 10_000;
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Prefilter {
+        family: Family,
         sources: Sources,
         prefixes: u32,
     },
@@ -62,8 +87,10 @@ enum Subject {
 impl Subject {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for sources in Sources::ALL {
-            all.extend(PREFIXES.map(|prefixes| Self::Prefilter { sources, prefixes }));
+        for family in Family::ALL {
+            for sources in Sources::ALL {
+                all.extend(PREFIXES.map(|prefixes| Self::Prefilter { family, sources, prefixes }));
+            }
         }
         for mode in Mode::ALL {
             for state in State::ALL {
@@ -80,8 +107,8 @@ impl Subject {
 
     fn name(self) -> String {
         match self {
-            Self::Prefilter { sources, prefixes } => {
-                format!("xdp.prefilter.{}.prefixes_{prefixes}", sources.name())
+            Self::Prefilter { family, sources, prefixes } => {
+                format!("{}.{}.prefixes_{prefixes}", family.name(), sources.name())
             }
             Self::Service { mode, state, flows, services } => {
                 format!("xdp.lb.{}.{}.{}.services_{services}", mode.name(), state.name(), flows.name())
@@ -125,7 +152,9 @@ struct Bench {
 }
 
 impl Bench {
+    /// In a network namespace of this thread's own.
     fn load(object: &Path) -> Result<Self> {
+        subject::enter_namespace()?;
         Ok(Self {
             services: Services::load(object)?,
             reference: Reference::load(object)?,
@@ -143,7 +172,9 @@ impl Bench {
 
     fn run(&mut self, subject: Subject, repeat: u32) -> Result<f64> {
         match subject {
-            Subject::Prefilter { sources, prefixes } => self.prefilters.run(prefixes, sources, repeat),
+            Subject::Prefilter { family, sources, prefixes } => {
+                self.prefilters.run((family, prefixes), sources, repeat)
+            }
             Subject::Service { mode, state, flows, services } => {
                 self.services.run(mode, services, state, flows, repeat)
             }
@@ -154,12 +185,26 @@ impl Bench {
 
 /// Measures. `object` is that of the benches' own kernel programs.
 pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Report> {
-    ensure!(options.rounds > 0 && options.repeat > 0, "nothing to measure");
-    let subjects = Subject::all().into_iter().filter(|subject| subject.name().starts_with(&options.only));
+    let Options { rounds, repeat, connects, services, .. } = options;
+    ensure!(*rounds > 0 && *repeat > 0 && *services > 0, "nothing to measure");
+    ensure!((1..=CONNECTS_MAX).contains(connects), "a block has 1 to {CONNECTS_MAX} connections");
+    // On all processors, as in a daemon.
+    let mut figures = load::measure(options, &say)?;
+    stay_on_this_cpu()?;
+    figures.extend(connect::measure(options, &say)?);
+    figures.extend(routed::measure(options, &say)?);
+    figures.extend(measure_packets(object, options, &say)?);
+    ensure!(!figures.is_empty(), "no figure is called {:?}", options.only);
+    Ok(Report::new("lb", figures))
+}
+
+fn measure_packets(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Vec<Figure>> {
+    let subjects = Subject::all().into_iter().filter(|subject| options.wants(&subject.name()));
     let mut series: Vec<_> =
         subjects.map(|subject| Series { subject, rounds: Vec::new(), base: Vec::new() }).collect();
-    ensure!(!series.is_empty(), "no figure is called {:?}", options.only);
-    stay_on_this_cpu()?;
+    if series.is_empty() {
+        return Ok(Vec::new());
+    }
     say("the programs and their tables");
     let mut bench = Bench::load(object)?;
     for round in 0..options.rounds {
@@ -172,7 +217,11 @@ pub fn run(object: &Path, options: &Options, say: impl Fn(&str)) -> Result<Repor
             one.rounds.push(bench.run(one.subject, options.repeat)?);
         }
     }
-    Ok(Report::new("lb", figures(&series)))
+    Ok(figures(&series))
+}
+
+fn nanoseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
 }
 
 fn figures(series: &[Series]) -> Vec<Figure> {

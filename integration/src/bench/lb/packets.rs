@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
 };
@@ -38,7 +38,7 @@ const FIRST_PORT: u16 = 2000;
 const TCP: u8 = 6;
 const SLOTS: u16 = 251;
 /// The first service's address.
-const FRONTEND: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+pub(super) const FRONTEND: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// The reference of tc, and the program with services, by how many there are.
 #[derive(Debug)]
@@ -54,9 +54,8 @@ struct Loaded {
 }
 
 impl Endpoints {
-    /// Loads and fills, in a network namespace of this thread's own.
+    /// Loads and fills, in a namespace that has the interfaces.
     pub(super) fn load(bench: &Path) -> Result<Self> {
-        subject::enter_namespace()?;
         let loaded = SERVICES.map(|services| Ok((services, Loaded::load(bench, services)?)));
         let reference = Reference::load(bench, FIRST_PORT, Flows::Many.number())?;
         Ok(Self { reference, by_services: loaded.into_iter().collect::<Result<_>>()? })
@@ -82,15 +81,7 @@ impl Loaded {
         let mut object = Object::load(&Options { directory: None, config, flows_max: None })?;
         object.write(&subject::node())?;
         object.write(&subject::endpoint(place()?))?;
-        let table = Arc::new(table());
-        let tables = (1..=services).map(|slot| (slot, Some(Arc::clone(&table)))).collect();
-        object.write_services(&[Step::Tables { tables }])?;
-        for slot in 1..=services {
-            let address = Ipv4Addr::from(u32::from(FRONTEND) + slot - 1);
-            let key = FrontendKey::address(IpAddr::V4(address).into(), PORT.to_be(), TCP);
-            let frontend = Some(Frontend { inside: slot, outside: slot, flags: 0 });
-            object.write_services(&[Step::Frontend { key, frontend }])?;
-        }
+        serve(&mut object, services, (PEER, PORT).into())?;
         let mut wrapper = Wrapper::load(bench)?;
         wrapper.aim(object.program(Point::FromEndpoint.name())?.fd()?)?;
         let mut loaded = Self { object, wrapper };
@@ -123,8 +114,22 @@ fn place() -> Result<Place> {
     Place::of(Way::Egress, 1)
 }
 
-fn table() -> Table {
-    let backend = Backend { address: PEER.into(), port: PORT, weight: 1, new_flows: true, local: false };
+/// Services of one backend, each with a table of its own: [`FRONTEND`] and the addresses behind it, at one port.
+pub(super) fn serve(object: &mut Object, services: u32, backend: SocketAddr) -> Result<()> {
+    let table = Arc::new(table(backend));
+    let tables = (1..=services).map(|slot| (slot, Some(Arc::clone(&table)))).collect();
+    object.write_services(&[Step::Tables { tables }])?;
+    for slot in 1..=services {
+        let address = Ipv4Addr::from(u32::from(FRONTEND) + slot - 1);
+        let key = FrontendKey::address(IpAddr::V4(address).into(), PORT.to_be(), TCP);
+        let frontend = Some(Frontend { inside: slot, outside: slot, flags: 0 });
+        object.write_services(&[Step::Frontend { key, frontend }])?;
+    }
+    Ok(())
+}
+
+fn table(to: SocketAddr) -> Table {
+    let backend = Backend { address: to.ip(), port: to.port(), weight: 1, new_flows: true, local: false };
     let manner = Manner {
         random: false,
         dsr: false,

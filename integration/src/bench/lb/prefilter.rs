@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_noded::{
     kernel::{
         Datapath as _,
@@ -23,7 +23,7 @@ use super::{
     TURNS,
     wrapper::{Turns, Wrapper},
 };
-use crate::bench::datapath::packets::established;
+use crate::bench::datapath::packets::{established, established6};
 
 pub(super) const PREFIXES: [u32; 3] = [1, 10_000, 200_000];
 const LIST: &str = "list";
@@ -47,31 +47,83 @@ impl Sources {
     }
 }
 
+/// Of the packets and the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    /// Four bytes of the address, behind the first two, are as those of IPv4 are; all others are the same.
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// As figures are named.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "xdp.prefilter",
+            Self::V6 => "xdp.prefilter6",
+        }
+    }
+
+    /// Single addresses become networks of 48 bits.
+    fn listed(self, net: Ipv4Net) -> Result<IpNet> {
+        Ok(match self {
+            Self::V4 => net.into(),
+            Self::V6 => Ipv6Net::new(wide(net.network()), WORD_AT_BIT + net.prefix_len())?.into(),
+        })
+    }
+
+    fn turns(self, words: Vec<u32>) -> Turns {
+        match self {
+            Self::V4 => Turns::Addresses(words),
+            Self::V6 => Turns::Words6(words),
+        }
+    }
+
+    fn packet(self) -> Vec<u8> {
+        match self {
+            Self::V4 => established(),
+            Self::V6 => established6(wide(Ipv4Addr::UNSPECIFIED)),
+        }
+    }
+}
+
+/// Where those bytes are in an address of IPv6.
+const WORD_AT_BIT: u8 = 16;
+
+fn wide(word: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = word.octets();
+    Ipv6Addr::new(0x2001, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0, 0, 0)
+}
+
 /// Programs with lists, a wrapper before each.
 #[derive(Debug)]
 pub(super) struct Prefilters {
-    by_prefixes: BTreeMap<u32, Loaded>,
+    by_prefixes: BTreeMap<(Family, u32), Loaded>,
 }
 
 #[derive(Debug)]
 struct Loaded {
     object: Object,
+    family: Family,
     wrappers: BTreeMap<Sources, Wrapper>,
     slot: u32,
 }
 
 impl Prefilters {
     pub(super) fn load(object: &Path) -> Result<Self> {
-        let loaded = PREFIXES.map(|prefixes| Ok((prefixes, Loaded::load(object, prefixes)?)));
-        Ok(Self { by_prefixes: loaded.into_iter().collect::<Result<_>>()? })
+        let each = Family::ALL.into_iter().flat_map(|family| PREFIXES.map(|prefixes| (family, prefixes)));
+        let loaded = each.map(|each| Ok((each, Loaded::load(object, each)?)));
+        Ok(Self { by_prefixes: loaded.collect::<Result<_>>()? })
     }
 
     /// Nanoseconds of a packet, every one of which was dropped, or none.
-    pub(super) fn run(&mut self, prefixes: u32, sources: Sources, repeat: u32) -> Result<f64> {
-        let loaded = self.by_prefixes.get_mut(&prefixes).context("no such list")?;
+    pub(super) fn run(&mut self, of: (Family, u32), sources: Sources, repeat: u32) -> Result<f64> {
+        let loaded = self.by_prefixes.get_mut(&of).context("no such list")?;
         let before = loaded.dropped()?;
         let wrapper = loaded.wrappers.get_mut(&sources).context("no such sources")?;
-        let (verdict, nanoseconds) = wrapper.run(&established(), repeat)?;
+        let (verdict, nanoseconds) = wrapper.run(&loaded.family.packet(), repeat)?;
         let dropped = loaded.dropped()? - before;
         let expected = match sources {
             Sources::Listed => (DROP, u64::from(repeat)),
@@ -86,12 +138,12 @@ impl Prefilters {
 }
 
 impl Loaded {
-    fn load(bench: &Path, prefixes: u32) -> Result<Self> {
+    fn load(bench: &Path, (family, prefixes): (Family, u32)) -> Result<Self> {
         let options = Options { directory: None, config: Config::DEFAULT, flows_max: Some(1024) };
         let mut object = Object::load(&options)?;
         let mut random = Random(7);
         let listed: BTreeSet<Ipv4Net> = list(&mut random, prefixes);
-        let nets = listed.iter().copied().map(IpNet::V4).collect();
+        let nets = listed.iter().map(|net| family.listed(*net)).collect::<Result<_>>()?;
         let prefilter = Prefilter { prefixes: nets, senders: Vec::new() };
         let desired = [(LIST.to_owned(), Arc::new(prefilter))].into();
         let plan = prefilter::plan(&desired, &[], &Lists::default(), Sweep::Remove, LIMITS);
@@ -101,10 +153,11 @@ impl Loaded {
         for sources in Sources::ALL {
             let mut wrapper = Wrapper::load(bench)?;
             wrapper.aim(object.uplink_program()?.fd()?)?;
-            wrapper.prepare(&established(), &Turns::Addresses(addresses(&mut random, &listed, sources)))?;
+            let turns = family.turns(addresses(&mut random, &listed, sources));
+            wrapper.prepare(&family.packet(), &turns)?;
             wrappers.insert(sources, wrapper);
         }
-        Ok(Self { object, wrappers, slot })
+        Ok(Self { object, family, wrappers, slot })
     }
 
     fn dropped(&mut self) -> Result<u64> {

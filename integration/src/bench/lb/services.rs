@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::XdpMode;
-use nix::sched::{CloneFlags, unshare};
 use weft_noded::{
     balance::tables::{OwnAddresses, Step},
     kernel::{
@@ -105,9 +104,9 @@ struct Loaded {
 }
 
 impl Services {
-    /// Loads and fills, in a network namespace of this thread's own.
+    /// Loads and fills, in a namespace that has no uplink yet.
     pub(super) fn load(bench: &Path) -> Result<Self> {
-        enter_namespace(bench)?;
+        add_uplink(bench)?;
         let each = Mode::ALL.into_iter().flat_map(|mode| SERVICES.map(|services| (mode, services)));
         let loaded =
             each.map(|(mode, services)| Ok(((mode, services), Loaded::load(bench, mode, services)?)));
@@ -217,8 +216,7 @@ fn node() -> Vec<TableStep> {
 }
 
 /// The uplink with the way to the other node. A device takes test runs only where some program is on it.
-fn enter_namespace(bench: &Path) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace (the bench needs root)")?;
+fn add_uplink(bench: &Path) -> Result<()> {
     let mac = GATEWAY_MAC.map(|byte| format!("{byte:02x}")).join(":");
     let neighbours =
         [IpAddr::V4(NODE)].into_iter().chain((1..=BACKENDS).map(|last| Mode::Snat.backend(last)));

@@ -22,6 +22,8 @@ type Template = [u64; 10];
 pub(super) enum Turns {
     Ports(Vec<u16>),
     Addresses(Vec<u32>),
+    /// Bits 16 to 48 of addresses of IPv6.
+    Words6(Vec<u32>),
 }
 
 /// How many flows take turns.
@@ -115,7 +117,7 @@ impl Wrapper {
         ensure!(packet.len() >= RESTORED_BYTES && length < 1500, "a packet of {length} bytes");
         let words: Vec<u32> = match turns {
             Turns::Ports(ports) => ports.iter().map(|port| u32::from(*port)).collect(),
-            Turns::Addresses(addresses) => addresses.clone(),
+            Turns::Addresses(words) | Turns::Words6(words) => words.clone(),
         };
         for (index, word) in (0..).zip(&words) {
             self.turns.set(index, word, 0)?;
@@ -124,8 +126,12 @@ impl Wrapper {
         for (word, bytes) in template.iter_mut().zip(packet[..RESTORED_BYTES].chunks_exact(8)) {
             *word = u64::from_ne_bytes(bytes.try_into()?);
         }
-        let addresses = u64::from(matches!(turns, Turns::Addresses(_)));
-        template[8] = length | addresses << 32;
+        let kind = match turns {
+            Turns::Ports(_) => 0,
+            Turns::Addresses(_) => 1,
+            Turns::Words6(_) => 2,
+        };
+        template[8] = length | kind << 32;
         template[9] = u64::try_from(words.len())?;
         Ok(self.template.set(0, template, 0)?)
     }

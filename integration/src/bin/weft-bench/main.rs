@@ -24,8 +24,11 @@ struct Arguments {
 enum Bench {
     /// Packets through the kernel programs, beside a reference
     Datapath(datapath::Options),
-    /// Packets through the program of XDP, beside a reference
+    /// Services and prefilters: packets, beside a reference; connections, beside direct ones and nftables; and how long many load
     Lb(lb::Options),
+    /// What `lb` lets connect
+    #[command(hide = true)]
+    ConnectProcess,
     /// From `apply` to realised, beside a bare fan-out of the same bytes
     Control(control::Options),
     /// The policy compiler: the controller's half and the daemon's, into the kernel
@@ -59,6 +62,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Bench::Lb(options) => lb::run(&arguments.object, options, say)?,
         Bench::Control(options) => control::run(options, say)?,
         Bench::Policy(options) => policy::run(options, say)?,
+        Bench::ConnectProcess => return lb::connect_process(),
         Bench::PolicyMemoryProcess(options) => return policy::memory_process(options),
         Bench::ControllerProcess(options) => return control::servers::controller(options),
         Bench::FanOutProcess(options) => return control::servers::fan_out(options),
