@@ -241,23 +241,24 @@ fn answering(explained: &v1::ExplainResponse) -> Vec<(&str, u32, v1::Verdict)> {
         .collect()
 }
 
-/// `api-1` and `db-1` on the first node and `web-2` on the second answer; `web-1`, on the second, calls.
+/// Attaches a backend, which is ready.
+async fn ready(node: &mut support::Node, number: u8, name: &str, app: &str) {
+    let (labels, address) = ([("app", app), ("tier", "back")], node.address(number));
+    assert!(node.attach(name, &labels, &[&address]).await.accepted);
+    let mut endpoint = support::endpoint(name, &labels, &[&address]);
+    endpoint.status.as_mut().unwrap().set_state(v1::EndpointState::Ready);
+    node.answers.remove(name);
+    let report = v1::EndpointReport { endpoint: Some(endpoint) };
+    node.report(v1::node_report::Report::Endpoint(report)).await;
+    node.until("an answer", |node| node.answers.contains_key(name)).await;
+}
+
+/// `back-api` and `back-db` on the first node and `back-web` on the second answer.
 async fn with_backends() -> (Fleet, support::Node, support::Node) {
     let (fleet, mut one, mut two) = two_nodes().await;
-    let addresses = [one.address(7), one.address(8), two.address(7)];
-    for (node, name, app, address) in [
-        (&mut one, "back-api", "api", &addresses[0]),
-        (&mut one, "back-db", "db", &addresses[1]),
-        (&mut two, "back-web", "web", &addresses[2]),
-    ] {
-        assert!(node.attach(name, &[("app", app), ("tier", "back")], &[address]).await.accepted);
-        let mut endpoint = support::endpoint(name, &[("app", app), ("tier", "back")], &[address]);
-        endpoint.status.as_mut().unwrap().set_state(v1::EndpointState::Ready);
-        let report = v1::EndpointReport { endpoint: Some(endpoint) };
-        node.answers.remove(name);
-        node.report(v1::node_report::Report::Endpoint(report)).await;
-        node.until("an answer", |node| node.answers.contains_key(name)).await;
-    }
+    ready(&mut one, 7, "back-api", "api").await;
+    ready(&mut one, 8, "back-db", "db").await;
+    ready(&mut two, 7, "back-web", "web").await;
     (fleet, one, two)
 }
 

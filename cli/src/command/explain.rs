@@ -84,9 +84,10 @@ impl Explain {
             v1::ExplainRequest { from: Some(self.from), to: Some(self.to), port: Some(port), family };
         let answer = operator.client.explain(request(message)).await;
         let answer = answer.map_err(|status| operator.remote.failure(&status))?.into_inner();
-        let judged = match self.datapath {
-            true => Some(judge(&self.socket, &answer, port, self.source_port).await?),
-            false => None,
+        let judged = if self.datapath {
+            Some(judge(&self.socket, &answer, port, self.source_port).await?)
+        } else {
+            None
         };
         let calls = answer.service.is_some();
         let people =

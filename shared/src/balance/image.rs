@@ -10,6 +10,7 @@ use crate::layout::service::{
 
 /// What a table in the kernel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the header, by itself")]
 pub struct Image {
     pub digest: [u64; 2],
     pub random: bool,
