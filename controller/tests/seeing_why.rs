@@ -322,9 +322,9 @@ async fn explain_of_a_call_leaves_out_backends_that_this_client_does_not_get() {
         .iter()
         .map(|one| one.directions.iter().map(|direction| direction.subject.as_str()).collect())
         .collect();
-    let node = "node node-2 (no labels)";
-    assert_eq!(subjects, [vec![node, ""], vec![node, ""], vec![""]], "{relayed:#?}");
-    let verdicts: Vec<v1::Verdict> = backends.iter().map(|one| one.verdict()).collect();
+    let called = "node node-2 (no labels)";
+    assert_eq!(subjects, [vec![called, ""], vec![called, ""], vec![""]], "{relayed:#?}");
+    let verdicts: Vec<v1::Verdict> = backends.iter().map(v1::ExplainedBackend::verdict).collect();
     let (allow, deny) = (v1::Verdict::Allow, v1::Verdict::Deny);
     assert_eq!(verdicts, [deny, deny, allow], "the node's policy lets nobody in but nodes");
     fleet.apply(vec![port]).await.unwrap();

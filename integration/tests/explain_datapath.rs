@@ -212,8 +212,8 @@ fn others(fleet: &Fleet) -> Result<()> {
     assert_eq!(refused["service"]["refusal"], "source", "{refused:#}");
     assert_eq!(refused["datapath"]["outcome"], "source_refused", "{refused:#}");
     assert_eq!(refused["datapath"]["service"]["backend"], none);
-    let node = Place::node(1).v4().to_string();
-    for frontend in [("10.97.0.10", 80), (node.as_str(), 30_080)] {
+    let own_address = Place::node(1).v4().to_string();
+    for frontend in [("10.97.0.10", 80), (own_address.as_str(), 30_080)] {
         let let_in = call(fleet, "203.0.113.129", frontend, 24_000)?;
         assert_eq!(let_in["datapath"]["outcome"], "delivered_local", "{let_in:#}");
         assert_eq!(let_in["datapath"]["service"]["atSockets"], false);

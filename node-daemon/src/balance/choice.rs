@@ -118,8 +118,8 @@ mod tests {
         Call { client: party("10.1.0.1", port), frontend: party("10.96.0.1", 80), protocol }
     }
 
-    fn connection(backend: Party) -> Option<Connection> {
-        Some(Connection { destination: backend, ..Connection::zeroed() })
+    fn connection(backend: Party) -> Connection {
+        Connection { destination: backend, ..Connection::zeroed() }
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
     fn datagrams_go_on_to_a_backend_that_is_one_and_a_new_connection_only_where_new_ones_go() {
         let (_, image) = image();
         let chosen = |backend, protocol| {
-            let memory = Memory { connection: connection(backend), ..Memory::default() };
+            let memory = Memory { connection: Some(connection(backend)), ..Memory::default() };
             let (found, why) = choose(&image, &call(1024, protocol), &memory).unwrap();
             (found.address.to_string(), why)
         };
