@@ -1,6 +1,8 @@
 //! Looking at and writing a frame's linear part. The verifier wants each access checked against the end, at an offset
 //! that is a constant; what lies at a computed offset is read with [`load`].
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use weft_shared::layout::Reason;
 
@@ -116,11 +118,13 @@ impl<const BYTES: usize> Head<BYTES> {
 /// Reads at any offset, also beyond the linear part.
 #[inline(always)]
 pub fn load<T: Copy + Default>(ctx: &TcContext, offset: u32) -> Result<T, Reason> {
-    let mut value = T::default();
-    // SAFETY: the helper writes exactly the value's bytes; any bytes are a `T`.
+    // Not zero before: for large ones that were a call, whose frame the stack of kernel 6.1 has no room for.
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes exactly the value's bytes.
     let failed =
-        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, (&raw mut value).cast(), size_of::<T>() as u32) };
-    if failed == 0 { Ok(value) } else { Err(Reason::Malformed) }
+        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
+    // SAFETY: they are written, and any bytes are a `T`.
+    if failed == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Reason::Malformed) }
 }
 
 /// The packet's metadata.

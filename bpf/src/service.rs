@@ -24,7 +24,7 @@ use crate::{
     maps::{self, CALL, OWN_ADDRESSES, SERVED_PORTS},
     parse::{self, Packet, Service, protocol, tcp},
     quoted, snat, translate,
-    verdict::same,
+    verdict::{in_pools, same},
     xdp::rate,
 };
 
@@ -571,6 +571,9 @@ fn take_port(packet: &Packet, call: &mut Call, now: u64) -> Result<(), Reason> {
         return Err(Reason::ServiceElsewhere);
     }
     row.flags = connection_flags::SNAT;
+    if in_pools(&maps::peer_of(&row.destination.address)) {
+        row.flags |= connection_flags::FLEET;
+    }
     let flags = row.flags | ended | if packet.tcp_opens() { snat::BEGINS } else { 0 };
     let kept = call.had && own.port != 0;
     if kept && snat::snat_keep(&raw const *key, &raw const row.destination, &raw const *own, flags, now) != 0

@@ -126,6 +126,10 @@ fn call(
         return nobodys;
     }
     *seen = Some(packet);
+    // Out of the overlay nobody vouches for such a source.
+    if in_pools(&maps::peer_of(&packet.source)) {
+        return Err(Reason::PoolSourceOutsideOverlay);
+    }
     let to = maps::peer_of(&packet.destination);
     match packet.service {
         // Of a backend outside of the fleet.
@@ -145,9 +149,6 @@ fn call(
 #[inline(always)]
 fn leave(ctx: &TcContext, packet: &'static Packet, moment: Moment, trace: &mut Trace) -> Result<(), Reason> {
     let from = maps::peer_of(&packet.source);
-    if in_pools(&from) {
-        return Err(Reason::PoolSourceOutsideOverlay);
-    }
     if !may_come_by_uplink(&from) {
         return Err(Reason::Spoofed);
     }

@@ -121,6 +121,16 @@ internalTrafficPolicy: local
 externalTrafficPolicy: local
 ---
 kind: Service
+name: far
+frontends:
+  - {address: 10.97.0.11, port: 80, protocol: TCP, type: external}
+  - {address: 10.97.0.11, port: 80, protocol: UDP, type: external}
+  - {address: 'fd97::11', port: 80, protocol: TCP, type: external}
+  - {address: 'fd97::11', port: 80, protocol: UDP, type: external}
+selector: {matchLabels: {at: two}}
+targetPort: 1000
+---
+kind: Service
 name: nobody
 frontends:
   - {address: 10.97.0.12, port: 80, protocol: TCP, type: external}
@@ -133,8 +143,10 @@ selector: {matchLabels: {app: nobody}}
 #[test]
 fn clients_that_no_socket_program_sees_reach_services() -> Result<()> {
     scenario("packets", 2, |fleet| {
-        let (one, two) =
-            (fleet.attach(1, "one", &[("app", "api")])?, fleet.attach(2, "two", &[("app", "api")])?);
+        let (one, two) = (
+            fleet.attach(1, "one", &[("app", "api")])?,
+            fleet.attach(2, "two", &[("app", "api"), ("at", "two")])?,
+        );
         let client = fleet.attach(1, "client", &[("app", "client")])?.namespace;
         let world = fleet.party("world")?.clone();
         let _servers = [(&one, "one"), (&two, "two"), (&world, "world")]
@@ -201,6 +213,11 @@ fn from_outside(fleet: &Fleet, world: &Namespace) -> Result<()> {
     }
     for service in node_port(2) {
         assert_eq!(tcp(world, service, 3)?, names(&["two"]));
+    }
+    // Behind another node, through the one that is called.
+    for service in ["10.97.0.11:80", "[fd97::11]:80"].map(at) {
+        assert_eq!(udp(world, service, 3).with_context(|| format!("{service}"))?, names(&["two"]));
+        assert_eq!(tcp(world, service, 3).with_context(|| format!("{service}"))?, names(&["two"]));
     }
     refused(world, at("10.97.0.12:80"), at("[fd97::12]:80"))?;
     refused(world, at("[fd97::12]:80"), at("10.97.0.12:80"))

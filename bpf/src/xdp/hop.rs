@@ -47,17 +47,6 @@ pub struct Hop {
     pub mtu: u16,
     /// Whether `outer` is of IPv4.
     pub v4: bool,
-    /// A [`Place`].
-    place: u8,
-}
-
-/// Where a backend is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Place {
-    Outside = 0,
-    /// Behind another node.
-    Fleet = 1,
 }
 
 /// The way to a backend for a packet that came in by this device, and shall leave by it.
@@ -117,13 +106,13 @@ extern "C" fn find(ctx: *mut xdp_md, hop: *mut Hop) -> u32 {
     if peer.ifindex != 0 || peer.class == Class::Host as u32 {
         return LOCAL;
     }
-    let (outer, place) = if in_pools(&peer) {
+    let outer = if in_pools(&peer) {
         let Some(node) = NODES.get(peer.node).filter(|_| peer.node != 0) else { return NOT_FOUND };
-        (node.address, Place::Fleet)
+        node.address
     } else {
-        (backend, Place::Outside)
+        backend
     };
-    (hop.outer, hop.v4, hop.place) = (bytemuck::cast(outer), outer.is_v4(), place as u8);
+    (hop.outer, hop.v4) = (bytemuck::cast(outer), outer.is_v4());
     let Some(own) = own_address(outer.is_v4()) else { return NOT_FOUND };
     if hop.outer == NOBODY || own == NOBODY {
         return NOT_FOUND;

@@ -29,7 +29,7 @@ use weft_shared::{
 };
 
 use crate::{
-    harness::Datapath,
+    harness::{Datapath, FROM_UPLINK},
     packets::{ACK, SYN, TCP, UDP, Way, arriving},
     world::{
         self, CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, NOBODY_PARTY, PARTNER_PARTY, Party,
@@ -680,4 +680,23 @@ fn source_of(packet: &[u8]) -> Option<IpAddr> {
         4 => <[u8; 4]>::try_from(packet.get(26..30)?).unwrap().into(),
         _ => <[u8; 16]>::try_from(packet.get(22..38)?).unwrap().into(),
     })
+}
+
+/// Also once tc has sent the first of them into the overlay, and knows the connection.
+#[test]
+fn what_goes_to_endpoints_of_other_nodes_through_this_one_stays_tcs() {
+    for family in FAMILIES {
+        let mut uplink = Uplink::new();
+        uplink.serve(
+            key(VIP.address(family), 80, UDP),
+            1,
+            &table(MANNER, &[(DB_PARTY.address(family), 8080)]),
+        );
+        let packet = question(family).udp(4000, 80);
+        for _ in 0..3 {
+            let fate = uplink.fate(&packet);
+            assert_eq!((fate.verdict, fate.reason), (PASS, Some(Reason::PassedToTc)), "{family:?}");
+            assert_eq!(uplink.datapath.fate(FROM_UPLINK, &packet), Reason::DeliveredOverlay, "{family:?}");
+        }
+    }
 }

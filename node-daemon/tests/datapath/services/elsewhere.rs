@@ -124,6 +124,18 @@ fn nobody_outside_has_an_address_of_ours_here_either() {
     }
 }
 
+/// What backends of the fleet answer comes by the overlay.
+#[test]
+fn nobody_outside_answers_for_an_endpoint_of_another_node() {
+    for family in FAMILIES {
+        let mut datapath = balancing(family);
+        let asked = datapath.run(FROM_UPLINK, &question(family).udp(CLIENT, PORT));
+        let ((_, own), _) = parties(&asked.packet);
+        let answer = arriving(DB_PARTY, HOST_PARTY, family).udp(TARGET, own);
+        assert_eq!(datapath.fate(FROM_UPLINK, &answer), Reason::PoolSourceOutsideOverlay);
+    }
+}
+
 /// Where backends answer themselves, packets go on inside others, which is not done here.
 #[test]
 fn what_backends_answer_themselves_is_not_sent_as_the_nodes() {
