@@ -8,6 +8,7 @@ mod collect;
 mod command;
 mod drift;
 mod health;
+mod neighbours;
 mod network;
 mod prefilter;
 mod realise;
@@ -21,7 +22,13 @@ mod sweep;
 mod tables;
 mod xdp;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -114,6 +121,8 @@ struct State<D, L> {
     endpoint_mtu_bytes: u32,
     /// The routes to the overlay's device, prefix → source.
     routed: BTreeMap<IpNet, IpAddr>,
+    /// Places that XDP sends to, whose next hops the kernel keeps resolved; `None`: those that an earlier daemon left.
+    neighbours: Option<BTreeSet<IpAddr>>,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
     flows: collect::Flows,
