@@ -2,6 +2,7 @@
 //! ([`place`]), and what differs from the kernel becomes steps. Pure.
 
 mod place;
+pub mod ports;
 pub mod service;
 pub mod sources;
 pub mod tables;

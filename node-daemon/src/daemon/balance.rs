@@ -7,7 +7,7 @@ use weft_shared::layout::service::frontend_flags;
 use super::{Settings, State, repairs::Repair};
 use crate::{
     balance::{
-        Balancer,
+        Balancer, ports,
         tables::{OwnAddresses, Services, Step},
         view::Here,
     },
@@ -81,6 +81,12 @@ impl<D: Datapath, L: Links> State<D, L> {
             reason: reason.clone(),
         }));
         Ok(())
+    }
+
+    /// For people: who else has the ports of `snat`. Without services nobody is sent from them.
+    pub(super) fn snat_problems(&self) -> Vec<String> {
+        let (Settings { snat_ports, socket_ports, .. }, services) = (&self.settings, self.desired.services());
+        if services.is_empty() { Vec::new() } else { ports::problems(*snat_ports, socket_ports, services) }
     }
 
     /// Where there are services, packets go to backends elsewhere with addresses of this node.

@@ -43,6 +43,7 @@ pub use start::{Loaded, StartError};
 pub use tables::TablesError;
 
 use crate::{
+    balance::ports::{Ports, SocketPorts},
     desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},
     kernel::links::Link,
     observe::names::Names,
@@ -63,6 +64,9 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     pub vxlan_device: String,
     pub vxlan_port: u16,
+    /// That connections to backends come from which answer through this node.
+    pub snat_ports: Ports,
+    pub socket_ports: SocketPorts,
     pub boot_id: String,
     pub kernel_release: String,
     pub tcx: bool,

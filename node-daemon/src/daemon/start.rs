@@ -154,6 +154,9 @@ impl Core {
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");
         }
+        for problem in state.snat_problems() {
+            warn!(%problem);
+        }
         info!(
             revision = state.desired.revision,
             endpoints = state.attachments.endpoints.len(),

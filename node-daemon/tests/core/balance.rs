@@ -150,6 +150,29 @@ async fn next_hops_of_backends_that_outsiders_are_sent_to_are_kept_resolved_as_l
 }
 
 #[tokio::test]
+async fn a_node_port_among_the_ports_of_snat_is_a_problem_as_long_as_it_is_there() {
+    let at = |port| {
+        let frontend = v1::NodeFrontend {
+            address: String::new(),
+            port,
+            protocol: 6,
+            r#type: v1::FrontendType::NodePort.into(),
+        };
+        let base = service("web", "10.96.0.1", &["10.200.1.5"]);
+        let mut sent = v1::NodeService::decode(base.bytes.clone()).expect("encoded above");
+        sent.frontends.push(frontend);
+        v1::Upsert { bytes: sent.encode_to_vec().into(), ..base }
+    };
+    let (_state, _kernel, _fake, node, mut stream) = synced(vec![at(61_000)]).await;
+    let expected = "SNAT ports 61000-65535: 61000 is a node port of service \"web\"";
+    let is_told = |status: &v1::StatusResponse| status.problems.iter().any(|text| text.starts_with(expected));
+    assert!(is_told(&node.status().await));
+    stream.delta(delta(6, vec![at(30_080)])).await;
+    stream.ack().await;
+    assert!(!is_told(&node.status().await));
+}
+
+#[tokio::test]
 async fn the_first_service_brings_the_socket_programs_and_a_restart_keeps_them() {
     let (state, kernel, fake, node, stream) = synced(Vec::new()).await;
     let attached = |kernel: &Kernel| kernel.maps.with(|state| state.cgroup.clone());
