@@ -14,6 +14,7 @@ use weft_controller::{
 };
 use weft_integration::wire::Wire;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, Target, VXLAN_DEVICE},
     desired::disk::Disk,
     kernel::twin::{Twin, TwinLinks},
@@ -68,6 +69,8 @@ async fn daemon(directory: &std::path::Path) -> Core {
         uplinks: Vec::new(),
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: 8472,
+        snat_ports: Ports::DEFAULT,
+        socket_ports: SocketPorts::default(),
         cgroup: None,
         boot_id: "boot".to_owned(),
         kernel_release: "6.12".to_owned(),

@@ -2,14 +2,7 @@
 //! is, and hears the answer directly, as the frontend's.
 #![expect(clippy::expect_used, reason = "addresses of the test's own")]
 
-use std::{
-    collections::BTreeSet,
-    env,
-    io::ErrorKind,
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    process::Command,
-};
+use std::{collections::BTreeSet, env, net::SocketAddr, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -91,15 +84,11 @@ fn answers(from: &Namespace, service: SocketAddr) -> Result<BTreeSet<String>> {
     })
 }
 
-/// XDP sends nothing to nodes of which the balancing one knows no MAC; here, nothing else has asked for it.
-fn know_neighbour(fleet: &Fleet) -> Result<()> {
-    let other = fleet.node(2).place().v4();
-    fleet.node(1).host().namespace()?.within(move || {
-        // Nobody listens there, and says so.
-        let refused = TcpStream::connect((other, 9)).err().map(|error| error.kind());
-        ensure!(refused == Some(ErrorKind::ConnectionRefused), "{refused:?}");
-        Ok(())
-    })
+/// Whether the kernel of the balancing node keeps the other one's MAC known. Here, nothing else asks for it.
+fn knows_neighbour(fleet: &Fleet) -> Result<bool> {
+    let other = fleet.node(2).place().v4().to_string();
+    let neighbours = fleet.node(1).host().run("ip", &["neigh", "show", "to", &other, "dev", UPLINK])?;
+    Ok(neighbours.contains("managed") && neighbours.contains("lladdr"))
 }
 
 fn forwarded(fleet: &Fleet) -> Result<u64> {
@@ -121,7 +110,6 @@ fn clients_outside_reach_backends_of_every_node_by_one_and_hear_them_directly() 
             servers.push(NamedServer::start(&party.namespace, PORT, name)?);
         }
         fleet.apply(SERVICE)?;
-        know_neighbour(fleet)?;
         wait::until_true("the program is there", READY, || {
             let capabilities = fleet.node(1).status()?.capabilities.context("capabilities")?;
             Ok(capabilities
@@ -137,6 +125,13 @@ fn clients_outside_reach_backends_of_every_node_by_one_and_hear_them_directly() 
             })?;
             ensure!(forwarded(fleet)? > before, "those of the other node were sent on at XDP");
         }
+        ensure!(knows_neighbour(fleet)?, "the kernel keeps the next hop resolved");
+        fleet.node(1).host().run("ip", &["neigh", "flush", "dev", UPLINK])?;
+        ensure!(!knows_neighbour(fleet)?, "flushed");
+        wait::until_true("the next hop is known again", READY, || knows_neighbour(fleet))?;
+        let before = forwarded(fleet)?;
+        ensure!(answers(&world, frontends()[0])? == both, "both answer again");
+        ensure!(forwarded(fleet)? > before, "again at XDP");
         // The backends' policy is about the client, and not about the node that balances.
         fleet.apply(ONLY_OTHERS)?;
         wait::until_true("the client is refused", READY, || {

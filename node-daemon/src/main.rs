@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{Core, Ground, Loaded, Settings, VXLAN_DEVICE},
     desired::disk::{Content, Disk},
     health::prober,
@@ -94,6 +95,11 @@ struct Arguments {
     /// UDP port of the overlay, the same on all nodes
     #[arg(long, env = "WEFT_VXLAN_PORT", value_name = "PORT", default_value_t = 8472)]
     vxlan_port: u16,
+
+    /// Ports that connections to backends come from which answer through this node (services with `forwardingMode: snat`): 64 or more,
+    /// none that the kernel gives to sockets (net.ipv4.ip_local_port_range) and none of the fleet's `nodePorts`
+    #[arg(long, env = "WEFT_SNAT_PORTS", value_name = "FIRST-LAST", default_value_t = Ports::DEFAULT)]
+    snat_ports: Ports,
 
     /// Flows that are remembered at most (a table that is in the kernel already keeps its size)
     #[arg(long, env = "WEFT_FLOWS_MAX", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
@@ -191,6 +197,8 @@ async fn run(arguments: Arguments, began: Instant) -> Result<()> {
         overlay_ifindex: ground.overlay_ifindex,
         vxlan_port: arguments.vxlan_port.into(),
         namespace_cookie: netns::cookie()?,
+        snat_first_port: arguments.snat_ports.first,
+        snat_last_port: arguments.snat_ports.last,
         ..Config::DEFAULT
     };
     let probe = Probe { directory: arguments.bpffs.clone(), config };
@@ -292,6 +300,11 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         },
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: arguments.vxlan_port,
+        snat_ports: arguments.snat_ports,
+        socket_ports: SocketPorts::read(
+            &proc("/proc/sys/net/ipv4/ip_local_port_range")?,
+            &proc("/proc/sys/net/ipv4/ip_local_reserved_ports")?,
+        ),
         boot_id: proc("/proc/sys/kernel/random/boot_id")?,
         kernel_release: proc("/proc/sys/kernel/osrelease")?,
         tcx: object::has_tcx(),

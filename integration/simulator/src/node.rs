@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{AttachSpec, Core, Ground, Loaded, Settings, StartError, Target, VXLAN_DEVICE},
     desired::disk::{Disk, DiskError},
     kernel::twin::{Twin, TwinLinks},
@@ -101,6 +102,8 @@ impl Node {
             uplinks: Vec::new(),
             vxlan_device: VXLAN_DEVICE.to_owned(),
             vxlan_port: 8472,
+            snat_ports: Ports::DEFAULT,
+            socket_ports: SocketPorts::default(),
             cgroup: Some(CGROUP.into()),
             boot_id: format!("boot-{}", self.boot),
             kernel_release: "6.12".to_owned(),

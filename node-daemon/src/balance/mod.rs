@@ -3,6 +3,7 @@
 
 pub mod choice;
 mod place;
+pub mod ports;
 pub mod service;
 pub mod sources;
 pub mod tables;

@@ -79,6 +79,15 @@ pub fn shares(service: &Service, here: &Here, numbers: Numbers) -> Vec<Share> {
     shares
 }
 
+/// Backends to which XDP of this node sends what comes from outside: of `dsr` all that are elsewhere, of `snat` those outside of the
+/// fleet.
+pub fn sent_on<'a>(service: &'a Service, node: &'a str) -> impl Iterator<Item = &'a Backend> {
+    let is_reached = !service.local_outside && service.frontends.iter().any(|frontend| !frontend.cluster);
+    let backends = if is_reached { &service.backends[..] } else { &[] };
+    let dsr = service.forwarding == Forwarding::Dsr;
+    backends.iter().filter(move |backend| backend.node.is_empty() || (dsr && backend.node != node))
+}
+
 /// The key of a frontend in a family, if it is of that.
 pub fn key(frontend: &Frontend, v4: bool) -> Option<FrontendKey> {
     let Frontend { address, port, protocol, .. } = *frontend;

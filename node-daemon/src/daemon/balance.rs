@@ -7,7 +7,7 @@ use weft_shared::layout::service::{TCP, UDP, frontend_flags};
 use super::{Settings, State, repairs::Repair};
 use crate::{
     balance::{
-        Balancer,
+        Balancer, ports,
         tables::{OwnAddresses, Services, Step},
         view::Here,
     },
@@ -102,6 +102,12 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.unrealised.extend(unrealised.iter().cloned().chain(out_of_reach).map(|(name, reason)| {
             v1::RejectedResource { r#type: ResourceType::Service.into(), name, reason }
         }));
+    }
+
+    /// For people: who else has the ports of `snat`. Without services nobody is sent from them.
+    pub(super) fn snat_problems(&self) -> Vec<String> {
+        let (Settings { snat_ports, socket_ports, .. }, services) = (&self.settings, self.desired.services());
+        if services.is_empty() { Vec::new() } else { ports::problems(*snat_ports, socket_ports, services) }
     }
 
     /// Where there are services, packets go to backends elsewhere with addresses of this node.

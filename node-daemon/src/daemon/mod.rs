@@ -8,6 +8,7 @@ mod collect;
 mod command;
 mod drift;
 mod health;
+mod neighbours;
 mod network;
 mod prefilter;
 mod realise;
@@ -21,7 +22,13 @@ mod sweep;
 mod tables;
 mod xdp;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -36,6 +43,7 @@ pub use start::{Loaded, StartError};
 pub use tables::{TablesError, backend_in_words};
 
 use crate::{
+    balance::ports::{Ports, SocketPorts},
     desired::{Desired, EndpointWord, attachments::Attachments, disk::Disk, journal::Journal},
     kernel::links::Link,
     observe::names::Names,
@@ -56,6 +64,9 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     pub vxlan_device: String,
     pub vxlan_port: u16,
+    /// That connections to backends come from which answer through this node.
+    pub snat_ports: Ports,
+    pub socket_ports: SocketPorts,
     pub boot_id: String,
     pub kernel_release: String,
     pub tcx: bool,
@@ -114,6 +125,8 @@ struct State<D, L> {
     endpoint_mtu_bytes: u32,
     /// The routes to the overlay's device, prefix → source.
     routed: BTreeMap<IpNet, IpAddr>,
+    /// Places that XDP sends to, whose next hops the kernel keeps resolved; `None`: those that an earlier daemon left.
+    neighbours: Option<BTreeSet<IpAddr>>,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
     flows: collect::Flows,

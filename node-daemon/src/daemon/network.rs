@@ -96,6 +96,9 @@ impl<D: Datapath, L: Links> State<D, L> {
         if let Err(error) = self.mend_overlay_routes().await {
             problems.push(error.to_string());
         }
+        if let Err(error) = self.mend_neighbours().await {
+            problems.push(error.to_string());
+        }
         for problem in problems.iter().filter(|problem| !self.network_problems.contains(problem)) {
             warn!(%problem, "the node's network is not as it should be");
         }

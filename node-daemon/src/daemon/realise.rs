@@ -172,7 +172,7 @@ impl<D: Datapath, L: Links> State<D, L> {
         Ok(())
     }
 
-    fn input(&self) -> Input<'_> {
+    pub(super) fn input(&self) -> Input<'_> {
         Input {
             node: &self.settings.node,
             own_addresses: &self.own_addresses,

@@ -66,8 +66,13 @@ impl<D: Datapath, L: Links> State<D, L> {
                 self.changed.send_modify(|changes| *changes += 1);
             }
             Command::Realise { batch, reply } => {
+                // Comes several times a second, and says nothing of services.
+                let only_progress = batch.is_only_progress();
                 let answer = self.realise(batch);
                 self.follow_overlay_routes().await;
+                if !only_progress {
+                    self.follow_neighbours().await;
+                }
                 drop(reply.send(answer));
                 if std::mem::take(&mut self.sweep_due) {
                     self.sweep_links().await;

@@ -114,6 +114,7 @@ impl Core {
             host_addresses: ground.host_addresses,
             endpoint_mtu_bytes: ground.endpoint_mtu_bytes,
             routed: BTreeMap::new(),
+            neighbours: None,
             synced: false,
             flows: super::collect::Flows::default(),
             repairs: super::repairs::Repairs::default(),
@@ -143,6 +144,7 @@ impl Core {
         state.write_kernel()?;
         state.attach_programs(&ground.uplinks, ground.overlay_ifindex).await?;
         state.follow_overlay_routes().await;
+        state.follow_neighbours().await;
         if state.datapath.sockets_attached()? {
             state.need_sockets();
         }
@@ -151,6 +153,9 @@ impl Core {
         }
         if let Err(error) = state.datapath.settle() {
             warn!(%error, "what an earlier version left stays");
+        }
+        for problem in state.snat_problems() {
+            warn!(%problem);
         }
         info!(
             revision = state.desired.revision,

@@ -103,6 +103,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 "no cgroup2 hierarchy is mounted: processes don't reach services by their sockets".to_owned(),
             );
         }
+        problems.extend(self.snat_problems());
         problems.extend(self.xdp.problems());
         problems.extend(self.services.problem());
         problems.extend(self.shaping.problem());

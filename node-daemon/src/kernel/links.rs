@@ -95,6 +95,14 @@ pub trait Links: Send + Sync + 'static {
         routes: &BTreeMap<IpNet, IpAddr>,
     ) -> Result<bool, KernelError>;
 
+    /// Makes the neighbours that the kernel keeps resolved for us those by which these places are reached over the uplinks, and lets go
+    /// of others. Those that somebody has set for good are left alone. Whether anything was not so.
+    async fn keep_neighbours(
+        &self,
+        uplinks: &BTreeSet<u32>,
+        places: &BTreeSet<IpAddr>,
+    ) -> Result<bool, KernelError>;
+
     /// Whether the interface's queues let packets go at their times of departure (fq).
     async fn keeps_departures(&self, ifindex: u32) -> Result<bool, KernelError>;
 

@@ -303,6 +303,8 @@ pub struct TwinLinksState {
     pub routes: BTreeMap<IpAddr, u32>,
     /// Prefix → source of the node's own processes.
     pub overlay_routes: BTreeMap<IpNet, IpAddr>,
+    /// Neighbours of the uplink that are kept resolved: in a twin's network, every place is one.
+    pub neighbours: BTreeSet<IpAddr>,
     pub up: BTreeSet<u32>,
     /// Of the only uplink, instead of [`UPLINK_ADDRESS`].
     pub addresses: Option<Vec<IpAddr>>,
@@ -388,6 +390,15 @@ impl Links for TwinLinks {
 
     async fn route_to_overlay(&self, _: u32, routes: &BTreeMap<IpNet, IpAddr>) -> Result<bool, KernelError> {
         Ok(self.with(|state| std::mem::replace(&mut state.overlay_routes, routes.clone()) != *routes))
+    }
+
+    async fn keep_neighbours(
+        &self,
+        uplinks: &BTreeSet<u32>,
+        places: &BTreeSet<IpAddr>,
+    ) -> Result<bool, KernelError> {
+        let places = if uplinks.is_empty() { BTreeSet::new() } else { places.clone() };
+        Ok(self.with(|state| std::mem::replace(&mut state.neighbours, places.clone()) != places))
     }
 
     async fn keeps_departures(&self, _: u32) -> Result<bool, KernelError> {

@@ -172,11 +172,21 @@ fn overlay_address(own: &[IpAddr], other: &[IpAddr]) -> Option<IpAddr> {
     shared(true).or_else(|| shared(false))
 }
 
+/// By which address of another node packets get there from this one.
+pub fn underlay_address(input: Input<'_>, node: &str) -> Option<IpAddr> {
+    overlay_address(own_underlay(input), &input.desired.nodes().get(node)?.addresses)
+}
+
+/// As the fleet knows them, if it does.
+fn own_underlay(input: Input<'_>) -> &[IpAddr] {
+    input.desired.nodes().get(input.node).map_or(input.own_addresses, |route| &route.addresses)
+}
+
 /// Rows of nodes, and node name → slot.
 fn add_nodes<'a>(compiled: &mut Compiled, input: Input<'a>, actual: &Tables) -> BTreeMap<&'a str, u32> {
     let tables = &mut compiled.tables;
     let own_route = input.desired.nodes().get(input.node);
-    let own = own_route.map_or(input.own_addresses, |route| &route.addresses);
+    let own = own_underlay(input);
     let mut slots = BTreeMap::new();
     let mut taken: BTreeSet<u32> = actual.nodes.keys().copied().chain([0]).collect();
     let by_address: BTreeMap<Address, u32> =

@@ -1,6 +1,6 @@
 //! Services, from the controller's word to the kernel.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use prost::Message as _;
 use weft_noded::{
@@ -88,6 +88,88 @@ async fn a_service_that_outsiders_reach_brings_the_program_of_uplinks_and_takes_
     stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
     stream.ack().await;
     assert_eq!(modes(&kernel), []);
+}
+
+/// A service with a backend on another node, one on this node and one outside of the fleet.
+fn spread(mode: v1::ForwardingMode, kind: v1::FrontendType) -> v1::Upsert {
+    let backend = |(address, node): (&str, &str)| v1::NodeBackend {
+        address: address.to_owned(),
+        port: 8080,
+        weight: 1,
+        state: v1::BackendState::Active.into(),
+        node: node.to_owned(),
+        ..v1::NodeBackend::default()
+    };
+    let base = service_at("spread", kind, "198.51.100.10", &[]);
+    let mut sent = v1::NodeService::decode(base.bytes.clone()).expect("encoded above");
+    let backends = [("10.200.1.5", "n1"), ("10.200.2.5", "n2"), ("203.0.113.5", "")];
+    sent.backends = backends.map(backend).into();
+    sent.forwarding_mode = mode.into();
+    v1::Upsert { bytes: sent.encode_to_vec().into(), ..base }
+}
+
+#[tokio::test]
+async fn next_hops_of_backends_that_outsiders_are_sent_to_are_kept_resolved_as_long_as_they_are() {
+    use v1::{ForwardingMode::*, FrontendType::*};
+    let (state, kernel, fake, node, mut stream) = synced(vec![spread(Dsr, Cluster)]).await;
+    let kept = |kernel: &Kernel| kernel.links.with(|state| state.neighbours.clone());
+    let addresses = |texts: &[&str]| {
+        texts.iter().map(|text| text.parse().expect("an address")).collect::<BTreeSet<IpAddr>>()
+    };
+    assert_eq!(kept(&kernel), addresses(&[]), "nobody outside is sent to its backends");
+    let cases: [(_, _, &[&str]); 3] = [
+        (Dsr, External, &["192.0.2.12", "203.0.113.5"]),
+        (Snat, External, &["203.0.113.5"]),
+        (Dsr, Cluster, &[]),
+    ];
+    for (revision, (mode, kind, expected)) in (6..).zip(cases) {
+        stream.delta(delta(revision, vec![spread(mode, kind)])).await;
+        stream.ack().await;
+        assert_eq!(kept(&kernel), addresses(expected), "{mode:?} {kind:?}");
+    }
+    stream.delta(delta(9, vec![spread(Dsr, External)])).await;
+    stream.ack().await;
+    let both = addresses(&["192.0.2.12", "203.0.113.5"]);
+
+    let routes = |status: v1::StatusResponse| {
+        let found = status.repairs.into_iter().find(|repair| repair.what == "routes");
+        found.map_or(0, |repair| repair.times)
+    };
+    assert_eq!(routes(node.status().await), 0);
+    kernel.links.with(|state| state.neighbours.clear());
+    node.core.check().await.expect("the core lives");
+    assert_eq!(kept(&kernel), both, "somebody flushed them");
+    assert_eq!(routes(node.status().await), 1);
+
+    // A daemon that starts knows not what another one left.
+    drop((stream, fake));
+    node.kill();
+    kernel.links.with(|state| state.neighbours = addresses(&["192.0.2.99"]));
+    let _node = Node::start(&kernel, state.path(), &[]).await;
+    assert_eq!(kept(&kernel), both);
+}
+
+#[tokio::test]
+async fn a_node_port_among_the_ports_of_snat_is_a_problem_as_long_as_it_is_there() {
+    let at = |port| {
+        let frontend = v1::NodeFrontend {
+            address: String::new(),
+            port,
+            protocol: 6,
+            r#type: v1::FrontendType::NodePort.into(),
+        };
+        let base = service("web", "10.96.0.1", &["10.200.1.5"]);
+        let mut sent = v1::NodeService::decode(base.bytes.clone()).expect("encoded above");
+        sent.frontends.push(frontend);
+        v1::Upsert { bytes: sent.encode_to_vec().into(), ..base }
+    };
+    let (_state, _kernel, _fake, node, mut stream) = synced(vec![at(61_000)]).await;
+    let expected = "SNAT ports 61000-65535: 61000 is a node port of service \"web\"";
+    let is_told = |status: &v1::StatusResponse| status.problems.iter().any(|text| text.starts_with(expected));
+    assert!(is_told(&node.status().await));
+    stream.delta(delta(6, vec![at(30_080)])).await;
+    stream.ack().await;
+    assert!(!is_told(&node.status().await));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{
         AttachError, AttachSpec, Core, EndpointState, Ground, Loaded, Settings, StartError, Target,
         VXLAN_DEVICE,
@@ -40,6 +41,8 @@ fn settings() -> Settings {
         uplinks: Vec::new(),
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: 8472,
+        snat_ports: Ports::DEFAULT,
+        socket_ports: SocketPorts::default(),
         // The twin takes any name.
         cgroup: Some("/the/cgroup".into()),
         boot_id: "boot-1".to_owned(),

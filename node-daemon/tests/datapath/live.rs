@@ -11,6 +11,7 @@ use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{AttachSpec, Core, EndpointState, Ground, Loaded, Settings, Target, VXLAN_DEVICE, Welcomed},
     desired::{Batch, disk::Disk},
     kernel::{
@@ -96,6 +97,8 @@ impl Machine {
             uplinks: vec![UPLINK.to_owned()],
             vxlan_device: VXLAN_DEVICE.to_owned(),
             vxlan_port: 8472,
+            snat_ports: Ports::DEFAULT,
+            socket_ports: SocketPorts::default(),
             cgroup: None,
             boot_id: "boot-1".to_owned(),
             kernel_release: "6.1".to_owned(),

@@ -18,6 +18,7 @@ mod forwarding;
 mod fragments;
 mod garbage;
 mod harness;
+mod hops;
 mod host;
 mod host_oracle;
 mod live;

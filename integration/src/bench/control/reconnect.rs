@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow};
 use tokio_util::sync::CancellationToken;
 use weft_noded::{
+    balance::ports::{Ports, SocketPorts},
     daemon::{AttachSpec, Core, Ground, Loaded, Settings, Target, VXLAN_DEVICE},
     desired::disk::Disk,
     kernel::twin::{Twin, TwinLinks},
@@ -165,6 +166,8 @@ async fn daemon(directory: &std::path::Path) -> Result<Core> {
         uplinks: Vec::new(),
         vxlan_device: VXLAN_DEVICE.to_owned(),
         vxlan_port: 8472,
+        snat_ports: Ports::DEFAULT,
+        socket_ports: SocketPorts::default(),
         cgroup: None,
         boot_id: "boot".to_owned(),
         kernel_release: "6.12".to_owned(),

@@ -1,11 +1,15 @@
 //! The real [`Links`]: rtnetlink.
 
 mod endpoint;
+mod neighbours;
 mod overlay;
 mod read;
 mod watch;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -23,7 +27,7 @@ use super::{
 };
 use crate::{desired::attachments::Mac, endpoint::interface};
 
-/// Who made a route: ours are recognised by it. Free in `/etc/iproute2/rt_protos`.
+/// Who made a route or a neighbour: ours are recognised by it. Free in `/etc/iproute2/rt_protos`.
 const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(119);
 
 /// A netlink connection.
@@ -59,12 +63,13 @@ impl Netlink {
         Ok(())
     }
 
-    /// Takes away every device and route of ours: for those who uninstall.
+    /// Takes away every device, route and neighbour of ours: for those who uninstall.
     pub async fn cleanup(&self, overlay: &str) -> Result<(), KernelError> {
         for link in self.ours().await? {
             self.remove(&link.name).await?;
         }
         self.remove(overlay).await?;
+        neighbours::keep(&self.handle, &BTreeSet::new(), &BTreeSet::new()).await?;
         self.remove_routes().await
     }
 }
@@ -107,6 +112,14 @@ impl Links for Netlink {
         routes: &BTreeMap<IpNet, IpAddr>,
     ) -> Result<bool, KernelError> {
         overlay::route(&self.handle, ifindex, routes).await
+    }
+
+    async fn keep_neighbours(
+        &self,
+        uplinks: &BTreeSet<u32>,
+        places: &BTreeSet<IpAddr>,
+    ) -> Result<bool, KernelError> {
+        neighbours::keep(&self.handle, uplinks, places).await
     }
 
     async fn keeps_departures(&self, ifindex: u32) -> Result<bool, KernelError> {

@@ -182,7 +182,7 @@ pub(super) fn prefix_and_source(route: &RouteMessage) -> Option<(IpNet, IpAddr)>
     Some((IpNet::new(to?, route.header.destination_prefix_length).ok()?, source?))
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
