@@ -97,7 +97,7 @@ struct Arguments {
     vxlan_port: u16,
 
     /// Ports that connections to backends come from which answer through this node (services with `forwardingMode: snat`): 64 or more,
-    /// none that the kernel gives to sockets (net.ipv4.ip_local_port_range) and none of the fleet's `nodePorts`
+    /// none that the kernel gives to sockets (`net.ipv4.ip_local_port_range`) and none of the fleet's `nodePorts`
     #[arg(long, env = "WEFT_SNAT_PORTS", value_name = "FIRST-LAST", default_value_t = Ports::DEFAULT)]
     snat_ports: Ports,
 
@@ -110,7 +110,7 @@ struct Arguments {
     #[arg(long)]
     forget_desired: bool,
 
-    /// Remove everything of ours from the kernel (programs, maps, devices, routes) and exit: to uninstall. Endpoints
+    /// Remove everything of ours from the kernel (programs, maps, devices, routes, neighbours) and exit: to uninstall. Endpoints
     /// lose their network
     #[arg(long, conflicts_with = "forget_desired")]
     cleanup: bool,

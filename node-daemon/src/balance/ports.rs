@@ -107,8 +107,6 @@ pub fn problems(ports: Ports, sockets: &SocketPorts, services: &Desired) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "text of the tests' own")]
-
     use super::*;
 
     #[test]
