@@ -62,6 +62,12 @@ impl Attachment {
     pub fn is_meant_by(&self, instance: &str) -> bool {
         instance.is_empty() || instance == self.instance
     }
+
+    /// Whether the word cannot be about a former bearer of the name. A word that names this instance never is: it may
+    /// well be older than the answer, which says what the store is at where the report was stored before.
+    fn is_surely_meant(&self, word: &EndpointWord, accepted: u64) -> bool {
+        if word.instance.is_empty() { word.revision >= accepted } else { word.instance == self.instance }
+    }
 }
 
 /// An endpoint that was open here and is gone, and whose policy this node may still hold.
@@ -154,7 +160,7 @@ impl Attachments {
     ) -> Option<&'a EndpointWord> {
         let accepted = attachment.accepted?;
         let word = words.get(&attachment.name).filter(|word| attachment.is_meant_by(&word.instance))?;
-        (word.revision >= accepted || !self.gone.contains(&attachment.name)).then_some(word)
+        (!self.gone.contains(&attachment.name) || attachment.is_surely_meant(word, accepted)).then_some(word)
     }
 
     /// The controllers' word is another store's from here on, whose revisions begin elsewhere. Of a name that had another
@@ -183,12 +189,12 @@ impl Attachments {
         self.former.retain(|_, former| is_held(former.identity, words));
         let endpoints = &self.endpoints;
         let silent_too = all_was_sent || self.gone.len() > GONE_MAX;
-        self.gone.retain(|name| {
-            match (endpoints.get(name).map(|attachment| attachment.accepted), words.get(name)) {
-                (None, word) => word.is_some() || !silent_too,
-                (Some(Some(accepted)), Some(word)) => word.revision < accepted,
-                (Some(_), _) => true,
+        self.gone.retain(|name| match (endpoints.get(name), words.get(name)) {
+            (None, word) => word.is_some() || !silent_too,
+            (Some(own), Some(word)) => {
+                own.accepted.is_none_or(|accepted| !own.is_surely_meant(word, accepted))
             }
+            (Some(_), None) => true,
         });
     }
 }

@@ -5,7 +5,7 @@ use weft_noded::daemon::EndpointState;
 use weft_proto::v1::{self, node_report::Report};
 
 use crate::{
-    answer, base, endpoint,
+    answer, base, endpoint, endpoint_of,
     fake::{Fake, Stream},
     full,
     node::{Kernel, Node},
@@ -92,6 +92,43 @@ async fn what_changes_between_hello_and_its_answer_is_told_whatever_the_controll
 
     let told = told(&node, &mut stream, true).await;
     assert_eq!(told[..5], ["gone", "inventory", "a", "late", "unanswered"]);
+}
+
+/// The report was stored, the answer was lost, and what was sent since was about others.
+#[tokio::test]
+async fn the_next_bearer_of_a_name_is_open_by_a_word_that_is_older_than_the_answer() {
+    let (_state, _kernel, fake, node) = two_and_one_unanswered().await;
+    assert!(node.core.detach("a".to_owned()).await.unwrap().unwrap());
+    node.attach("a", "other").await;
+    let mut stream = fake.stream().await;
+    let welcome = v1::Welcome {
+        store_id: "store-1".to_owned(),
+        revision: 12,
+        endpoints_known: true,
+        ..v1::Welcome::default()
+    };
+    stream.send(v1::controller_message::Message::Welcome(welcome)).await;
+    let report = |report: Report| if let Report::Endpoint(of) = report { of.endpoint } else { None };
+    let reported = loop {
+        let reported = stream.report(report).await;
+        if reported.metadata.as_ref().is_some_and(|metadata| metadata.name == "a") {
+            break reported;
+        }
+    };
+    let instance = reported.attachment.unwrap().instance;
+    let word = v1::Delta {
+        nonce: 9,
+        revision: 9,
+        in_sync: true,
+        upserts: vec![endpoint_of(&instance, "a", 301, true)],
+        ..v1::Delta::default()
+    };
+    stream.delta(word).await;
+    stream.ack().await;
+
+    answer(&stream, "a", true, "", 12).await;
+
+    node.endpoint("a", |state| matches!(state, EndpointState::Ready(_))).await;
 }
 
 #[tokio::test]
