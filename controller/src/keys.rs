@@ -30,6 +30,8 @@ pub const ENDPOINT_CIDRS: &str = "/weft/v1/endpoint-cidr/";
 pub const ADDRESSES_SPOKEN_FOR: &str = "/weft/v1/meta/addresses-spoken-for";
 /// Written whenever a node gets an address: what was seen of all nodes' addresses holds if this has not changed.
 pub const NODE_ADDRESS_GIVEN: &str = "/weft/v1/meta/node-address-given";
+/// Written whenever a node gets other SNAT ports: what was seen of all nodes' holds if this has not changed.
+pub const SNAT_PORTS_GIVEN: &str = "/weft/v1/meta/snat-ports-given";
 /// What each node has found out about services' backends; the value is a `ServiceHealth`.
 pub const HEALTH: &str = "/weft/v1/backend-health/";
 /// Written whenever such a word, or one about who is away, is taken back.

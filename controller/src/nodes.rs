@@ -1,12 +1,12 @@
 //! Nodes in the store: registered by their Hello, with endpoint CIDRs out of the pools.
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use prost::Message as _;
 use tokio::sync::MutexGuard;
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_shared::{
-    policy::parse,
+    policy::{model::FleetConfig, parse},
     version::{Release, Skew, TooFarApart},
 };
 
@@ -38,6 +38,12 @@ pub enum NodeError {
     Connected { node: String, controller: String },
     #[error("the node cannot have the address {address}: {why}")]
     SpokenFor { address: IpAddr, why: String },
+    #[error(
+        "the node's SNAT ports {} to {} (--snat-ports) meet the fleet's node ports {} to {} (nodePorts): start its \
+         daemon with others",
+        .ports.start(), .ports.end(), .node_ports.start(), .node_ports.end()
+    )]
+    SnatPorts { ports: RangeInclusive<u16>, node_ports: RangeInclusive<u16> },
     #[error(transparent)]
     Claim(ClaimError),
     #[error(transparent)]
@@ -99,8 +105,13 @@ pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, Node
         boot_id: hello.boot_id.clone(),
         version: hello.version.clone(),
         features: hello.features.clone(),
+        snat_ports: hello.snat_ports,
         ..v1::NodeStatus::default()
     };
+    if hello.snat_ports.is_some() && snat_ports(&status).is_none() {
+        let text = "hello.snatPorts: expected the first and the last of 1024 to 65535".to_owned();
+        return Err(NodeError::Invalid(text));
+    }
     Ok(Greeting {
         name: hello.node.clone(),
         labels: hello.labels.clone(),
@@ -109,6 +120,18 @@ pub fn parse_hello(hello: &v1::Hello, controller: &str) -> Result<Greeting, Node
         skew,
         former_cidrs: Vec::new(),
     })
+}
+
+/// What it sends from for others. `None`: it does not say, or says no ports.
+pub fn snat_ports(status: &v1::NodeStatus) -> Option<RangeInclusive<u16>> {
+    let v1::SnatPorts { first, last } = status.snat_ports?;
+    let ports = first.try_into().ok()?..=last.try_into().ok()?;
+    (*ports.start() >= 1024 && !ports.is_empty()).then_some(ports)
+}
+
+/// Whether they have a port in common.
+pub fn meet(some: &RangeInclusive<u16>, others: &RangeInclusive<u16>) -> bool {
+    some.start() <= others.end() && others.start() <= some.end()
 }
 
 fn version_skew(node: &str, controller: &str) -> Result<Skew, NodeError> {
@@ -189,6 +212,9 @@ async fn plan_registration(
         return Err(NodeError::Invalid(text));
     }
 
+    let former_ports = old.as_ref().and_then(|node| snat_ports(node.status.as_ref()?));
+    plan_snat_ports(&config, greeting, former_ports.as_ref(), plan)?;
+
     let owner = Owner::Node(greeting.name.clone());
     let old_addresses = old.as_ref().map(|node| parse_all(&node.addresses)).unwrap_or_default();
     claims::plan(store, &owner, &old_addresses, &greeting.addresses, plan).await.map_err(NodeError::Claim)?;
@@ -220,6 +246,24 @@ async fn plan_registration(
         plan.put(key, resource::encode(resource::object(Of::Node(node.clone()))));
     }
     Ok((node, revision))
+}
+
+/// What the node sends from is no node port, nor becomes one until the commit.
+fn plan_snat_ports(
+    config: &FleetConfig,
+    greeting: &Greeting,
+    former: Option<&RangeInclusive<u16>>,
+    plan: &mut Plan,
+) -> Result<(), NodeError> {
+    let Some(ports) = snat_ports(&greeting.status) else { return Ok(()) };
+    if meet(&ports, &config.node_ports) {
+        return Err(NodeError::SnatPorts { ports, node_ports: config.node_ports.clone() });
+    }
+    if former != Some(&ports) {
+        // Who changes the node ports at this moment has not seen these.
+        plan.put(keys::SNAT_PORTS_GIVEN, "");
+    }
+    Ok(())
 }
 
 /// No service and no prefilter has spoken for what the node has newly, nor does until the commit.

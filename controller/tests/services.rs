@@ -164,6 +164,61 @@ async fn a_node_and_a_service_that_want_an_address_at_once_never_both_have_it() 
     }
 }
 
+/// A node that sends for others from these ports.
+fn sending_from(name: &str, address: &str, first: u32, last: u32) -> v1::Hello {
+    v1::Hello { snat_ports: Some(v1::SnatPorts { first, last }), ..hello(name, address) }
+}
+
+fn node_ports(first: u32, last: u32) -> v1::Object {
+    configured(|config| config.node_ports = Some(v1::NodePorts { first, last }))
+}
+
+#[tokio::test]
+async fn what_a_node_sends_from_for_others_is_never_among_the_node_ports() {
+    let mut fleet = fleet().await;
+    for (first, last) in [(32_767, 33_000), (29_000, 30_000), (1024, 65_535), (30_100, 30_200)] {
+        let refused = fleet.try_node(sending_from("node-1", "192.0.2.1", first, last)).await;
+        let Err(refused) = refused else { panic!("{first} to {last} were taken in") };
+        let expected = format!(
+            "the node's SNAT ports {first} to {last} (--snat-ports) meet the fleet's node ports 30000 to 32767 (nodePorts)"
+        );
+        assert!(refused.message().contains(&expected), "{refused:?}");
+    }
+    for (first, last) in [(32_768, 65_536), (61_000, 60_000), (1023, 2000)] {
+        let refused = fleet.try_node(sending_from("node-1", "192.0.2.1", first, last)).await;
+        let Err(refused) = refused else { panic!("{first} to {last} were taken in") };
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().contains("hello.snatPorts: expected"), "{refused:?}");
+    }
+    fleet.try_node(sending_from("node-1", "192.0.2.1", 32_768, 33_000)).await.unwrap().in_sync().await;
+
+    // The other way round.
+    refused_at(
+        fleet.apply(vec![node_ports(31_000, 32_768)]).await,
+        "objects[0].fleetConfig.nodePorts",
+        "31000 to 32768 meet the SNAT ports 32768 to 33000 of node node-1",
+    );
+    fleet.apply(vec![node_ports(33_001, 34_000)]).await.unwrap();
+    // Started with others, the node makes room.
+    fleet.try_node(sending_from("node-1", "192.0.2.1", 61_000, 65_535)).await.unwrap().in_sync().await;
+    fleet.apply(vec![node_ports(31_000, 32_768)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_and_a_configuration_that_want_a_port_at_once_never_both_have_it() {
+    let store: Arc<dyn Store> = Arc::new(Memory::default());
+    let mut first = fleet_beside("first", Arc::clone(&store)).await;
+    let second = fleet_beside("second", store).await;
+    for round in 0..20 {
+        let ports = 40_000 + 100 * round;
+        let hello = sending_from("node-1", "192.0.2.1", ports, ports + 99);
+        let (applied, registered) =
+            tokio::join!(first.apply(vec![node_ports(ports + 99, ports + 99)]), second.try_node(hello));
+        assert!(applied.is_err() || registered.is_err(), "both have {}", ports + 99);
+        assert!(applied.is_ok() || registered.is_ok(), "{applied:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_configuration_takes_no_frontend_its_ground() {
     let mut fleet = fleet().await;
@@ -176,14 +231,13 @@ async fn a_configuration_takes_no_frontend_its_ground() {
         "objects[0].fleetConfig.pools[2].cidr",
         "10.96.0.0/16 covers 10.96.0.1:80/TCP, a frontend of service \"a\"",
     );
-    let ports = |first, last| configured(|config| config.node_ports = Some(v1::NodePorts { first, last }));
     refused_at(
-        fleet.apply(vec![ports(31_000, 32_000)]).await,
+        fleet.apply(vec![node_ports(31_000, 32_000)]).await,
         "objects[0].fleetConfig.nodePorts",
         "node port 30080/TCP of service \"a\"",
     );
     refused_at(
-        fleet.apply(vec![ports(1_023, 9)]).await,
+        fleet.apply(vec![node_ports(1_023, 9)]).await,
         "objects[0].fleetConfig.nodePorts.first",
         "1024 to 65535",
     );
@@ -196,7 +250,7 @@ async fn a_configuration_takes_no_frontend_its_ground() {
         "33080 is no node port of this fleet: expected 30000 to 32767",
     );
     refused_at(
-        fleet.apply(vec![ports(33_000, 33_079), moved.clone()]).await,
+        fleet.apply(vec![node_ports(33_000, 33_079), moved.clone()]).await,
         "objects[1].service.frontends[1].port",
         "expected 33000 to 33079",
     );

@@ -89,6 +89,7 @@ impl Contents {
                 endpoint_cidrs: vec![],
                 identity: 0,
                 controller: String::new(),
+                snat_ports: None,
             }),
         };
         let mut changes = vec![Change::Config(Some(config())), node(1), node(2)];

@@ -77,9 +77,9 @@ pub fn node(error: NodeError) -> Status {
         | NodeError::Identity(IdentityError::Exhausted | IdentityError::TooFar { .. }) => {
             Status::resource_exhausted(error.to_string())
         }
-        NodeError::Claim(ClaimError::Taken { .. }) | NodeError::SpokenFor { .. } => {
-            Status::already_exists(error.to_string())
-        }
+        NodeError::Claim(ClaimError::Taken { .. })
+        | NodeError::SpokenFor { .. }
+        | NodeError::SnatPorts { .. } => Status::already_exists(error.to_string()),
         NodeError::Stale(_) | NodeError::Connected { .. } | NodeError::Version(_) => {
             Status::failed_precondition(error.to_string())
         }

@@ -19,7 +19,9 @@ use weft_shared::{
 };
 
 use super::{Operator, apply::Wanted, errors};
-use crate::{fleet::Fleet, fleet_config, keys, limits, overlaps::Prefixes, plan::Plan, store::Compare};
+use crate::{
+    fleet::Fleet, fleet_config, keys, limits, nodes, overlaps::Prefixes, plan::Plan, store::Compare,
+};
 
 /// What of a request speaks for addresses, with its path in the request.
 #[derive(Debug, Default)]
@@ -47,7 +49,7 @@ impl Operator {
         };
         self.caught_up().await?;
         let (seen_at, wrong) = self.hub.ask(|fleet| (fleet.revision(), speaking.check(fleet, &config)));
-        for mark in [keys::ADDRESSES_SPOKEN_FOR, keys::NODE_ADDRESS_GIVEN] {
+        for mark in [keys::ADDRESSES_SPOKEN_FOR, keys::NODE_ADDRESS_GIVEN, keys::SNAT_PORTS_GIVEN] {
             plan.compare(Compare::not_changed_after(mark, seen_at));
         }
         Ok(wrong)
@@ -153,6 +155,20 @@ impl<'a> Speaking<'a> {
                     None => {}
                 }
             }
+        }
+        let meeting = fleet.nodes().find_map(|(node, facts)| {
+            let ports = facts.snat_ports.as_ref().filter(|ports| nodes::meet(ports, &config.node_ports))?;
+            Some((node, ports))
+        });
+        if let Some((node, ports)) = meeting {
+            let (range, first, last) = (&config.node_ports, ports.start(), ports.end());
+            let text = format!(
+                "{} to {} meet the SNAT ports {first} to {last} of node {node}: start its daemon with others \
+                 (--snat-ports)",
+                range.start(),
+                range.end()
+            );
+            wrong.push(FieldError::new(format!("{path}.nodePorts"), text));
         }
         let given: BTreeSet<&str> = self.prefilters.iter().map(|(_, one)| one.name.as_str()).collect();
         let mut dropped = Prefixes::default();

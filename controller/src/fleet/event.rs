@@ -1,5 +1,5 @@
 //! What the fleet compiler learns from the store: objects as facts, without what nodes are never sent.
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use prost::Message as _;
 use weft_proto::v1::{self, Kind, object::Kind as Of};
@@ -77,6 +77,8 @@ pub struct NodeFacts {
     pub identity: u32,
     /// Where it was last connected.
     pub controller: String,
+    /// `None`: it has not said.
+    pub snat_ports: Option<RangeInclusive<u16>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,8 +219,16 @@ fn not_understood(item: &KeyValue, mut errors: Vec<parse::FieldError>) -> EventE
 
 impl From<v1::Node> for NodeFacts {
     fn from(node: v1::Node) -> Self {
-        let v1::NodeStatus { identity, controller, .. } = node.status.unwrap_or_default();
-        Self { addresses: node.addresses, endpoint_cidrs: node.endpoint_cidrs, identity, controller }
+        let status = node.status.unwrap_or_default();
+        let snat_ports = nodes::snat_ports(&status);
+        let v1::NodeStatus { identity, controller, .. } = status;
+        Self {
+            addresses: node.addresses,
+            endpoint_cidrs: node.endpoint_cidrs,
+            identity,
+            controller,
+            snat_ports,
+        }
     }
 }
 

@@ -39,6 +39,10 @@ impl<D: Datapath, L: Links> State<D, L> {
                 },
             }),
             capabilities: Some(self.capabilities()),
+            snat_ports: Some(v1::SnatPorts {
+                first: self.settings.snat_ports.first.into(),
+                last: self.settings.snat_ports.last.into(),
+            }),
         }
     }
 

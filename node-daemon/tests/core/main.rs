@@ -118,6 +118,7 @@ async fn an_acknowledgement_comes_after_the_kernel_and_the_disk_were_written() {
     let _node = Node::start(&kernel, state.path(), &[&fake.url]).await;
     let mut stream = fake.stream().await;
     assert_eq!(stream.hello.node, "n1");
+    assert_eq!(stream.hello.snat_ports, Some(v1::SnatPorts { first: 61_000, last: 65_535 }));
     assert_eq!(stream.hello.have.as_ref().map(|have| have.revision), Some(0));
     stream.welcome("store-1", 5).await;
     stream.delta(full(5, base())).await;

@@ -56,6 +56,7 @@ fn put_node_as(number: u8, identity: u32) -> Change {
         endpoint_cidrs: vec![format!("10.200.{number}.0/24")],
         identity,
         controller: String::new(),
+        snat_ports: None,
     };
     Change::Node { name: format!("n{number}"), facts: Some(facts) }
 }

@@ -21,6 +21,7 @@ fn node(name: &str) -> Change {
         endpoint_cidrs: Vec::new(),
         identity: 0,
         controller: String::new(),
+        snat_ports: None,
     };
     Change::Node { name: name.to_owned(), facts: Some(facts) }
 }

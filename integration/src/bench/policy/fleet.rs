@@ -157,6 +157,7 @@ fn node(number: u32) -> Change {
         endpoint_cidrs: vec![format!("{}/24", address(number, 0))],
         identity: 0,
         controller: String::new(),
+        snat_ports: None,
     };
     Change::Node { name: node_name(number), facts: Some(facts) }
 }
