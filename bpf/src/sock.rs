@@ -17,7 +17,10 @@ use aya_ebpf::{
 };
 use weft_shared::layout::{
     Address, Class,
-    service::{AffinityKey, ClientKind, Frontend, FrontendKey, Party, SocketFlowKey, UDP, Way, socket_hash},
+    service::{
+        AffinityKey, ClientKind, Frontend, FrontendKey, PROBE_MARK, Party, SocketFlowKey, UDP, Way,
+        socket_hash,
+    },
 };
 
 use crate::{
@@ -52,6 +55,9 @@ enum Naming {
 /// Before a socket is connected.
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
+    if is_probe(ctx) {
+        return GO_ON;
+    }
     let named = party(ctx, family);
     let choice = match choose(ctx, family, &named, Naming::Once) {
         Ok(Some(choice)) => choice,
@@ -70,6 +76,18 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     set(ctx, family, &choice.to);
     GO_ON
+}
+
+/// A probe of a backend means the address itself, also where another service has it as a frontend: whom clients are sent
+/// there as a backend does not become a client of that service either. A workload can mark sockets of its own namespace only.
+#[inline(always)]
+fn is_probe(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context's socket is always there (in it from kernel 5.3 on), and read as wide as it is.
+    let mark = unsafe {
+        let socket = ptr::read_volatile(&raw const (*address(ctx)).__bindgen_anon_1.sk);
+        ptr::read_volatile(&raw const (*socket).mark)
+    };
+    mark == PROBE_MARK && in_nodes_namespace(ctx)
 }
 
 /// Before a datagram is sent by a socket that names its peer.

@@ -8,7 +8,12 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use nix::sys::socket::{setsockopt, sockopt::Mark};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use weft_shared::layout::service::PROBE_MARK;
 
 use super::{Http, targets::Target};
 use crate::limits::{PROBE_ANSWER_BYTES_MAX, PROBE_ERROR_BYTES_MAX};
@@ -18,6 +23,8 @@ use crate::limits::{PROBE_ANSWER_BYTES_MAX, PROBE_ERROR_BYTES_MAX};
 enum ProbeError {
     #[error("no answer within {milliseconds} ms")]
     Late { milliseconds: u128 },
+    #[error("cannot mark the socket: {0}")]
+    Mark(nix::Error),
     #[error("{0}")]
     Connection(#[from] std::io::Error),
     #[error("HTTP: {0}")]
@@ -54,17 +61,24 @@ pub async fn probe(address: IpAddr, target: &Target) -> Result<(), Failure> {
 }
 
 impl ProbeError {
-    /// No descriptor, memory or port was left for it.
+    /// No descriptor, memory or port was left for it, or it could not be told from a client.
     fn is_own(&self) -> bool {
         const LACKS: [i32; 5] =
             [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
-        let Self::Connection(error) = self else { return false };
+        let error = match self {
+            Self::Mark(_) => return true,
+            Self::Connection(error) => error,
+            _ => return false,
+        };
         error.raw_os_error().is_some_and(|number| LACKS.contains(&number))
     }
 }
 
 async fn ask(place: SocketAddr, http: Option<&Http>) -> Result<(), ProbeError> {
-    let connection = TcpStream::connect(place).await?;
+    let socket = if place.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // The place itself is meant, also where a service has it.
+    setsockopt(&socket, Mark, &PROBE_MARK).map_err(ProbeError::Mark)?;
+    let connection = socket.connect(place).await?;
     connection.set_zero_linger()?;
     match http {
         None => Ok(()),

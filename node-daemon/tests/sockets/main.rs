@@ -11,5 +11,6 @@ mod calls;
 mod changes;
 mod conformance;
 mod pacing;
+mod probes;
 mod servers;
 mod world;

@@ -266,6 +266,10 @@ pub mod frontend_flags {
     pub const CLUSTER: u32 = 1;
 }
 
+/// Mark (`SO_MARK`) of a daemon's sockets that probe backends: what they connect to is never taken for a service. It is the
+/// number of our routes' protocol, too.
+pub const PROBE_MARK: u32 = 119;
+
 /// IANA protocol numbers.
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
