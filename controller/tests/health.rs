@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "tests fail this way")]
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
-use support::{DEADLINE, Fleet, Node, endpoint, fleet, fleet_beside, selector, within};
-use weft_controller::store::{Memory, Store};
+use support::{DEADLINE, Fleet, Node, endpoint, fleet, fleet_beside, fleet_on, selector, within};
+use weft_controller::{
+    StoreConfig,
+    store::{Etcd, EtcdConfig, Memory, Store},
+};
 use weft_proto::v1::{
     self, BackendState, Health, Kind, ResourceType, node_report::Report, object::Kind as Of,
 };
+use weft_test_etcd::{Cluster, Options};
 
 fn service(name: &str, backends: &[&str]) -> v1::Object {
     let listed = |address: &&str| v1::Backend { address: (*address).to_owned(), ..v1::Backend::default() };
@@ -43,16 +47,24 @@ async fn ready(node: &mut Node, name: &str) -> String {
 }
 
 async fn find(node: &Node, address: &str, healthy: bool) {
-    let (health, error) =
-        if healthy { (Health::Healthy, "") } else { (Health::Unhealthy, "connection refused") };
-    let backend = v1::BackendHealth {
-        address: address.to_owned(),
-        health: health.into(),
-        since: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
-        error: error.to_owned(),
-        ..v1::BackendHealth::default()
+    find_all(node, &[(address, healthy)]).await;
+}
+
+/// All that the node probes of the service.
+async fn find_all(node: &Node, found: &[(&str, bool)]) {
+    let backend = |(address, healthy): &(&str, bool)| {
+        let (health, error) =
+            if *healthy { (Health::Healthy, "") } else { (Health::Unhealthy, "connection refused") };
+        v1::BackendHealth {
+            address: (*address).to_owned(),
+            health: health.into(),
+            since: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            error: error.to_owned(),
+            ..v1::BackendHealth::default()
+        }
     };
-    let health = v1::ServiceHealth { service: "api".to_owned(), backends: vec![backend] };
+    let backends = found.iter().map(backend).collect();
+    let health = v1::ServiceHealth { service: "api".to_owned(), backends };
     node.report(Report::Health(v1::HealthReport { services: vec![health] })).await;
 }
 
@@ -82,7 +94,7 @@ async fn status_until(fleet: &mut Fleet, wanted: impl Fn(&v1::ServiceState) -> b
             return found;
         }
         assert!(tokio::time::Instant::now() < deadline, "the status does not get there: {found:#?}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -139,7 +151,25 @@ async fn a_backend_that_its_node_finds_broken_is_quarantined_everywhere_and_stay
 
 #[tokio::test]
 async fn controllers_agree_whichever_has_the_node_and_a_stream_begins_where_the_last_one_ended() {
-    let store: Arc<dyn Store> = Arc::new(Memory::default());
+    controllers_agree(Arc::new(Memory::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_agree_on_etcd_too() {
+    let etcd = etcd();
+    controllers_agree(Arc::new(Etcd::connect(&of(&etcd), Duration::ZERO).await.unwrap())).await;
+}
+
+fn etcd() -> Cluster {
+    let flags = ["--heartbeat-interval=10", "--election-timeout=100"].map(str::to_owned).to_vec();
+    Cluster::start(1, &Options { flags, ..Options::default() }).unwrap()
+}
+
+fn of(etcd: &Cluster) -> EtcdConfig {
+    EtcdConfig { members: etcd.urls(), tls: None, user: None }
+}
+
+async fn controllers_agree(store: Arc<dyn Store>) {
     let mut first = fleet_beside("first", Arc::clone(&store)).await;
     let mut second = fleet_beside("second", Arc::clone(&store)).await;
     let mut prober = first.node("node-1", "192.0.2.1").await.in_sync().await;
@@ -185,6 +215,35 @@ async fn controllers_agree_whichever_has_the_node_and_a_stream_begins_where_the_
     hears(&mut other, &[(&address, ACTIVE)]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_found_is_on_etcd_when_controllers_and_etcd_have_been_down_and_goes_with_its_node() {
+    let mut etcd = etcd();
+    let on_etcd = StoreConfig::Etcd(of(&etcd));
+    let mut fleet = fleet_on(&on_etcd, tempfile::tempdir().unwrap()).await.unwrap();
+    let mut prober = fleet.node("node-1", "192.0.2.1").await.in_sync().await;
+    fleet.apply(vec![service("api", &["203.0.113.5", "203.0.113.6"])]).await.unwrap();
+    find_all(&prober, &[("203.0.113.5", false), ("203.0.113.6", true)]).await;
+    let expected = [("203.0.113.5", QUARANTINED), ("203.0.113.6", ACTIVE)];
+    hears(&mut prober, &expected).await;
+    drop(prober);
+    let directory = fleet.stop().await;
+    etcd.member(0).kill().unwrap();
+    etcd.member(0).start().unwrap();
+
+    let mut fleet = fleet_on(&on_etcd, directory).await.unwrap();
+    let mut other = fleet.node("node-2", "192.0.2.2").await;
+    other.until("it has the service", |node| !told(node).is_empty()).await;
+    assert_eq!(told(&other), expected.map(|(address, state)| (address.to_owned(), state)), "its first word");
+    let store = Etcd::connect(&of(&etcd), Duration::ZERO).await.unwrap();
+    let key = "/weft/v1/backend-health/node-1/api";
+    assert!(store.get(key).await.unwrap().0.is_some());
+
+    let request = v1::DeleteRequest { kind: Kind::Node.into(), name: "node-1".to_owned(), if_revision: None };
+    within(fleet.operator.delete(request)).await.unwrap();
+    hears(&mut other, &[("203.0.113.5", ACTIVE), ("203.0.113.6", ACTIVE)]).await;
+    assert_eq!(store.get(key).await.unwrap().0, None);
+}
+
 #[tokio::test]
 async fn outside_of_the_fleet_the_nodes_that_were_chosen_decide_and_one_that_is_removed_leaves_nothing() {
     let mut fleet = fleet().await;
@@ -214,7 +273,7 @@ async fn outside_of_the_fleet_the_nodes_that_were_chosen_decide_and_one_that_is_
     // Its controller has to notice that it went.
     while let Err(refused) = fleet.operator.delete(request.clone()).await {
         assert!(tokio::time::Instant::now() < deadline, "{refused:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     hears(&mut nodes[0], &[(outside, ACTIVE)]).await;
     assert_eq!(status(&mut fleet).await.backends[0].probes.len(), 2);
