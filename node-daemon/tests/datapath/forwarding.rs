@@ -406,7 +406,7 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
 }
 
 /// Who a packet is from and to, as etherparse reads it, with its ports. All checksums are right.
-fn ends(packet: &[u8]) -> (SocketAddr, SocketAddr) {
+pub(crate) fn ends(packet: &[u8]) -> (SocketAddr, SocketAddr) {
     check(&packet[14..]);
     let parsed = SlicedPacket::from_ethernet(packet).unwrap();
     let (from, to): (IpAddr, IpAddr) = match parsed.net.unwrap() {

@@ -11,6 +11,7 @@
 mod bandwidth;
 mod books;
 mod collect;
+mod connections;
 mod conntrack;
 mod drift;
 mod errors;
