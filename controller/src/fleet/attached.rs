@@ -51,6 +51,7 @@ impl Fleet {
         }
         if self.index.add_bearer(&facts.node, identity) {
             self.widen(&facts.node, identity, aftermath);
+            self.shape(&facts.node, identity);
         }
         self.index.by_node.entry(facts.node.clone()).or_default().insert(name.to_owned());
         self.index.endpoints.insert(name.to_owned(), facts);

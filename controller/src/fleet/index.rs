@@ -9,7 +9,7 @@ use std::{
 use roaring::RoaringBitmap;
 use weft_proto::v1::ResourceType;
 use weft_shared::policy::{
-    model::{CidrSet, CidrSetSelector, Class, Labels, Peer, Policy, Selector, Subject},
+    model::{CidrSet, CidrSetSelector, Class, IdentityLabels, Labels, Peer, Policy, Selector, Subject},
     wire,
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Index {
     pub(super) health: Health,
     pub(super) prefilters: Prefilters,
     pub(super) shapings: Shapings,
+    /// Which labels make identities.
+    pub(super) identity_labels: IdentityLabels,
     pub(super) identities: Labelled,
     highest_identity: u32,
     pub(super) sets: Sets,

@@ -47,11 +47,9 @@ impl Fleet {
         self.index.prefilters.by_name.insert(name.to_owned(), Entry { prefilter, id });
     }
 
-    /// The labels of an identity are, or were, others: nodes of it are selected by others.
+    /// The labels of an identity are, or were, others: nodes of it, or with endpoints of it, are selected by others.
     pub(super) fn note_nodes_of(&self, number: u32, aftermath: &mut Aftermath) {
-        let of_node = self.index.identities.get(number).is_some_and(identity::is_of_node);
-        let nobody = self.index.prefilters.by_name.is_empty() && self.index.shapings.is_empty();
-        if of_node && !nobody {
+        if !self.index.prefilters.by_name.is_empty() || !self.index.shapings.is_empty() {
             let nodes = self.index.used.get(&number).into_iter().flat_map(|used| used.nodes.keys());
             aftermath.stale.extend(nodes.cloned());
         }

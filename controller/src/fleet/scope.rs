@@ -213,6 +213,9 @@ impl Fleet {
                 (None, None) => {}
             }
         }
+        // What is stored was checked before.
+        let parsed = config.and_then(|config| parse::fleet_config(config).ok());
+        self.index.identity_labels = parsed.map(|config| config.identity_labels).unwrap_or_default();
         aftermath.stale.extend(self.views.names().map(ToString::to_string));
     }
 }

@@ -1,12 +1,16 @@
 //! Shapings: those of nodes' own processes go to the nodes that they select, by the labels that make their identities; those of
-//! endpoints to all nodes, which know their endpoints' labels.
+//! endpoints to the nodes with an endpoint of an identity that they may select. Labels that make no identity only nodes know: as
+//! far as a selector is about these, any endpoint may be meant.
 use std::collections::BTreeMap;
 
 use prost::Message as _;
 use weft_proto::v1::ResourceType;
-use weft_shared::service::{
-    model::{Shaped, Shaping},
-    wire,
+use weft_shared::{
+    policy::model::{Labels, Selector},
+    service::{
+        model::{Shaped, Shaping},
+        wire,
+    },
 };
 
 use super::{
@@ -14,6 +18,7 @@ use super::{
     index::Index,
     resources::{Id, Key},
 };
+use crate::identity;
 
 #[derive(Debug, Default)]
 pub(super) struct Shapings {
@@ -53,6 +58,15 @@ impl Fleet {
         self.index.shapings.by_name.insert(name.to_owned(), Entry { shaping, id });
     }
 
+    /// The node has its first endpoint of an identity.
+    pub(super) fn shape(&mut self, node: &str, identity: u32) {
+        let (index, revision) = (&self.index, self.revision);
+        let Some(view) = self.views.get_mut(node) else { return };
+        for id in index.shapings_of_identity(identity) {
+            view.want(id, revision);
+        }
+    }
+
     pub fn shapings(&self) -> impl Iterator<Item = &Shaping> {
         self.index.shapings.by_name.values().map(|entry| &entry.shaping)
     }
@@ -67,8 +81,34 @@ impl Index {
 
     fn concerns(&self, shaping: &Shaping, node: &str) -> bool {
         match &shaping.shaped {
-            Shaped::Endpoints(_) => true,
+            Shaped::Endpoints(selector) => {
+                let local = self.local.get(node).into_iter().flat_map(|identities| identities.keys());
+                local
+                    .filter_map(|number| self.endpoint_labels(*number))
+                    .any(|labels| self.may_select(selector, labels))
+            }
             Shaped::Nodes { nodes, .. } => self.is_selected(nodes, node),
         }
+    }
+
+    fn shapings_of_identity(&self, number: u32) -> impl Iterator<Item = Id> {
+        let labels = self.endpoint_labels(number);
+        let entries = self.shapings.by_name.values().filter(move |entry| match &entry.shaping.shaped {
+            Shaped::Endpoints(selector) => labels.is_some_and(|labels| self.may_select(selector, labels)),
+            Shaped::Nodes { .. } => false,
+        });
+        entries.map(|entry| entry.id)
+    }
+
+    /// Those that make an identity of endpoints; `None`: not known yet, or a node's.
+    fn endpoint_labels(&self, number: u32) -> Option<&Labels> {
+        self.identities.get(number).filter(|labels| !identity::is_of_node(labels))
+    }
+
+    /// Whether it selects some endpoint with these labels and others that make no identity.
+    fn may_select(&self, selector: &Selector, labels: &Labels) -> bool {
+        let known =
+            selector.requirements().filter(|requirement| self.identity_labels.contains(requirement.key()));
+        known.into_iter().all(|requirement| requirement.holds(labels))
     }
 }

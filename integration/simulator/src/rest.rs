@@ -42,6 +42,7 @@ pub(crate) async fn at_rest(world: &World) -> Result<(), String> {
         if let Some(difference) = scratch::difference(&found, &expected) {
             return Err(format!("{} holds something else than the store:\n    {difference}", node.name));
         }
+        ways::rates_of_all(&found, &fleet, &identities).map_err(|what| format!("{}: {what}", node.name))?;
         own_workloads(world, &node.name, &daemon.core).await?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use weft_controller::fleet::Fleet;
 use weft_noded::{
     balance::{
         Balancer,
@@ -15,11 +16,16 @@ use weft_noded::{
     },
     desired::Desired,
     kernel::twin::TwinState,
-    plan::diff::Sweep,
+    plan::{diff::Sweep, tables::Tables},
     prefilter::{self, LIMITS, lists::Lists},
-    shaping,
+    shaping::{self, ByteRates},
 };
-use weft_shared::{balance::table::Table, layout::service::FrontendKey};
+use weft_shared::{
+    balance::table::Table,
+    layout::{endpoint_flags, service::FrontendKey},
+    policy::model::Labels,
+    service::model::{Rates, Shaped},
+};
 
 use crate::{
     node::{CGROUP, Node},
@@ -135,6 +141,27 @@ fn dropped(lists: &Lists) -> Dropped {
         lists.prefixes.iter().map(|(net, slot)| (*net, list(slot))).collect(),
         lists.senders.iter().map(|(sender, slot)| (*sender, list(slot))).collect(),
     )
+}
+
+/// Of each open endpoint: what all shapings of the fleet make of it, whichever of them its node was told of.
+pub(crate) fn rates_of_all(
+    tables: &Tables,
+    fleet: &Fleet,
+    identities: &BTreeMap<u32, Labels>,
+) -> Result<(), String> {
+    let open = tables.endpoints.iter().filter(|(_, row)| row.flags & endpoint_flags::OPEN != 0);
+    let (mut found, mut expected) = (BTreeMap::new(), BTreeMap::new());
+    for (ifindex, row) in open {
+        let labels = identities.get(&row.identity).ok_or("an endpoint is open as what nobody knows")?;
+        let selecting = fleet.shapings().filter(
+            |shaping| matches!(&shaping.shaped, Shaped::Endpoints(selector) if selector.matches(labels)),
+        );
+        let least = selecting.fold(Rates::default(), |least, shaping| least.and(shaping.rates));
+        expected.insert(*ifindex, ByteRates::from(least));
+        let (ingress, egress) = (row.ingress_rate, row.egress_rate);
+        found.insert(*ifindex, ByteRates { connection: row.connection_rate, ingress, egress });
+    }
+    none(&rows("rates of endpoint", &found, &expected))
 }
 
 /// Those of endpoints are in their rows.

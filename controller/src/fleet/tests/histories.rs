@@ -92,7 +92,12 @@ fn any_prefilter() -> impl Strategy<Value = Change> {
 }
 
 fn any_shaping() -> impl Strategy<Value = Change> {
-    (0..2_u8, any_selector(), any::<bool>(), 1..3_u64).prop_map(|(number, selector, of_nodes, rate)| {
+    // Some selectors are about a label that makes no identity, too.
+    let builds = (any_selector(), any::<bool>()).prop_map(|(selector, of_build)| {
+        let build = Requirement::Exists { key: "build".to_owned() };
+        Selector::new(selector.requirements().cloned().chain(of_build.then_some(build)))
+    });
+    (0..2_u8, builds, any::<bool>(), 1..3_u64).prop_map(|(number, selector, of_nodes, rate)| {
         let shaped = if of_nodes {
             Shaped::Nodes { nodes: selector, cgroup: String::new() }
         } else {

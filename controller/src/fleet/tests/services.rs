@@ -266,7 +266,7 @@ fn a_prefilter_goes_to_the_nodes_that_it_selects() {
 }
 
 #[test]
-fn a_shaping_goes_to_the_nodes_whose_processes_it_is_about_and_one_of_endpoints_to_all() {
+fn a_shaping_goes_to_the_nodes_whose_processes_or_endpoints_it_is_about() {
     let mut fleet = web_and_api();
     let processes = Shaped::Nodes { nodes: selector("gateway"), cgroup: "system.slice".to_owned() };
     let gateway =
@@ -278,8 +278,67 @@ fn a_shaping_goes_to_the_nodes_whose_processes_it_is_about_and_one_of_endpoints_
     settle(&mut fleet, "n1", &mut one);
     settle(&mut fleet, "n2", &mut two);
     assert_eq!(one.names(ResourceType::Shaping), ["batch"]);
-    assert_eq!(two.names(ResourceType::Shaping), ["backup", "batch"]);
+    assert_eq!(two.names(ResourceType::Shaping), ["backup"], "it has no such endpoint");
     apply_each(&mut fleet, [Change::Shaping { name: "backup".to_owned(), shaping: None }]);
     settle(&mut fleet, "n2", &mut two);
+    assert!(two.names(ResourceType::Shaping).is_empty());
+}
+
+/// In the delta that says who the endpoint is, so that it is never open without.
+#[test]
+fn a_shaping_goes_with_the_first_endpoint_that_it_is_about_and_leaves_with_the_last() {
+    let mut fleet = web_and_api();
+    apply_each(&mut fleet, [put_shaping("batch", Shaped::Endpoints(selector("web")), 1_000_000)]);
+    let (mut one, mut two) = (connected(&mut fleet, "n1"), connected(&mut fleet, "n2"));
+    settle(&mut fleet, "n1", &mut one);
+    settle(&mut fleet, "n2", &mut two);
+    assert_eq!(one.names(ResourceType::Shaping), ["batch"]);
+    assert!(two.names(ResourceType::Shaping).is_empty());
+
+    let web =
+        Change::Endpoint { name: "web-1".to_owned(), facts: fleet.index.endpoints.get("web-1").cloned() };
+    let Change::Endpoint { facts: Some(mut facts), name } = web else { panic!("web-1 is on n1") };
+    facts.node = "n2".to_owned();
+    apply_each(&mut fleet, [Change::Endpoint { name, facts: Some(facts) }]);
+    let delta = fleet.drain("n2").expect("it has an endpoint more");
+    let named = |kind| delta.upserts.iter().any(|resource| resource.key.kind == kind);
+    assert!(named(ResourceType::Endpoint) && named(ResourceType::Shaping), "{delta:?}");
+    two.take(&delta);
+    settle(&mut fleet, "n1", &mut one);
+    assert!(one.names(ResourceType::Shaping).is_empty());
+
+    // Another of the same identity comes, the first one goes: it stays.
+    apply_each(&mut fleet, [put_endpoint("web-9", 2, 256, "10.200.2.99"), remove_endpoint("web-1")]);
+    settle(&mut fleet, "n2", &mut two);
     assert_eq!(two.names(ResourceType::Shaping), ["batch"]);
+    apply_each(&mut fleet, [remove_endpoint("web-9")]);
+    settle(&mut fleet, "n2", &mut two);
+    assert!(two.names(ResourceType::Shaping).is_empty());
+}
+
+#[test]
+fn labels_that_make_no_identity_keep_no_shaping_from_a_node() {
+    let is =
+        |key: &str, value: &str| Requirement::In { key: key.to_owned(), values: [value.to_owned()].into() };
+    let absent = |key: &str| Requirement::DoesNotExist { key: key.to_owned() };
+    let mut fleet = web_and_api();
+    let of = |requirements: Vec<Requirement>| Shaped::Endpoints(Selector::new(requirements));
+    apply_each(
+        &mut fleet,
+        [
+            put_shaping("a-build", of(vec![is("app", "web"), is("build", "7")]), 1_000_000),
+            put_shaping("b-any-build", of(vec![absent("build"), is("commit", "c0ffee")]), 1_000_000),
+            put_shaping("c-tier", of(vec![is("app", "web"), is("tier", "batch")]), 1_000_000),
+        ],
+    );
+    let mut one = connected(&mut fleet, "n1");
+    settle(&mut fleet, "n1", &mut one);
+    assert_eq!(one.names(ResourceType::Shaping), ["a-build", "b-any-build"]);
+    // By another configuration, `tier` makes no identity.
+    let mut config = crate::fleet_config::default();
+    config.identity_labels =
+        Some(v1::IdentityLabels { include: vec!["app".to_owned()], exclude: Vec::new() });
+    apply_each(&mut fleet, [Change::Config(Some(config))]);
+    settle(&mut fleet, "n1", &mut one);
+    assert_eq!(one.names(ResourceType::Shaping), ["a-build", "b-any-build", "c-tier"]);
 }
