@@ -231,7 +231,7 @@ extern "C" fn go_on(side: u32, now: u64) -> u32 {
     let Some(known) = known(&call.key) else { return 0 };
     let side = Side(side);
     let meant = !side.is_forwarded() || lower_half(&known.destination.address) == side.half();
-    if !meant || !holds(known, now) {
+    if !meant || has_come_into_pools(known) || !holds(known, now) {
         return 0;
     }
     copy_party(&mut call.row.source, &known.source);
@@ -292,6 +292,13 @@ fn copy_backend(to: &mut ServiceBackend, from: &ServiceBackend) {
 fn known(key: &ConnectionKey) -> Option<&'static mut Connection> {
     // SAFETY: the kernel's element, which other CPUs change, too: see `connections::find`.
     connections::find(key).map(|mut row| unsafe { row.as_mut() })
+}
+
+/// Whether the backend was outside of the fleet when the row was made, and is not any more: it is made anew, for XDP goes by it.
+#[inline(always)]
+fn has_come_into_pools(row: &Connection) -> bool {
+    row.flags & (connection_flags::SNAT | connection_flags::FLEET) == connection_flags::SNAT
+        && in_pools(&maps::peer_of(&row.destination.address))
 }
 
 /// How exactly rows say when they were used.

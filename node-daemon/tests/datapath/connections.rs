@@ -12,6 +12,7 @@ use weft_shared::layout::{Config, Reason};
 
 use crate::{
     forwarding::{DROP, DSR, MANNER, OUTSIDE, TX, Uplink, VIP, ends, key, question, table, unwrap},
+    harness::FROM_UPLINK,
     packets::{ACK, FIN, SYN, TCP, UDP, arriving},
     world::{self, DB_PARTY, FAMILIES, HOST_PARTY, WORLD_PARTY},
 };
@@ -76,6 +77,44 @@ fn the_port_of_a_connection_that_has_ended_is_given_again_and_answers_are_its_ne
             );
         }
         assert_eq!(ends(&ask(&mut uplink, family, 3, ACK).packet).0, had[2], "{family:?}");
+    }
+}
+
+/// The row was made as one of a backend outside; only tc can send into the overlay.
+#[test]
+fn a_backend_that_comes_into_the_pools_is_tcs_from_then_on_and_keeps_its_connections() {
+    for family in FAMILIES {
+        let mut uplink = Uplink::with_config(CONFIG);
+        let outside = OUTSIDE.address(family);
+        uplink.serve(key(VIP.address(family), 80, UDP), 1, &table(MANNER, &[(outside, 80)]));
+        let packet = question(family).udp(4000, 80);
+        let own = ends(&uplink.fate(&packet).packet).0;
+
+        uplink.datapath.change(|world| {
+            let db = world.ipcache[&DB_PARTY.address(family).into()];
+            world.ipcache.insert(outside.into(), db);
+        });
+        // What led to a row is looked at again once a second.
+        let began = Instant::now();
+        while uplink.reason(&packet) == Some(Reason::ServiceForwarded) {
+            assert!(began.elapsed() < DEADLINE, "{family:?}: it is never looked at again");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+
+        for _ in 0..3 {
+            assert_eq!(uplink.reason(&packet), Some(Reason::PassedToTc), "{family:?}");
+            let (reason, outcome) = uplink.datapath.reason(FROM_UPLINK, &packet);
+            assert_eq!((reason, ends(&outcome.packet).0), (Reason::DeliveredOverlay, own), "{family:?}");
+        }
+        assert_eq!(uplink.datapath.object.connections().unwrap().len(), 2, "{family:?}");
+        // Its answers come by the overlay, and by no other way.
+        let answer = arriving(OUTSIDE, HOST_PARTY, family).udp(80, own.port());
+        assert_eq!(uplink.reason(&answer), Some(Reason::PassedToTc), "{family:?}");
+        assert_eq!(
+            uplink.datapath.fate(FROM_UPLINK, &answer),
+            Reason::PoolSourceOutsideOverlay,
+            "{family:?}"
+        );
     }
 }
 
