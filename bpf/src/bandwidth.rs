@@ -28,7 +28,7 @@ pub fn sent(ctx: &TcContext, endpoint: &Endpoint, to_ifindex: u32) -> Result<(),
     }
     let meta = meta(ctx);
     let departs =
-        take_from_bucket(meta.ifindex, Direction::Egress as u32, meta.wire_len, endpoint.egress_rate);
+        take_from_bucket(meta.ifindex, Direction::Egress as u32, wire_bytes(ctx), endpoint.egress_rate);
     if departs == NEVER {
         return Err(Reason::RateExceeded);
     }
@@ -50,8 +50,16 @@ pub fn received(ctx: &TcContext, endpoint: &Endpoint, ifindex: u32) -> Result<()
         return Ok(());
     }
     let departs =
-        take_from_bucket(ifindex, Direction::Ingress as u32, meta(ctx).wire_len, endpoint.ingress_rate);
+        take_from_bucket(ifindex, Direction::Ingress as u32, wire_bytes(ctx), endpoint.ingress_rate);
     if departs == NEVER { Err(Reason::RateExceeded) } else { Ok(()) }
+}
+
+/// As long as the packet is on the wire. Of what comes in, the kernel takes `wire_len` before it puts the Ethernet header back
+/// (`sch_handle_ingress`), so that it is not counted there; of what goes out uncut, the headers of all pieces are.
+#[inline(always)]
+fn wire_bytes(ctx: &TcContext) -> u32 {
+    let meta = meta(ctx);
+    meta.wire_len.max(meta.len)
 }
 
 const AT_ONCE: u64 = 0;

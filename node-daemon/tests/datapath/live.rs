@@ -29,7 +29,7 @@ pub(crate) const WEB_IDENTITY: u32 = 256;
 pub(crate) struct Machine {
     pub(crate) state: TempDir,
     pub(crate) pins: TempDir,
-    workload: Namespace,
+    pub(crate) workload: Namespace,
 }
 
 /// The daemon.
@@ -40,13 +40,13 @@ pub(crate) struct Live {
 }
 
 /// A network namespace that lives as long as its thread.
-struct Namespace {
+pub(crate) struct Namespace {
     path: String,
     _end: std::sync::mpsc::Sender<()>,
 }
 
 impl Namespace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (tell, told) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         thread::spawn(move || {
@@ -56,6 +56,21 @@ impl Namespace {
         });
         let path = format!("/proc/self/task/{}/ns/net", told.recv().unwrap());
         Self { path, _end: end }
+    }
+
+    /// A file by which other processes find it, too.
+    pub(crate) fn file(&self) -> String {
+        self.path.replace("self", &std::process::id().to_string())
+    }
+
+    /// Does something in it.
+    pub(crate) fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let path = self.path.clone();
+        let working = thread::spawn(move || {
+            nix::sched::setns(fs::File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        working.join().unwrap()
     }
 }
 
@@ -144,12 +159,7 @@ impl Machine {
 
     /// The MTU of the workload's side.
     pub(crate) fn workload_mtu(&self) -> String {
-        let path = self.workload.path.clone();
-        let look = thread::spawn(move || {
-            nix::sched::setns(fs::File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            ip("link show eth0")
-        });
-        look.join().unwrap()
+        self.workload.within(|| ip("link show eth0"))
     }
 }
 
@@ -207,6 +217,11 @@ impl Live {
 
     /// Attaches the endpoint `web`, and opens it.
     pub(crate) async fn attach_web(&self, target: Target) -> v1::Endpoint {
+        self.attach_web_at(target, None).await
+    }
+
+    /// … with a rate of what it sends.
+    pub(crate) async fn attach_web_at(&self, target: Target, egress: Option<u64>) -> v1::Endpoint {
         let spec = AttachSpec {
             name: "web".to_owned(),
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
@@ -215,7 +230,7 @@ impl Live {
             interface_name: "eth0".to_owned(),
             container_id: String::new(),
             ingress_bits_per_second: None,
-            egress_bits_per_second: None,
+            egress_bits_per_second: egress,
         };
         self.core.attach(spec).await.unwrap().unwrap();
         let answer =
