@@ -18,7 +18,7 @@ use crate::{
     maps::{self, NODES},
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, Service},
     plain, reject, route,
-    service::{self, Side},
+    service::{self, Side, direct},
     snat,
     verdict::{self, Hook, Moment, in_pools},
 };
@@ -136,6 +136,12 @@ fn call(
         Service::Answer => {
             fragment::remember(packet)?;
             service::show_answer(ctx)?;
+        }
+        Service::Elsewhere if direct::is_meant() => {
+            if !may_come_by_uplink(&maps::peer_of(&packet.source)) {
+                return Err(Reason::Spoofed);
+            }
+            return direct::send(ctx, moment.now).map(Turn::Done);
         }
         Service::Elsewhere => leave(ctx, packet, moment, trace)?,
         // An error about what such a one has answered.
