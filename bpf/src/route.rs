@@ -4,19 +4,15 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_fib_lookup,
     },
     helpers::{bpf_redirect_neigh, generated},
     programs::TcContext,
 };
 use weft_shared::layout::{Address, Reason};
 
-use crate::{
-    deliver,
-    events::Done,
-    frame::meta,
-    parse,
-};
+use crate::{deliver, events::Done, frame::meta, parse};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;

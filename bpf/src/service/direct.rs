@@ -17,7 +17,8 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Call, FORMER, NO_PARTY, copy_address, copy_backend, copy_party, find_former, in_hand, known, party, too_long,
+    Call, FORMER, NO_PARTY, copy_address, copy_backend, copy_party, find_former, in_hand, known, party,
+    too_long,
 };
 use crate::{
     balance::{self, Table},
@@ -155,9 +156,8 @@ fn wrap(ctx: &TcContext, v4: bool, around: &Around) -> Result<(), Reason> {
         if v4 { (IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) } else { (IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) };
     let flags = family | BPF_F_ADJ_ROOM_FIXED_GSO;
     // SAFETY: the kernel's context and plain numbers.
-    let failed = unsafe {
-        bpf_skb_adjust_room(ctx.as_ptr().cast(), header as i32, BPF_ADJ_ROOM_MAC, flags.into())
-    };
+    let failed =
+        unsafe { bpf_skb_adjust_room(ctx.as_ptr().cast(), header as i32, BPF_ADJ_ROOM_MAC, flags.into()) };
     if failed != 0 {
         return Err(Reason::KernelError);
     }
@@ -218,11 +218,8 @@ extern "C" fn find_quoted_service() -> u32 {
         return 0;
     }
     call.row.table = frontend.outside;
-    call.client = AffinityKey {
-        service: frontend.outside,
-        kind: ClientKind::Address as u32,
-        client: call.key.source,
-    };
+    call.client =
+        AffinityKey { service: frontend.outside, kind: ClientKind::Address as u32, client: call.key.source };
     call.former = NO_PARTY;
     if table.affinity_nanoseconds() != 0
         && let Some(kept) = balance::kept(&call.client, &table)

@@ -47,7 +47,8 @@ pub extern "C" fn tell_length(skb: *mut __sk_buff, bytes: u16, fits: u16) -> u32
 /// No errors about errors, later fragments, and to nobody in particular (RFC 1122, RFC 4443).
 #[inline(always)]
 fn may_be_told(ctx: &TcContext, packet: &Packet) -> bool {
-    let nobody = forge::is_group(&packet.source, packet.v6) || forge::is_of_the_link(&packet.source, packet.v6);
+    let nobody =
+        forge::is_group(&packet.source, packet.v6) || forge::is_of_the_link(&packet.source, packet.v6);
     !nobody && !packet.is_icmp() && packet.part != Part::Later && ctx.len() >= (ETHERNET + QUOTED) as u32
 }
 
@@ -56,7 +57,11 @@ fn may_be_told(ctx: &TcContext, packet: &Packet) -> bool {
 fn try_tell(ctx: &TcContext, packet: &Packet, fits: u32) -> Result<(), Reason> {
     let due = due(ctx, packet)?;
     resize(ctx, ETHERNET + QUOTED)?;
-    if packet.v6 { write_v6(ctx, packet, due, fits)? } else { write_v4(ctx, packet, due, fits)? }
+    if packet.v6 {
+        write_v6(ctx, packet, due, fits)?
+    } else {
+        write_v4(ctx, packet, due, fits)?
+    }
     let frame = Frame::of(ctx);
     let macs: [[u16; 3]; 2] = frame.read(0)?;
     frame.write(0, [macs[1], macs[0]])?;

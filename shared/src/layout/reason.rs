@@ -153,6 +153,9 @@ impl Reason {
         let number = self as u32;
         let passed = number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32;
         let sent = number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32;
-        number >= Self::PolicyDenied as u32 && !passed && !sent && !matches!(self, Self::ServiceRejected | Self::ServiceToldLength)
+        number >= Self::PolicyDenied as u32
+            && !passed
+            && !sent
+            && !matches!(self, Self::ServiceRejected | Self::ServiceToldLength)
     }
 }
