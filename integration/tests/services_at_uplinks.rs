@@ -77,7 +77,12 @@ fn let_nodes_send_back(fleet: &Fleet, nodes: &'static [&'static str]) -> Result<
 
 /// What the kernel leaves for devices to sum up nobody sums up once XDP has sent it on.
 fn send_whole_checksums(from: &Namespace) -> Result<()> {
-    let arguments = ["netns", "exec", from.name(), "ethtool", "-K", UPLINK, "tx", "off"];
+    leave_checksums(from, "off")
+}
+
+/// Whether the kernel leaves checksums for the uplink to sum up.
+fn leave_checksums(from: &Namespace, switch: &str) -> Result<()> {
+    let arguments = ["netns", "exec", from.name(), "ethtool", "-K", UPLINK, "tx", switch];
     let output = Command::new("ip").args(arguments).output().context("start ip (iproute2) and ethtool")?;
     ensure!(output.status.success(), "ethtool: {output:?}");
     Ok(())
@@ -198,8 +203,7 @@ fn echo_much(from: &Namespace, service: SocketAddr) -> Result<()> {
 /// Whether a datagram that comes in pieces is answered.
 fn answers_pieces(from: &Namespace, service: SocketAddr) -> Result<bool> {
     from.within(move || {
-        let own: IpAddr =
-            if service.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let own = unspecified(service);
         let socket = UdpSocket::bind((own, 0))?;
         socket.set_read_timeout(Some(LOOK))?;
         socket.send_to(&[7; 3000], service)?;
@@ -208,10 +212,27 @@ fn answers_pieces(from: &Namespace, service: SocketAddr) -> Result<bool> {
     })
 }
 
+/// Whether the client has been told what fits, by a datagram that is too long and whose checksum was left for the device.
+fn is_told(from: &Namespace, service: SocketAddr, fits: u16) -> Result<bool> {
+    let own = unspecified(service);
+    from.within(move || {
+        let socket = UdpSocket::bind((own, 0))?;
+        // Once told, the kernel knows that it does not fit, or cuts it.
+        drop(socket.send_to(&[7; 1440], service));
+        Ok(())
+    })?;
+    let route = ["netns", "exec", from.name(), "ip", "route", "get", &service.ip().to_string()];
+    let output = Command::new("ip").args(route).output().context("start ip (iproute2)")?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains(&format!("mtu {fits} ")))
+}
+
+fn unspecified(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
 /// Whether the server hears that its client is there no more: an ICMP error to the frontend's address says so.
 fn hears_of_client_gone(client: &Namespace, server: &Namespace, service: SocketAddr) -> Result<()> {
-    let own: IpAddr =
-        if service.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let own = unspecified(service);
     let socket = server.within(move || Ok(UdpSocket::bind((own, service.port()))?))?;
     socket.set_read_timeout(Some(READY))?;
     client.within(move || Ok(UdpSocket::bind((own, 0))?.send_to(b"?", service).map(drop)?))?;
@@ -251,6 +272,11 @@ fn large_and_cut_packets_and_errors_reach_backends_of_another_node() -> Result<(
         first.run("ip", &["route", "add", &other.v4().to_string(), "dev", UPLINK, "mtu", "lock", "1400"])?;
         first.run("ip", &["route", "add", &other.v6().to_string(), "dev", UPLINK, "mtu", "lock", "1400"])?;
         for service in frontends() {
+            leave_checksums(&world, "on")?;
+            wait::until_true("the client is told", READY, || is_told(&world, service, 1380))?;
+            send_whole_checksums(&world)?;
+            fleet.ip(&world, "route flush cache")?;
+            fleet.ip(&world, "-6 route flush cache")?;
             let before = fleet.node(1).dropped("service_told_length").unwrap_or(0);
             echo_much(&world, service)?;
             ensure!(fleet.node(1).dropped("service_told_length")? > before, "{service}: nobody was told");

@@ -181,11 +181,17 @@ fn remember(call: &Call, now: u64) -> Reason {
 }
 
 /// Whether the error in hand, which has been read, is about what the backend of such a service has answered; then the backend is in hand:
-/// that of the connection, or where this node does not know it, whom any node would give it. One step after the other, for the
-/// stack's sake.
+/// that of the connection, or where this node does not know it, whom any node would give it.
 #[inline(always)]
 pub fn find_quoted() -> bool {
-    find_quoted_row() != 0 || find_quoted_service() != 0 && place_quoted(find_former(FORMER)) != 0
+    find_direct() != 0
+}
+
+/// One step after the other, for the stack's sake.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_direct() -> u32 {
+    (find_quoted_row() != 0 || find_quoted_service() != 0 && place_quoted(find_former(FORMER)) != 0).into()
 }
 
 #[unsafe(no_mangle)]

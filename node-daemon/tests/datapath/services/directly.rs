@@ -8,7 +8,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner},
 };
-use weft_noded::{balance::tables::Step, kernel::Datapath as _};
+use weft_noded::balance::tables::Step;
 use weft_shared::{
     balance::table::{Backend, Manner, Sources, Table},
     layout::{Reason, service::Frontend},
