@@ -82,10 +82,14 @@ fn send_whole_checksums(from: &Namespace) -> Result<()> {
 
 /// Whether the kernel leaves checksums for the uplink to sum up.
 fn leave_checksums(from: &Namespace, switch: &str) -> Result<()> {
-    let arguments = ["netns", "exec", from.name(), "ethtool", "-K", UPLINK, "tx", switch];
-    let output = Command::new("ip").args(arguments).output().context("start ip (iproute2) and ethtool")?;
-    ensure!(output.status.success(), "ethtool: {output:?}");
-    Ok(())
+    run_in(from, &["ethtool", "-K", UPLINK, "tx", switch]).map(drop)
+}
+
+fn run_in(namespace: &Namespace, command: &[&str]) -> Result<String> {
+    let arguments = [&["netns", "exec", namespace.name()], command].concat();
+    let output = Command::new("ip").args(arguments).output().context("start ip (iproute2)")?;
+    ensure!(output.status.success(), "{command:?}: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Who calls services on the first node.
@@ -221,9 +225,8 @@ fn is_told(from: &Namespace, service: SocketAddr, fits: u16) -> Result<bool> {
         drop(socket.send_to(&[7; 1440], service));
         Ok(())
     })?;
-    let route = ["netns", "exec", from.name(), "ip", "route", "get", &service.ip().to_string()];
-    let output = Command::new("ip").args(route).output().context("start ip (iproute2)")?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains(&format!("mtu {fits} ")))
+    let route = run_in(from, &["ip", "route", "get", &service.ip().to_string()])?;
+    Ok(route.contains(&format!("mtu {fits} ")))
 }
 
 fn unspecified(like: SocketAddr) -> IpAddr {
@@ -275,8 +278,8 @@ fn large_and_cut_packets_and_errors_reach_backends_of_another_node() -> Result<(
             leave_checksums(&world, "on")?;
             wait::until_true("the client is told", READY, || is_told(&world, service, 1380))?;
             send_whole_checksums(&world)?;
-            fleet.ip(&world, "route flush cache")?;
-            fleet.ip(&world, "-6 route flush cache")?;
+            let family = if service.is_ipv4() { "-4" } else { "-6" };
+            run_in(&world, &["ip", family, "route", "flush", "cache"])?;
             let before = fleet.node(1).dropped("service_told_length").unwrap_or(0);
             echo_much(&world, service)?;
             ensure!(fleet.node(1).dropped("service_told_length")? > before, "{service}: nobody was told");
