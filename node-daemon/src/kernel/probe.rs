@@ -94,10 +94,8 @@ impl Probe {
         let (judged, frame) = try_packet(&mut object, &place, made)?;
         called.found(judged.tried, made::destination(&frame));
         // XDP has sent it on before.
-        let judged = match called.goes_directly(judged.tried) {
-            true => Judged { tried: None, event: None, service: None },
-            false => judged,
-        };
+        let direct = called.goes_directly(judged.tried);
+        let judged = if direct { Judged { tried: None, event: None, service: None } } else { judged };
         Ok(Judged { service: Some(called.answer), ..judged })
     }
 
