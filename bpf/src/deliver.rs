@@ -17,9 +17,9 @@ use crate::{
     maps::{self, NODES},
 };
 
-const TC_ACT_REDIRECT: i64 = 7;
+pub const TC_ACT_REDIRECT: i64 = 7;
 /// `PACKET_HOST`: the stack drops what is addressed to another MAC, and looked when the frame came in, before our rewrite.
-const PACKET_HOST: u32 = 0;
+pub const PACKET_HOST: u32 = 0;
 const OUTER_TTL: u8 = 64;
 
 #[inline(always)]

@@ -3,7 +3,12 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::__sk_buff,
+    helpers::{bpf_csum_diff, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
 use weft_shared::layout::Reason;
 
 pub const ETHERNET: usize = 14;
@@ -89,6 +94,18 @@ impl Frame {
         unsafe { *((self.data + offset) as *mut T) = value };
         Ok(())
     }
+
+    /// The sum of bytes at a constant offset, in ones' complement of 32 bits. A multiple of four, and constant as well.
+    #[inline(always)]
+    pub fn sum(&self, offset: usize, bytes: usize) -> Result<u64, Reason> {
+        if self.data + offset + bytes > self.end {
+            return Err(Reason::Malformed);
+        }
+        let start = (self.data + offset) as *mut u32;
+        // SAFETY: checked above; the helper reads that, and of nothing else any bytes.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start, bytes as u32, 0) };
+        if sum < 0 { Err(Reason::KernelError) } else { Ok(sum as u64) }
+    }
 }
 
 /// The first bytes of a frame, checked once for all of them.
@@ -125,6 +142,22 @@ pub fn load<T: Copy + Default>(ctx: &TcContext, offset: u32) -> Result<T, Reason
         unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
     // SAFETY: they are written, and any bytes are a `T`.
     if failed == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Reason::Malformed) }
+}
+
+/// Writes at any offset, also beyond the linear part. No checksum changes along.
+#[inline(always)]
+pub fn store<T>(ctx: &TcContext, offset: u32, value: &T) -> Result<(), Reason> {
+    // SAFETY: the helper reads the value's bytes.
+    let failed = unsafe {
+        bpf_skb_store_bytes(
+            ctx.as_ptr().cast(),
+            offset,
+            core::ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+            0,
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(Reason::KernelError) }
 }
 
 /// The packet's metadata.

@@ -39,7 +39,7 @@ use crate::{
     snat::Answer,
     xdp::{
         hop::{HOPS_MAX, Hop},
-        rate::Added,
+        rate::{COUNTED, Done},
         read::Packet as Forwarded,
     },
 };
@@ -134,9 +134,9 @@ pub static OWN_ADDRESSES: Array<[u64; 2], 2> = Array::new();
 /// Ways to backends that this CPU found lately: see `xdp::hop`.
 #[btf_map]
 pub static HOPS: PerCpuArray<Hop, HOPS_MAX> = PerCpuArray::new();
-/// What this CPU has added to `CONNECTIONS` lately.
+/// What this CPU has done lately that has a limit: see `xdp::rate`.
 #[btf_map]
-pub static ADDED: PerCpuArray<Added, 1> = PerCpuArray::new();
+pub static DONE_LATELY: PerCpuArray<Done, COUNTED> = PerCpuArray::new();
 /// The answers' row in the making.
 #[btf_map]
 pub static ANSWER: PerCpuArray<Answer, 1> = PerCpuArray::new();

@@ -1,15 +1,16 @@
 //! ICMP errors about connections to services. They quote a packet as it was where the error arose, and are to reach who sent it, who
 //! knows it otherwise: the quoted packet gets the parties that its sender knows, and so does the error.
 
-use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_store_bytes, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, ConnectionKey, Leg, Reason, connection_flags, service::Party};
 
 use crate::{
     connections,
-    frame::{ETHERNET, Frame, load},
+    frame::{ETHERNET, Frame, load, store},
     maps::ERROR,
     parse::{self, Packet, Service},
     related,
+    service::{Side, direct},
     translate::{changed, difference, folded, growth},
     verdict::same,
 };
@@ -30,12 +31,17 @@ const CHECKSUM: u32 = 2;
 
 /// Tells the backend of its answer to a client, if the packet in hand is an error about one.
 #[inline(always)]
-pub fn call(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
-    if !related::read(ctx, packet) || find_quoted(Leg::Question as u32) == 0 {
+pub fn call(ctx: &TcContext, packet: &Packet, side: Side) -> Result<(), Reason> {
+    if !related::read(ctx, packet) {
         return Ok(());
     }
-    put(ctx)?;
-    parse::kept()?.service = Service::Question;
+    if find_quoted(Leg::Question as u32) != 0 {
+        put(ctx)?;
+        parse::kept()?.service = Service::Question;
+    } else if side == Side::OUTSIDE && direct::find_quoted() {
+        // What the backend sent the client itself, it is told as it was.
+        parse::kept()?.service = Service::Elsewhere;
+    }
     Ok(())
 }
 
@@ -74,6 +80,9 @@ extern "C" fn find_quoted(leg: u32) -> u32 {
     let Some(row) = connections::find(&told.key) else { return 0 };
     // SAFETY: the kernel's element: see `connections::find`.
     let row = unsafe { row.as_ref() };
+    if row.flags & connection_flags::DSR != 0 {
+        return 0;
+    }
     told.quoted_source = row.destination;
     told.quoted_destination = row.source;
     told.destination = row.destination.address;
@@ -124,19 +133,4 @@ fn put_all(ctx: &TcContext, packet: &mut Packet, quoted: &Packet, told: &Told) -
     packet.source = told.source;
     packet.destination = told.destination;
     Ok(())
-}
-
-#[inline(always)]
-fn store<T>(ctx: &TcContext, offset: u32, value: &T) -> Result<(), Reason> {
-    // SAFETY: the helper reads the value's bytes.
-    let failed = unsafe {
-        bpf_skb_store_bytes(
-            ctx.as_ptr().cast(),
-            offset,
-            core::ptr::from_ref(value).cast(),
-            size_of::<T>() as u32,
-            0,
-        )
-    };
-    if failed == 0 { Ok(()) } else { Err(Reason::KernelError) }
 }

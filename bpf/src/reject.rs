@@ -18,7 +18,7 @@ use crate::{
 
 const HOPS: u8 = 64;
 const TCP: usize = 20;
-const ICMP: usize = 8;
+pub const ICMP: usize = 8;
 /// What an error quotes: the header and eight bytes (RFC 792), for both families.
 const QUOTED: usize = 8;
 
@@ -149,7 +149,7 @@ fn unreachable_v6(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
 /// Whether the kernel has the checksum still to make: then it leaves the field alone when what is not in the pseudo header changes. The
 /// field is overwritten afterwards.
 #[inline(always)]
-fn is_partial(ctx: &TcContext, offset: u32) -> Result<bool, Reason> {
+pub fn is_partial(ctx: &TcContext, offset: u32) -> Result<bool, Reason> {
     let before: u16 = load(ctx, offset)?;
     // SAFETY: the kernel's context and plain numbers.
     let failed = unsafe { bpf_l4_csum_replace(ctx.as_ptr().cast(), offset, 0, 1, 2) };
@@ -161,7 +161,7 @@ fn is_partial(ctx: &TcContext, offset: u32) -> Result<bool, Reason> {
 }
 
 #[inline(always)]
-fn resize(ctx: &TcContext, bytes: usize) -> Result<(), Reason> {
+pub fn resize(ctx: &TcContext, bytes: usize) -> Result<(), Reason> {
     // SAFETY: the kernel's context and plain numbers.
     let failed = unsafe { bpf_skb_change_tail(ctx.as_ptr().cast(), bytes as u32, 0) };
     if failed == 0 { Ok(()) } else { Err(Reason::KernelError) }
@@ -169,7 +169,7 @@ fn resize(ctx: &TcContext, bytes: usize) -> Result<(), Reason> {
 
 /// The network header of what goes back.
 #[inline(always)]
-fn headers(frame: &Frame, packet: &Packet, bytes: u16, protocol: u8) -> Result<(), Reason> {
+pub fn headers(frame: &Frame, packet: &Packet, bytes: u16, protocol: u8) -> Result<(), Reason> {
     let (from, to) = (packet.destination.words, packet.source.words);
     if packet.v6 {
         let second = u32::from_be_bytes([0, 0, protocol, HOPS]) | u32::from(bytes) << 16;
@@ -190,7 +190,7 @@ fn headers(frame: &Frame, packet: &Packet, bytes: u16, protocol: u8) -> Result<(
 
 /// Of the pseudo header.
 #[inline(always)]
-fn pseudo(packet: &Packet, bytes: u16, protocol: u8) -> u64 {
+pub fn pseudo(packet: &Packet, bytes: u16, protocol: u8) -> u64 {
     // What makes an IPv4 address a mapped one is not in it, and is a whole 16 bits of ones: nothing.
     sum_of(&packet.source)
         + sum_of(&packet.destination)
@@ -209,7 +209,7 @@ fn sum(words: &[u32]) -> u64 {
 
 /// In ones' complement of 16 bits.
 #[inline(always)]
-fn short(sum: u64) -> u16 {
+pub fn short(sum: u64) -> u16 {
     let sum = folded(sum);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16

@@ -2,7 +2,10 @@
 //! destination before anything else is asked about it, so that policies judge who really talks to whom; an answer is shown as
 //! the frontend's at the last hook before it reaches the client.
 //!
-//! A connection has two rows in `CONNECTIONS`, one for each way. They are written after its first packet was let through.
+//! A connection has two rows, but where backends answer clients themselves, in `CONNECTIONS`, one for each way. They are written after its first packet was let through.
+
+pub mod direct;
+mod too_long;
 
 use core::ptr::NonNull;
 
@@ -129,7 +132,7 @@ pub fn called(
 ) -> Result<Option<Option<NonNull<Flow>>>, Reason> {
     if packet.is_icmp() {
         if any() {
-            quoted::call(ctx, packet)?;
+            quoted::call(ctx, packet, side)?;
         }
         return Ok(Some(flow));
     }
@@ -207,6 +210,9 @@ fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
     let call = in_hand().ok_or(Reason::KernelError)?;
     let known_here = side != Side::OUTSIDE || call.row.flags & connection_flags::LOCAL != 0;
     if !known_here && maps::peer_of(&call.row.destination.address).ifindex == 0 {
+        if call.fresh && call.dsr {
+            call.row.flags = connection_flags::DSR;
+        }
         return Ok(Called::Elsewhere);
     }
     translate::parties(ctx, &call.row.source, &call.row.destination)?;
@@ -558,7 +564,7 @@ fn take_port(packet: &Packet, call: &mut Call, now: u64) -> Result<(), Reason> {
     let ended = if last { connection_flags::ENDED } else { 0 };
     let Call { key, row, own, .. } = call;
     if !call.fresh {
-        // What the client is told by another way than through this node.
+        // Of one that was an endpoint of this node.
         if row.flags & connection_flags::SNAT == 0 {
             return Err(Reason::ServiceElsewhere);
         }
@@ -573,9 +579,6 @@ fn take_port(packet: &Packet, call: &mut Call, now: u64) -> Result<(), Reason> {
             );
         }
         return Ok(());
-    }
-    if call.dsr {
-        return Err(Reason::ServiceElsewhere);
     }
     row.flags = connection_flags::SNAT;
     if in_pools(&maps::peer_of(&row.destination.address)) {

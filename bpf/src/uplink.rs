@@ -18,7 +18,7 @@ use crate::{
     maps::{self, NODES},
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, Service},
     plain, reject, route,
-    service::{self, Side},
+    service::{self, Side, direct},
     snat,
     verdict::{self, Hook, Moment, in_pools},
 };
@@ -126,8 +126,9 @@ fn call(
         return nobodys;
     }
     *seen = Some(packet);
+    let from = maps::peer_of(&packet.source);
     // Out of the overlay nobody vouches for such a source.
-    if in_pools(&maps::peer_of(&packet.source)) {
+    if in_pools(&from) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
     let to = maps::peer_of(&packet.destination);
@@ -137,7 +138,9 @@ fn call(
             fragment::remember(packet)?;
             service::show_answer(ctx)?;
         }
-        Service::Elsewhere => leave(ctx, packet, moment, trace)?,
+        Service::Elsewhere if !may_come_by_uplink(&from) => return Err(Reason::Spoofed),
+        Service::Elsewhere if direct::is_meant() => return direct::send(ctx, moment.now).map(Turn::Done),
+        Service::Elsewhere => leave(ctx, packet, from, moment, trace)?,
         // An error about what such a one has answered.
         _ if to.ifindex == 0 && packet.is_icmp() => {}
         _ => return Ok(Turn::Deliver(flow)),
@@ -147,11 +150,13 @@ fn call(
 
 /// A question to a backend that is not on this node: the node's own policy judges the client, as if it called the node.
 #[inline(always)]
-fn leave(ctx: &TcContext, packet: &'static Packet, moment: Moment, trace: &mut Trace) -> Result<(), Reason> {
-    let from = maps::peer_of(&packet.source);
-    if !may_come_by_uplink(&from) {
-        return Err(Reason::Spoofed);
-    }
+fn leave(
+    ctx: &TcContext,
+    packet: &'static Packet,
+    from: Peer,
+    moment: Moment,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
     if maps::runtime().host != 0 {
         parse::kept()?.service = Service::No;
         let to = maps::peer_of(&packet.destination);

@@ -96,6 +96,12 @@ kind: Service
 name: nobody
 frontends: [{address: 10.96.0.12, port: 80, protocol: UDP}]
 selector: {matchLabels: {app: nobody}}
+---
+kind: Service
+name: direct
+frontends: [{address: 10.97.0.11, port: 80, protocol: UDP, type: external}]
+selector: {matchLabels: {zone: b}}
+forwardingMode: dsr
 ";
 
 const TWO_IS_CLOSED: &str = "
@@ -218,6 +224,12 @@ fn others(fleet: &Fleet) -> Result<()> {
         assert_eq!(let_in["datapath"]["outcome"], "delivered_local", "{let_in:#}");
         assert_eq!(let_in["datapath"]["service"]["atSockets"], false);
     }
+
+    // No verdict of this node's: the packet goes on inside another one.
+    let sent_on = call(fleet, "203.0.113.129", ("10.97.0.11", 80), 24_000)?;
+    assert_eq!(sent_on["datapath"]["outcome"], "", "{sent_on:#}");
+    let two = fleet.party("two")?.addresses.iter().any(|own| own.to_string() == backend(&sent_on).0);
+    assert!(two && backend(&sent_on).1 == "hash", "{sent_on:#}");
 
     let own = call(fleet, fleet.node(1).name(), ("10.96.0.10", 80), 24_000)?;
     let service = &own["datapath"]["service"];

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::generated,
     programs::XdpContext,
 };
-use weft_shared::layout::{Address, Class, Reason};
+use weft_shared::layout::{Address, Class, Peer, Reason};
 
 use crate::{
     frame::{ETHERNET, Frame},
@@ -106,18 +106,22 @@ extern "C" fn find(ctx: *mut xdp_md, hop: *mut Hop) -> u32 {
     if peer.ifindex != 0 || peer.class == Class::Host as u32 {
         return LOCAL;
     }
-    let outer = if in_pools(&peer) {
-        let Some(node) = NODES.get(peer.node).filter(|_| peer.node != 0) else { return NOT_FOUND };
-        node.address
-    } else {
-        backend
-    };
+    let Some(outer) = receiver(&backend, &peer) else { return NOT_FOUND };
     (hop.outer, hop.v4) = (bytemuck::cast(outer), outer.is_v4());
     let Some(own) = own_address(outer.is_v4()) else { return NOT_FOUND };
     if hop.outer == NOBODY || own == NOBODY {
         return NOT_FOUND;
     }
     look_up(ctx, &outer, &bytemuck::cast(own), hop)
+}
+
+/// Whom packets to a backend elsewhere are sent to.
+#[inline(always)]
+pub fn receiver(backend: &Address, peer: &Peer) -> Option<Address> {
+    if !in_pools(peer) {
+        return Some(*backend);
+    }
+    NODES.get(peer.node).filter(|_| peer.node != 0).map(|node| node.address)
 }
 
 /// Asks the kernel's routes and neighbours.

@@ -7,7 +7,7 @@ pub mod hop;
 pub mod rate;
 pub mod read;
 mod rewrite;
-mod tunnel;
+pub mod tunnel;
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -25,61 +25,91 @@ pub fn wrap(ctx: &XdpContext, packet: &Packet, hop: &Hop) -> Result<u32, Reason>
         return Err(Reason::PassedTooLong);
     }
     let own = hop::own_address(hop.v4).ok_or(Reason::KernelError)?;
+    let around = Around {
+        v6: packet.v6,
+        length: packet.length,
+        tos: packet.tos,
+        mark: mark_of(&packet.destination),
+        from: own,
+        to: hop.outer,
+    };
     one_hop_less(ctx, packet.v6)?;
     // SAFETY: plain numbers.
     if unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), -(header as i32)) } != 0 {
         return Err(Reason::KernelError);
     }
     let frame = Frame::between(ctx.data(), ctx.data_end());
-    let mark = u64::from_be(packet.destination[1]) as u16;
     if hop.v4 {
-        ipv4(&frame, packet, mark, hop, &own)?
+        let head = frame.head().ok_or(Reason::KernelError)?;
+        set_macs(&head, hop);
+        around.write_v4(&head);
     } else {
-        ipv6(&frame, packet, mark, hop, &own)?
+        let head = frame.head().ok_or(Reason::KernelError)?;
+        set_macs(&head, hop);
+        around.write_v6(&head);
     }
     Ok(header)
 }
 
-#[inline(always)]
-fn ipv4(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop, own: &[u64; 2]) -> Result<(), Reason> {
-    let head = frame.head::<{ ETHERNET + IPV4 }>().ok_or(Reason::KernelError)?;
-    let inside = if packet.v6 { protocol::IPV6 } else { protocol::IPIP };
-    let length = packet.length + IPV4 as u32;
-    let first = 0x4500_0000 | u32::from(packet.tos) << 16 | length & 0xffff;
-    let second = u32::from(mark) << 16 | DONT_FRAGMENT;
-    let third = u32::from(HOPS) << 24 | u32::from(inside) << 16;
-    // The addresses as they read.
-    let [from, to] = [own[1], hop.outer[1]].map(|word| u64::from_be(word) as u32);
-    let mut sum = 0;
-    for word in [first, second, third, from, to] {
-        sum += (word >> 16) + (word & 0xffff);
-    }
-    set_macs(&head, hop);
-    head.write::<_, 12>(ETHERTYPE_IPV4.to_be());
-    head.write::<_, ETHERNET>(first.to_be());
-    head.write::<_, { ETHERNET + 4 }>(second.to_be());
-    head.write::<_, { ETHERNET + 8 }>((third | u32::from(!fold(sum))).to_be());
-    head.write::<_, { ETHERNET + 12 }>(from.to_be());
-    head.write::<_, { ETHERNET + 16 }>(to.to_be());
-    Ok(())
+/// What the header around a packet says.
+pub struct Around {
+    /// Whether the packet inside is of IPv6, its bytes, and its type of service or traffic class.
+    pub v6: bool,
+    pub length: u32,
+    pub tos: u8,
+    /// Which endpoint is meant.
+    pub mark: u16,
+    pub from: [u64; 2],
+    pub to: [u64; 2],
 }
 
+/// By what a node is told of its endpoint.
 #[inline(always)]
-fn ipv6(frame: &Frame, packet: &Packet, mark: u16, hop: &Hop, own: &[u64; 2]) -> Result<(), Reason> {
-    const VERSION: u32 = 6 << 28;
-    let head = frame.head::<{ ETHERNET + IPV6 }>().ok_or(Reason::KernelError)?;
-    let inside = if packet.v6 { protocol::IPV6 } else { protocol::IPIP };
-    let first = VERSION | u32::from(packet.tos) << 20 | u32::from(mark);
-    let second = packet.length << 16 | u32::from(inside) << 8 | u32::from(HOPS);
-    set_macs(&head, hop);
-    head.write::<_, 12>(ETHERTYPE_IPV6.to_be());
-    head.write::<_, ETHERNET>(first.to_be());
-    head.write::<_, { ETHERNET + 4 }>(second.to_be());
-    head.write::<_, { ETHERNET + 8 }>(own[0]);
-    head.write::<_, { ETHERNET + 16 }>(own[1]);
-    head.write::<_, { ETHERNET + 24 }>(hop.outer[0]);
-    head.write::<_, { ETHERNET + 32 }>(hop.outer[1]);
-    Ok(())
+pub const fn mark_of(backend: &[u64; 2]) -> u16 {
+    u64::from_be(backend[1]) as u16
+}
+
+impl Around {
+    #[inline(always)]
+    const fn inside(&self) -> u8 {
+        if self.v6 { protocol::IPV6 } else { protocol::IPIP }
+    }
+
+    /// Writes it, and the frame's type.
+    #[inline(always)]
+    pub fn write_v4(&self, head: &Head<{ ETHERNET + IPV4 }>) {
+        let length = self.length + IPV4 as u32;
+        let first = 0x4500_0000 | u32::from(self.tos) << 16 | length & 0xffff;
+        let second = u32::from(self.mark) << 16 | DONT_FRAGMENT;
+        let third = u32::from(HOPS) << 24 | u32::from(self.inside()) << 16;
+        // The addresses as they read.
+        let [from, to] = [self.from[1], self.to[1]].map(|word| u64::from_be(word) as u32);
+        let mut sum = 0;
+        for word in [first, second, third, from, to] {
+            sum += (word >> 16) + (word & 0xffff);
+        }
+        head.write::<_, 12>(ETHERTYPE_IPV4.to_be());
+        head.write::<_, ETHERNET>(first.to_be());
+        head.write::<_, { ETHERNET + 4 }>(second.to_be());
+        head.write::<_, { ETHERNET + 8 }>((third | u32::from(!fold(sum))).to_be());
+        head.write::<_, { ETHERNET + 12 }>(from.to_be());
+        head.write::<_, { ETHERNET + 16 }>(to.to_be());
+    }
+
+    /// The same, of IPv6.
+    #[inline(always)]
+    pub fn write_v6(&self, head: &Head<{ ETHERNET + IPV6 }>) {
+        const VERSION: u32 = 6 << 28;
+        let first = VERSION | u32::from(self.tos) << 20 | u32::from(self.mark);
+        let second = self.length << 16 | u32::from(self.inside()) << 8 | u32::from(HOPS);
+        head.write::<_, 12>(ETHERTYPE_IPV6.to_be());
+        head.write::<_, ETHERNET>(first.to_be());
+        head.write::<_, { ETHERNET + 4 }>(second.to_be());
+        head.write::<_, { ETHERNET + 8 }>(self.from[0]);
+        head.write::<_, { ETHERNET + 16 }>(self.from[1]);
+        head.write::<_, { ETHERNET + 24 }>(self.to[0]);
+        head.write::<_, { ETHERNET + 32 }>(self.to[1]);
+    }
 }
 
 /// By which the frame gets to the hop.

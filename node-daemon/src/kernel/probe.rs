@@ -93,11 +93,9 @@ impl Probe {
         };
         let (judged, frame) = try_packet(&mut object, &place, made)?;
         called.found(judged.tried, made::destination(&frame));
-        let judged = match judged.tried {
-            // XDP has sent it on before.
-            Some((_, Reason::ServiceElsewhere)) => Judged { tried: None, event: None, service: None },
-            _ => judged,
-        };
+        // XDP has sent it on before.
+        let direct = called.goes_directly(judged.tried);
+        let judged = if direct { Judged { tried: None, event: None, service: None } } else { judged };
         Ok(Judged { service: Some(called.answer), ..judged })
     }
 
@@ -133,13 +131,13 @@ impl Probe {
     }
 }
 
-/// Some uplink: the programs don't ask which.
+/// Some uplink: the programs don't ask which. A try that names no interface is at the loopback device, whose MAC is all zeros.
 const OUTSIDE: Place = Place {
     point: Point::FromUplink,
     ifindex: 0,
     ingress_ifindex: 0,
     source_mac: [2, 0, 0, 0, 0, 1],
-    destination_mac: [2, 0, 0, 0, 0, 2],
+    destination_mac: [0; 6],
 };
 
 /// What became of the made packet, and how it was then.

@@ -71,7 +71,7 @@ pub(crate) const DSR: Manner = Manner { dsr: true, ..MANNER };
 const CONFIG: Config = Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT };
 
 /// Outside of the fleet, on the uplink's link, and nobody has heard of it.
-const UNREACHED: Party = Party {
+pub(crate) const UNREACHED: Party = Party {
     v4: std::net::Ipv4Addr::new(192, 0, 2, 99),
     v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x99),
 };
@@ -240,6 +240,13 @@ pub(crate) struct Wrapped {
 
 /// Takes an IPIP packet apart, and checks all of it.
 pub(crate) fn unwrap(packet: &[u8]) -> Wrapped {
+    let wrapped = take_apart(packet);
+    check(&wrapped.inner);
+    wrapped
+}
+
+/// The same, of one whose packet inside may be any.
+pub(crate) fn take_apart(packet: &[u8]) -> Wrapped {
     let to_mac: [u8; 6] = packet[..6].try_into().unwrap();
     let from_mac: [u8; 6] = packet[6..12].try_into().unwrap();
     let outer = SlicedPacket::from_ethernet(packet).unwrap();
@@ -263,7 +270,6 @@ pub(crate) fn unwrap(packet: &[u8]) -> Wrapped {
     };
     let inner = packet[14 + header..14 + length].to_vec();
     assert_eq!(inside, if inner[0] >> 4 == 4 { 4 } else { 41 }, "the protocol says the inner version");
-    check(&inner);
     Wrapped { macs: (to_mac, from_mac), from, to, mark, inner }
 }
 

@@ -1,5 +1,6 @@
 //! Services at the packet: who is called, with checksums that another implementation finds right, and how answers come back.
 
+mod directly;
 mod elsewhere;
 mod endpoints;
 mod errors;

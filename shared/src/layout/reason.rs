@@ -116,6 +116,12 @@ numbered! {
         ServiceUntranslatable = 44 => "service_untranslatable",
         /// The service's backend is one to which the node sends nothing from outside.
         ServiceElsewhere = 45 => "service_elsewhere",
+        /// No drop: a packet to a service was too long for its way to the backend inside another, and the client was told what fits (ICMP
+        /// fragmentation needed, packet too big).
+        ServiceToldLength = 46 => "service_told_length",
+        /// The same, but the client could not be told: one that is told too often, an error or a later fragment, or IPv6 of less than
+        /// every link must take.
+        ServiceTooLong = 47 => "service_too_long",
         /// The stack has something for the overlay that is not the node's own: it only passes it on, or other nodes don't
         /// know the node by that address or identity.
         NotTheNodes = 50 => "not_the_nodes",
@@ -147,6 +153,9 @@ impl Reason {
         let number = self as u32;
         let passed = number >= Self::PassedTagged as u32 && number <= Self::PassedFailsafe as u32;
         let sent = number >= Self::ServiceForwarded as u32 && number <= Self::PassedTooLong as u32;
-        number >= Self::PolicyDenied as u32 && !passed && !sent && !matches!(self, Self::ServiceRejected)
+        number >= Self::PolicyDenied as u32
+            && !passed
+            && !sent
+            && !matches!(self, Self::ServiceRejected | Self::ServiceToldLength)
     }
 }

@@ -84,11 +84,23 @@ pub(super) fn find(object: &mut Object, made: &Made, ends: [&Peer; 2]) -> Result
 }
 
 impl Asked {
+    /// Whether the packet goes on inside another one. At XDP it does so before, by the same choice; what tc finds of the way from an
+    /// interface that is none counts for nothing.
+    pub(super) fn goes_directly(&self, tried: Option<(Point, Reason)>) -> bool {
+        const SENT_ON: [Reason; 4] = [
+            Reason::ServiceForwarded,
+            Reason::ServiceUnremembered,
+            Reason::ServiceElsewhere,
+            Reason::NoRoute,
+        ];
+        let direct = self.side == Side::Outside && self.answer.image.as_ref().is_some_and(|image| image.dsr);
+        direct && tried.is_some_and(|(_, reason)| SENT_ON.contains(&reason))
+    }
+
     /// Takes note of where the programs sent the packet.
     pub(super) fn found(&mut self, tried: Option<(Point, Reason)>, to: Option<(IpAddr, u16)>) {
         let reason = tried.map(|(_, reason)| reason);
-        if reason == Some(Reason::ServiceElsewhere) {
-            // At XDP it is sent on before, by the same choice.
+        if self.goes_directly(tried) {
             (self.answer.backend, self.answer.why) = self.due.unzip();
             return;
         }

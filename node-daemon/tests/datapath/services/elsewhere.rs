@@ -2,13 +2,10 @@
 
 use weft_noded::balance::tables::{OwnAddresses, Step};
 use weft_noded::kernel::Datapath as _;
-use weft_shared::{
-    balance::table::{Manner, Table},
-    layout::{Class, Config, Direction, Reason},
-};
+use weft_shared::layout::{Class, Config, Direction, Reason};
 
 use super::{
-    FRONTEND, MANNER, PORT, SLOT, TARGET, at, backend,
+    FRONTEND, PORT, TARGET, at,
     packets::{parties, sctp},
     table,
 };
@@ -133,17 +130,6 @@ fn nobody_outside_answers_for_an_endpoint_of_another_node() {
         let ((_, own), _) = parties(&asked.packet);
         let answer = arriving(DB_PARTY, HOST_PARTY, family).udp(TARGET, own);
         assert_eq!(datapath.fate(FROM_UPLINK, &answer), Reason::PoolSourceOutsideOverlay);
-    }
-}
-
-/// Where backends answer themselves, packets go on inside others, which is not done here.
-#[test]
-fn what_backends_answer_themselves_is_not_sent_as_the_nodes() {
-    for family in FAMILIES {
-        let mut datapath = balancing(family);
-        let manner = Manner { dsr: true, ..MANNER };
-        datapath.put_table(SLOT, Some(&Table::new(manner, vec![backend(DB_PARTY, family, PORT)])));
-        assert_eq!(datapath.fate(FROM_UPLINK, &question(family).udp(CLIENT, PORT)), Reason::ServiceElsewhere);
     }
 }
 

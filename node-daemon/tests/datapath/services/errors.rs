@@ -36,7 +36,7 @@ const fn too_big(family: Family) -> (u8, u8) {
 }
 
 /// Who sends the error to whom, and who is in the packet that it quotes; checksums are right, that of the quoted header, too.
-fn told(error: &[u8]) -> ((IpAddr, IpAddr), (Side, Side)) {
+pub(super) fn told(error: &[u8]) -> ((IpAddr, IpAddr), (Side, Side)) {
     parties(error);
     let ends = addresses(error);
     let start = 14 + if ends.0.is_ipv4() { 20 } else { 40 } + 8;

@@ -7,7 +7,7 @@ use weft_shared::{
     layout::Reason,
 };
 
-use super::{FRONTEND, MANNER, PORT, at, backend, packets::parties};
+use super::{FRONTEND, MANNER, PORT, at, backend, errors::told, packets::parties};
 use crate::{
     harness::{Datapath, FROM_UPLINK, Verdict, from_endpoint},
     packets::{ACK, SYN, Way, arriving, out_of},
@@ -86,6 +86,27 @@ fn it_reaches_the_endpoint_that_is_meant_which_answers_the_client_as_the_fronten
             let (frontend, client) = (at(FRONTEND, inner, PORT), at(WORLD_PARTY, inner, client));
             assert_eq!(parties(&outcome.packet), (frontend, client));
         }
+    }
+}
+
+/// To the endpoint whose connection it is, whoever is named.
+#[test]
+fn an_error_about_an_answer_reaches_the_endpoint_that_gave_it_and_goes_nowhere_else() {
+    for (outer, inner) in each() {
+        let mut datapath = served(inner);
+        let asked =
+            sent_on(DB_NODE_PARTY, outer, half(WEB_PARTY, inner), &question(inner).datagram(CLIENT, PORT, 9));
+        let answer = arriving(FRONTEND, WORLD_PARTY, inner).datagram(PORT, CLIENT, 1400);
+        let kind = if inner == Family::V4 { (3, 4) } else { (2, 0) };
+        let error = arriving(PARTNER_PARTY, FRONTEND, inner).error(kind, &answer, 100);
+        let error = sent_on(DB_NODE_PARTY, outer, half(WEB_PARTY, inner), &error);
+        assert_eq!(datapath.fate(FROM_UPLINK, &error), Reason::NoEndpoint, "nobody has answered");
+        assert_eq!(datapath.fate(FROM_UPLINK, &asked), Reason::DeliveredLocal);
+        let (reason, outcome) = datapath.reason(FROM_UPLINK, &error);
+        assert_eq!(reason, Reason::DeliveredLocal);
+        let ((from, to), quoted) = told(&outcome.packet);
+        assert_eq!((from, to), (PARTNER_PARTY.address(inner), WEB_PARTY.address(inner)));
+        assert_eq!(quoted, (at(WEB_PARTY, inner, PORT), at(WORLD_PARTY, inner, CLIENT)));
     }
 }
 
