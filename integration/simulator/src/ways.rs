@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use weft_noded::{
     balance::{
         Balancer,
+        sources::Addresses,
         tables::{OwnAddresses, Services, Step},
         view::Here,
     },
@@ -42,7 +43,12 @@ pub(crate) fn at_rest(world: &World, node: &Node, desired: &Desired) -> Result<(
 }
 
 fn services(found: &Services, node: &Node, desired: &Desired) -> Result<(), String> {
-    let here = Here { node: node.name.clone(), labels: node.labels.clone() };
+    let own = vec![node.address];
+    let here = Here {
+        node: node.name.clone(),
+        labels: node.labels.clone(),
+        addresses: Addresses { known: own.clone(), others: own },
+    };
     let plan = Balancer::new(here).plan(desired.services(), &Services::default(), Sweep::Remove);
     let mut expected = Services::default();
     plan.steps.iter().for_each(|step| expected.apply(step));

@@ -379,7 +379,7 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
             (86, 99, false, false, false),
         ];
         for (port, set, denied, client, stranger) in cases {
-            let manner = Manner { sources: Some(Sources { set, denied }), ..DSR };
+            let manner = Manner { sources: Some(Sources { set, denied, node: false }), ..DSR };
             let slot = slot * 100 + u32::from(port);
             uplink.serve(key(VIP.address(family), port, TCP), slot, &table(manner, &backends));
             let strange = arriving(PARTNER_PARTY, VIP, family);
@@ -391,7 +391,8 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
             }
         }
         // Those who are known are looked at again when the ranges change.
-        let manner = Manner { sources: Some(Sources { set: 10 * index + 1, denied: true }), ..DSR };
+        let manner =
+            Manner { sources: Some(Sources { set: 10 * index + 1, denied: true, node: false }), ..DSR };
         uplink.set_table(slot * 100 + 81, &table(manner, &backends));
         let known = question(family).tcp(4000, 81, ACK);
         assert_eq!(uplink.reason(&known), Some(Reason::SourceRefused), "{family:?}");

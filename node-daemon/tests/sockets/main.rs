@@ -12,4 +12,5 @@ mod changes;
 mod conformance;
 mod pacing;
 mod servers;
+mod sources;
 mod world;
