@@ -34,6 +34,7 @@ mod refusals;
 mod revisions;
 mod runs;
 mod services;
+mod spoil;
 mod tables;
 mod telling;
 mod tunnel;
