@@ -142,14 +142,7 @@ pub(crate) fn run(line: &str) {
     assert!(output.status.success(), "{line}: {output:?}");
 }
 
-pub(crate) const MANNER: Manner = Manner {
-    random: false,
-    dsr: false,
-    sources: None,
-    end_connections: false,
-    affinity_seconds: 0,
-    slots: 251,
-};
+pub(crate) const MANNER: Manner = Manner::plain(251);
 
 /// Backends by the last numbers of their addresses, all at this port.
 pub(crate) fn backends(net: &str, lasts: &[u8], port: u16) -> Vec<Backend> {

@@ -59,6 +59,13 @@ pub struct Manner {
     pub slots: u16,
 }
 
+impl Manner {
+    /// Of a service that asks for nothing in particular.
+    pub const fn plain(slots: u16) -> Self {
+        Self { random: false, dsr: false, sources: None, end_connections: false, affinity_seconds: 0, slots }
+    }
+}
+
 /// Who may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sources {
@@ -190,14 +197,7 @@ mod tests {
     use super::*;
     use crate::layout::service::slot_element;
 
-    const MANNER: Manner = Manner {
-        random: false,
-        dsr: false,
-        sources: None,
-        end_connections: false,
-        affinity_seconds: 0,
-        slots: 251,
-    };
+    const MANNER: Manner = Manner::plain(251);
 
     fn backend(last: u8, new_flows: bool) -> Backend {
         Backend { address: IpAddr::from([10, 0, 0, last]), port: 80, weight: 1, new_flows, local: false }
