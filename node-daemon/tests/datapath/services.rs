@@ -8,6 +8,7 @@ mod garbage;
 mod outside;
 mod packets;
 mod refusals;
+mod spread;
 
 use std::{net::IpAddr, sync::Arc};
 
