@@ -35,9 +35,9 @@ impl Spoiler {
     /// The next one, as it may come by a wire.
     pub(crate) fn frame(&mut self) -> &[u8] {
         if self.random.random_ratio(1, 5) {
-            self.noise()
+            self.noise();
         } else {
-            self.spoil()
+            self.spoil();
         }
         &self.packet
     }
