@@ -63,6 +63,12 @@ impl Table {
         listed == (self.header.flags & service_flags::SOURCES_DENIED == 0)
     }
 
+    /// Whether the service, which judges sources, is for this node's own processes.
+    #[inline(always)]
+    pub fn admits_node(&self) -> bool {
+        self.header.flags & service_flags::SOURCES_NODE != 0
+    }
+
     /// Whether connections to backends that have gone are to be ended.
     #[inline(always)]
     pub fn ends_connections(&self) -> bool {

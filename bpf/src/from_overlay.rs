@@ -14,11 +14,9 @@ use crate::{
     conntrack::{self, Ends, Entry},
     deliver,
     events::{Done, Trace},
-    fragment,
-    frame::{Frame, meta},
-    host,
+    fragment, host,
     maps::{self, NODES},
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Service},
+    parse::{self, Packet, Service},
     route, service, snat,
     verdict::{self, Hook, Moment, in_pools},
 };
@@ -38,15 +36,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     if identity > runtime.identities_through {
         return Err(Reason::IdentityNotYetKnown);
     }
-    let frame = Frame::with_headers(ctx);
-    let ethertype = match parse::ethertype(&frame)? {
-        _ if meta(ctx).vlan_present != 0 => return Err(Reason::UnknownEtherType),
-        ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => ethertype,
-        _ => return Err(Reason::UnknownEtherType),
-    };
-    if ethertype == ETHERTYPE_IPV6 {
-        frame.with_headers_v6(ctx);
-    }
+    let ethertype = parse::untagged_ip(ctx)?;
     let sender = sender(identity, node)?;
     let now = conntrack::now();
     let packet = parse::packet(ctx, ethertype)?;

@@ -8,7 +8,7 @@ use weft_shared::layout::{Address, Reason};
 
 use crate::{
     fragment::{self, Part},
-    frame::{ETHERNET, Frame, IPV4, IPV6, load},
+    frame::{ETHERNET, Frame, IPV4, IPV6, load, meta},
     maps::PACKET,
 };
 
@@ -217,6 +217,21 @@ impl Packet {
 #[inline(always)]
 pub fn ethertype(frame: &Frame) -> Result<u16, Reason> {
     frame.read::<u16>(12).map(u16::from_be)
+}
+
+/// The EtherType of a frame that must be IP without a tag, whose headers can then be read.
+#[inline(always)]
+pub fn untagged_ip(ctx: &TcContext) -> Result<u16, Reason> {
+    let frame = Frame::with_headers(ctx);
+    match ethertype(&frame)? {
+        _ if meta(ctx).vlan_present != 0 => Err(Reason::UnknownEtherType),
+        ETHERTYPE_IPV4 => Ok(ETHERTYPE_IPV4),
+        ETHERTYPE_IPV6 => {
+            frame.with_headers_v6(ctx);
+            Ok(ETHERTYPE_IPV6)
+        }
+        _ => Err(Reason::UnknownEtherType),
+    }
 }
 
 /// The addresses alone, for hooks that see the node's own traffic too.

@@ -70,6 +70,10 @@ extern "C" fn find_quoted(leg: u32) -> u32 {
     let (Ok(packet), Some(quoted), Some(told)) = (parse::kept(), related::quoted(), in_hand()) else {
         return 0;
     };
+    // An error goes to who sent what it quotes. Another one is none about a connection: it was judged as what goes elsewhere.
+    if !same(&packet.destination, &quoted.source) {
+        return 0;
+    }
     told.key.source = quoted.destination;
     told.key.destination = quoted.source;
     told.key.source_port = quoted.destination_port;

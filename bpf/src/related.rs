@@ -103,7 +103,7 @@ extern "C" fn may_tell(error: *const Packet, ends: *const Ends) -> u32 {
 
 /// Who is at the ends of the quoted packet, where the sender of the error may tell of it. Only who sent the packet is told
 /// of its fate. A router anywhere may tell; a workload is none, and tells of what it was sent itself, as who it is here;
-/// and no router but this node sees what endpoints send each other.
+/// and no router but this node sees what endpoints send each other, or the node.
 #[inline(always)]
 fn name_ends(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> bool {
     if !same(&quoted.packet.source, &error.destination) {
@@ -115,7 +115,9 @@ fn name_ends(error: &Packet, ends: &Ends, quoted: &mut Quoted) -> bool {
         return same(&quoted.packet.destination, &error.source);
     }
     quoted.ends.destination = maps::peer_of(&quoted.packet.destination);
-    ends.source.class == Class::Host as u32 || !in_pools(&quoted.ends.destination)
+    let is_seen_here_alone =
+        in_pools(&quoted.ends.destination) || quoted.ends.destination.class == Class::Host as u32;
+    ends.source.class == Class::Host as u32 || !is_seen_here_alone
 }
 
 /// The quoted packet's addresses and ports. What is behind extension headers is found for the usual ones; not an error

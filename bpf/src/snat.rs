@@ -41,11 +41,7 @@ pub extern "C" fn snat_port(
     now: u64,
 ) -> u32 {
     // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(question), Some(backend), Some(own)) =
-        (unsafe { (question.as_ref(), backend.as_ref(), own.as_ref()) })
-    else {
-        return 0;
-    };
+    let Some((question, backend, own)) = (unsafe { given(question, backend, own) }) else { return 0 };
     let Some(Answer { key, row }) = answer(question, backend, own, 0, flags, now) else { return 0 };
     let (first, last) = (u32::from(config().snat_first_port), u32::from(config().snat_last_port));
     if last < first {
@@ -77,11 +73,7 @@ pub extern "C" fn snat_keep(
     now: u64,
 ) -> u32 {
     // SAFETY: as above.
-    let (Some(question), Some(backend), Some(own)) =
-        (unsafe { (question.as_ref(), backend.as_ref(), own.as_ref()) })
-    else {
-        return 0;
-    };
+    let Some((question, backend, own)) = (unsafe { given(question, backend, own) }) else { return 0 };
     let Some(Answer { key, row }) = answer(question, backend, &own.address, own.port, flags, now) else {
         return 0;
     };
@@ -94,6 +86,21 @@ pub extern "C" fn snat_keep(
     let ended = if flags & BEGINS == 0 { there.flags & connection_flags::ENDED } else { 0 };
     (there.seen_at, there.flags) = (now, flags & !BEGINS | ended);
     1
+}
+
+/// What the arguments point to.
+///
+/// # Safety
+///
+/// Each is null, or points to what it says.
+#[inline(always)]
+unsafe fn given<'a, T>(
+    question: *const ConnectionKey,
+    backend: *const Party,
+    own: *const T,
+) -> Option<(&'a ConnectionKey, &'a Party, &'a T)> {
+    // SAFETY: the caller's.
+    unsafe { Some((question.as_ref()?, backend.as_ref()?, own.as_ref()?)) }
 }
 
 /// What the backend answers, and its row. Kept aside: the stack has no room for it.

@@ -32,6 +32,7 @@ use crate::{
 const GO_ON: i32 = 1;
 const FAIL: i32 = 0;
 
+const EPERM: i32 = 1;
 const EADDRINUSE: i32 = 98;
 const ENOBUFS: i32 = 105;
 const ECONNREFUSED: i32 = 111;
@@ -172,7 +173,13 @@ fn choose(
     let Some(frontend) = frontend(ctx, family, named) else { return Ok(None) };
     let table = Table::of(frontend.inside).ok_or(ECONNREFUSED)?;
     if table.judges_sources() {
-        return Ok(None);
+        // What comes out of another namespace shows its source: that is left to those who see packets.
+        if !in_nodes_namespace(ctx) {
+            return Ok(None);
+        }
+        if !admits(ctx, family, naming, &table) {
+            return Err(EPERM);
+        }
     }
     let cookie = cookie(ctx);
     let client = AffinityKey {
@@ -201,6 +208,15 @@ fn choose(
     }
     let port = if backend.port == 0 { named.port } else { backend.port };
     Ok(Some(Choice { to: Party { port, ..in_table }, in_table, ends: table.ends_connections() }))
+}
+
+/// Whether a process of the node may call the service. The kernel chooses its source after this, by the way to the backend: so it must be
+/// let in as the node, and the source that it has chosen itself must be let in, too.
+#[inline(always)]
+fn admits(ctx: &SockAddrContext, family: Family, naming: Naming, table: &Table) -> bool {
+    let source = source(ctx, family, naming);
+    let chosen = source != Address::UNSPECIFIED && source != Address::from_v4(0);
+    table.admits_node() && (!chosen || table.admits(&source))
 }
 
 /// The frontend that a socket calls.
@@ -371,17 +387,48 @@ fn party(ctx: &SockAddrContext, family: Family) -> Party {
         let port = ptr::read_volatile(&raw const (*address).user_port) as u16;
         let address = match family {
             Family::V4 => Address::from_v4(ptr::read_volatile(&raw const (*address).user_ip4)),
-            Family::V6 => Address {
-                words: [
-                    ptr::read_volatile(&raw const (*address).user_ip6[0]),
-                    ptr::read_volatile(&raw const (*address).user_ip6[1]),
-                    ptr::read_volatile(&raw const (*address).user_ip6[2]),
-                    ptr::read_volatile(&raw const (*address).user_ip6[3]),
-                ],
-            },
+            Family::V6 => words(&raw const (*address).user_ip6),
         };
         Party { address, port, zero: 0 }
     }
+}
+
+/// The source that was chosen before the call: of the datagram, or of the socket.
+#[inline(always)]
+fn source(ctx: &SockAddrContext, family: Family, naming: Naming) -> Address {
+    let address = address(ctx);
+    // SAFETY: fields of the context and of its socket, each read as wide as it is; a datagram's are those of the hook's family.
+    unsafe {
+        let socket = (*address).__bindgen_anon_1.sk;
+        match (family, naming) {
+            (Family::V4, Naming::Once) => Address::from_v4(ptr::read_volatile(&raw const (*socket).src_ip4)),
+            (Family::V4, Naming::EachTime) => {
+                Address::from_v4(ptr::read_volatile(&raw const (*address).msg_src_ip4))
+            }
+            (Family::V6, Naming::Once) => words(&raw const (*socket).src_ip6),
+            (Family::V6, Naming::EachTime) => words(&raw const (*address).msg_src_ip6),
+        }
+    }
+}
+
+/// Of an address of IPv6.
+///
+/// # Safety
+///
+/// There is one at the pointer.
+#[inline(always)]
+unsafe fn words(from: *const [u32; 4]) -> Address {
+    let from = from.cast::<u32>();
+    // SAFETY: the caller's.
+    let words = unsafe {
+        [
+            ptr::read_volatile(from),
+            ptr::read_volatile(from.add(1)),
+            ptr::read_volatile(from.add(2)),
+            ptr::read_volatile(from.add(3)),
+        ]
+    };
+    Address { words }
 }
 
 #[inline(always)]

@@ -12,10 +12,10 @@ use crate::{
     deliver,
     events::{Done, TC_ACT_OK, Trace},
     forge, fragment,
-    frame::{Frame, meta},
+    frame::meta,
     host,
     maps::{self, NODES},
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    parse::{self, Packet},
     verdict::in_pools,
 };
 
@@ -27,7 +27,8 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     if meta(ctx).ingress_ifindex != 0 {
         return if has_tunnel_key(ctx) { Ok(SENT) } else { Err(Reason::NotTheNodes) };
     }
-    let packet = packet(ctx)?;
+    let ethertype = parse::untagged_ip(ctx)?;
+    let packet = parse::packet(ctx, ethertype)?;
     *seen = Some(packet);
     let destination = elsewhere(packet)?;
     let ends = Ends { source: own(packet)?, destination };
@@ -51,20 +52,6 @@ fn has_tunnel_key(ctx: &TcContext) -> bool {
         bpf_skb_get_tunnel_key(ctx.as_ptr().cast(), &raw mut key, size_of::<bpf_tunnel_key>() as u32, 0)
     };
     answer == 0 || answer == OTHER_FAMILY
-}
-
-#[inline(always)]
-fn packet(ctx: &TcContext) -> Result<&'static Packet, Reason> {
-    let frame = Frame::with_headers(ctx);
-    let ethertype = match parse::ethertype(&frame)? {
-        _ if meta(ctx).vlan_present != 0 => return Err(Reason::UnknownEtherType),
-        ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => ethertype,
-        _ => return Err(Reason::UnknownEtherType),
-    };
-    if ethertype == ETHERTYPE_IPV6 {
-        frame.with_headers_v6(ctx);
-    }
-    parse::packet(ctx, ethertype)
 }
 
 /// The node itself, where others know it by the packet's source.

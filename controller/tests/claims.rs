@@ -9,19 +9,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use support::{DEADLINE, Fleet, config, fleet_beside, hello, selector, within};
-use tokio::sync::oneshot;
-use weft_controller::store::{
-    Embedded, Etcd, EtcdConfig, KeyValue, Memory, Outcome, Page, Range, Store, StoreError, Transaction, Watch,
+use support::{
+    DEADLINE, Fleet, config, fleet_beside,
+    gate::{Gate, Gated},
+    hello, selector, within,
 };
+use tokio::sync::oneshot;
+use weft_controller::store::{Embedded, Etcd, EtcdConfig, Memory, Store, StoreError, Transaction};
 use weft_proto::v1::{self, object::Kind as Of};
 use weft_test_etcd::{Cluster, Options};
 
-/// A store whose next transaction that writes a certain key waits.
-struct Slow {
-    store: Arc<dyn Store>,
-    catching: Mutex<Option<Catch>>,
-}
+/// Has the next transaction that writes a certain key wait.
+#[derive(Default)]
+struct Catching(Mutex<Option<Catch>>);
 
 struct Catch {
     key: &'static str,
@@ -30,40 +30,16 @@ struct Catch {
 }
 
 #[async_trait]
-impl Store for Slow {
-    fn kind(&self) -> &'static str {
-        self.store.kind()
-    }
-
-    async fn revision(&self) -> Result<u64, StoreError> {
-        self.store.revision().await
-    }
-
-    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, u64), StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.store.range(range).await
-    }
-
-    async fn transact(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+impl Gate for Catching {
+    async fn pass(&self, transaction: &Transaction) -> Result<(), StoreError> {
         let writes =
             |catch: &mut Catch| transaction.then.iter().any(|operation| operation.key().contains(catch.key));
-        let catch = self.catching.lock().unwrap().take_if(|catch| writes(catch));
+        let catch = self.0.lock().unwrap().take_if(|catch| writes(catch));
         if let Some(catch) = catch {
             catch.caught.send(()).unwrap();
             catch.released.await.unwrap();
         }
-        self.store.transact(transaction).await
-    }
-
-    async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, after).await
-    }
-
-    async fn compact(&self, revision: u64) -> Result<(), StoreError> {
-        self.store.compact(revision).await
+        Ok(())
     }
 }
 
@@ -148,11 +124,11 @@ impl Deed {
 
 /// `caught` is at it first, with one controller, and `other` done with it first, with another. Returns what `caught` is told.
 async fn race(caught: Deed, other: Deed, store: Arc<dyn Store>) -> String {
-    let slow = Arc::new(Slow { store: Arc::clone(&store), catching: Mutex::default() });
+    let slow = Arc::new(Gated { store: Arc::clone(&store), gate: Catching::default() });
     let mut first = fleet_beside("first", Arc::clone(&slow) as Arc<dyn Store>).await;
     let mut second = fleet_beside("second", store).await;
     let ((told, is_caught), (release, released)) = (oneshot::channel(), oneshot::channel());
-    *slow.catching.lock().unwrap() = Some(Catch { key: caught.key(), caught: told, released });
+    *slow.gate.0.lock().unwrap() = Some(Catch { key: caught.key(), caught: told, released });
     let intrude = async {
         is_caught.await.unwrap();
         let done = other.does(&mut second).await;

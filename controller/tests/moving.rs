@@ -2,17 +2,22 @@
 #![expect(clippy::unwrap_used, reason = "tests fail this way")]
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
-use support::{fleet, fleet_on, name, policy, within};
+use support::{
+    fleet, fleet_on,
+    gate::{Gate, Gated},
+    name, policy, within,
+};
 use weft_controller::{
     StoreConfig, keys,
     opening::{self, OpenError},
     relocation::{self, RelocationError, refuse_unfinished},
-    store::{
-        EtcdConfig, KeyValue, Memory, Operation, Outcome, Page, Range, Store, StoreError, Transaction, Watch,
-    },
+    store::{EtcdConfig, KeyValue, Memory, Operation, Range, Store, StoreError, Transaction},
 };
 use weft_proto::v1;
 use weft_test_etcd::{Cluster, Options};
@@ -113,37 +118,17 @@ async fn what_is_in_use_or_not_empty_or_not_there_is_not_moved() {
     let _still_served = support::fleet_in(directory).await;
 }
 
-/// A store that is lost after so many writes.
+/// The store is lost after so many writes.
 struct Breaking {
-    store: Memory,
     writes_left: AtomicUsize,
 }
 
 #[async_trait]
-impl Store for Breaking {
-    fn kind(&self) -> &'static str {
-        self.store.kind()
-    }
-    async fn revision(&self) -> Result<u64, StoreError> {
-        self.store.revision().await
-    }
-    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, u64), StoreError> {
-        self.store.get(key).await
-    }
-    async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.store.range(range).await
-    }
-    async fn transact(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+impl Gate for Breaking {
+    async fn pass(&self, _: &Transaction) -> Result<(), StoreError> {
         let left =
             self.writes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_err(|_| StoreError::Refused { reason: "broken".to_owned() })?;
-        self.store.transact(transaction).await
-    }
-    async fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, after).await
-    }
-    async fn compact(&self, revision: u64) -> Result<(), StoreError> {
-        self.store.compact(revision).await
+        left.map(drop).map_err(|_| StoreError::Refused { reason: "broken".to_owned() })
     }
 }
 
@@ -170,7 +155,8 @@ async fn a_move_that_breaks_off_anywhere_is_never_served_and_the_next_one_comple
         for number in 0..250 {
             put(&source, &format!("{}policy/p{number}", keys::ROOT), &number.to_string()).await;
         }
-        let target = Breaking { store: Memory::default(), writes_left: AtomicUsize::new(writes) };
+        let gate = Breaking { writes_left: AtomicUsize::new(writes) };
+        let target = Gated { store: Arc::new(Memory::default()), gate };
         let broken = relocation::relocate(&source, &target, "there", |_, _| {}).await;
         if broken.is_ok() {
             assert!(writes > 4, "it was never broken off");
@@ -184,7 +170,7 @@ async fn a_move_that_breaks_off_anywhere_is_never_served_and_the_next_one_comple
             source.transact(Transaction { then: vec![gone], ..Transaction::default() }).await.unwrap();
             put(&source, &format!("{}policy/new", keys::ROOT), "new").await;
         }
-        target.writes_left.store(usize::MAX, Ordering::Relaxed);
+        target.gate.writes_left.store(usize::MAX, Ordering::Relaxed);
         relocation::relocate(&source, &target, "there", |_, _| {}).await.unwrap();
         refuse_unfinished(&target).await.unwrap();
         assert_eq!(contents(&target).await, contents(&source).await, "after {writes} writes");

@@ -338,3 +338,22 @@ async fn explain_of_a_call_leaves_out_backends_that_this_client_does_not_get() {
         assert_eq!(explained.service.unwrap().refusal(), refusal);
     }
 }
+
+#[tokio::test]
+async fn explain_of_a_nodes_own_call_asks_whether_its_addresses_are_let_in() {
+    let (mut fleet, _one, _two) = with_backends().await;
+    let cidrs = vec!["192.0.2.1/32".to_owned()];
+    for (action, let_in, refused) in [
+        (v1::source_ranges::Action::Allow, "node-1", "node-2"),
+        (v1::source_ranges::Action::Deny, "node-2", "node-1"),
+    ] {
+        let ranges = v1::SourceRanges { action: action.into(), cidrs: cidrs.clone() };
+        fleet
+            .apply(vec![service("back", "10.96.0.10", |service| service.source_ranges = Some(ranges))])
+            .await
+            .unwrap();
+        assert_eq!(answering(&explain(&mut fleet, let_in, "10.96.0.10", 80).await).len(), 3);
+        let explained = explain(&mut fleet, refused, "10.96.0.10", 80).await;
+        assert_eq!(explained.service.unwrap().refusal(), v1::ServiceRefusal::Source);
+    }
+}

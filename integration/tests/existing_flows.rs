@@ -48,6 +48,18 @@ fn each(talks: &[Conversation], is: impl Fn(&Conversation) -> Result<()>) -> Res
     Ok(())
 }
 
+/// A server on the first node, and its connections with a client there and with one on another node.
+fn with_clients(fleet: &mut Fleet) -> Result<(Party, Vec<Conversation>)> {
+    let server = fleet.attach(1, "server", &[("app", "server")])?;
+    let near = fleet.attach(1, "near", &[("app", "client")])?;
+    let far = fleet.attach(2, "far", &[("app", "client")])?;
+    fleet.apply(&clients_talk_with("server"))?;
+    let mut talks = talk(&near, &server, 1000)?;
+    talks.extend(talk(&far, &server, 1010)?);
+    all_pass(&talks)?;
+    Ok((server, talks))
+}
+
 /// Detaches an endpoint of the first node and gives its addresses to one with another name or other labels.
 fn replace(fleet: &Fleet, old: &Party, name: &str, app: &str, namespace: &Namespace) -> Result<()> {
     let node = fleet.node(1);
@@ -62,13 +74,7 @@ fn replace(fleet: &Fleet, old: &Party, name: &str, app: &str, namespace: &Namesp
 #[test]
 fn a_connection_with_a_workload_whose_labels_change_is_judged_by_the_new_ones() -> Result<()> {
     scenario("relabel", 2, |fleet| {
-        let server = fleet.attach(1, "server", &[("app", "server")])?;
-        let near = fleet.attach(1, "near", &[("app", "client")])?;
-        let far = fleet.attach(2, "far", &[("app", "client")])?;
-        fleet.apply(&clients_talk_with("server"))?;
-        let mut talks = talk(&near, &server, 1000)?;
-        talks.extend(talk(&far, &server, 1010)?);
-        all_pass(&talks)?;
+        let (server, talks) = with_clients(fleet)?;
 
         // The same workload, with its sockets.
         replace(fleet, &server, "server", "stranger", &server.namespace)?;
@@ -82,13 +88,7 @@ fn a_connection_with_a_workload_whose_labels_change_is_judged_by_the_new_ones() 
 #[test]
 fn a_connection_to_an_address_that_another_endpoint_got_is_judged_by_who_has_it_now() -> Result<()> {
     scenario("moved", 2, |fleet| {
-        let server = fleet.attach(1, "server", &[("app", "server")])?;
-        let near = fleet.attach(1, "near", &[("app", "client")])?;
-        let far = fleet.attach(2, "far", &[("app", "client")])?;
-        fleet.apply(&clients_talk_with("server"))?;
-        let mut talks = talk(&near, &server, 1000)?;
-        talks.extend(talk(&far, &server, 1010)?);
-        all_pass(&talks)?;
+        let (server, talks) = with_clients(fleet)?;
 
         let newcomer = fleet.bare_namespace("newcomer")?;
         replace(fleet, &server, "newcomer", "stranger", &newcomer)?;

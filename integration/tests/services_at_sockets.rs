@@ -263,3 +263,86 @@ fn a_backend_that_is_taken_away_under_load_gets_no_new_connection_and_no_other_i
         Ok(())
     })
 }
+
+/// A service at two frontends of each protocol, whose ranges are an address of each family.
+fn ranged(name: &str, last: u8, action: &str, [v4, v6]: [IpAddr; 2]) -> String {
+    format!(
+        "
+---
+kind: Service
+name: {name}
+frontends:
+  - {{address: 10.96.0.{last}, port: 80, protocol: TCP}}
+  - {{address: 10.96.0.{last}, port: 80, protocol: UDP}}
+  - {{address: 'fd96::{last}', port: 80, protocol: TCP}}
+  - {{address: 'fd96::{last}', port: 80, protocol: UDP}}
+selector: {{matchLabels: {{app: api}}}}
+targetPort: {PORT}
+sourceRanges: {{action: {action}, cidrs: [{v4}/32, '{v6}/128']}}
+"
+    )
+}
+
+fn ranged_at(last: u8) -> [SocketAddr; 2] {
+    [format!("10.96.0.{last}:80"), format!("[fd96::{last}]:80")].map(|text| at(&text))
+}
+
+#[test]
+fn source_ranges_let_in_an_endpoint_by_its_packets_and_a_process_of_the_node_by_its_socket() -> Result<()> {
+    scenario("ranges", 2, |fleet| {
+        fleet.node(1).cgroup().enter()?;
+        let (one, two) =
+            (fleet.attach(1, "one", &[("app", "api")])?, fleet.attach(2, "two", &[("app", "api")])?);
+        let client = fleet.attach(1, "client", &[("app", "client")])?;
+        let _servers = [(&one, "one"), (&two, "two")]
+            .map(|(party, name)| NamedServer::start(&party.namespace, PORT, name));
+        let (node, endpoint) = (Place::node(1), [client.address(4)?, client.address(6)?]);
+        let node = [IpAddr::from(node.v4()), node.v6().into()];
+        let services = [
+            ranged("endpoint", 21, "allow", endpoint),
+            ranged("node", 22, "allow", node),
+            ranged("others", 23, "deny", node),
+        ];
+        fleet.apply(&services.concat())?;
+        let (host, client) = (fleet.node(1).host().namespace()?, client.namespace);
+        wait::until_true("both backends answer", READY, || {
+            Ok(ranged_at(22).iter().all(|service| {
+                tcp(&host, *service, CLIENTS).is_ok_and(|found| found == names(&["one", "two"]))
+            }))
+        })?;
+        for (from, last) in [(&client, 21), (&client, 23), (&host, 22)] {
+            for service in ranged_at(last) {
+                let both = names(&["one", "two"]);
+                assert_eq!(tcp(from, service, CLIENTS).with_context(|| format!("{service}"))?, both);
+                assert_eq!(udp(from, service, CLIENTS).with_context(|| format!("{service}"))?, both);
+            }
+        }
+        for service in ranged_at(21).into_iter().chain(ranged_at(23)) {
+            host.within(move || {
+                let connected = connect_and_ask(service).map(|_| ()).map_err(|error| error.kind());
+                let sent = UdpSocket::bind("[::]:0")?.send_to(b"?", mapped(service));
+                assert_eq!(connected, Err(ErrorKind::PermissionDenied), "{service}");
+                assert_eq!(sent.map_err(|error| error.kind()), Err(ErrorKind::PermissionDenied), "{service}");
+                Ok(())
+            })?;
+        }
+        let refused = || -> Result<u64> {
+            let drops = fleet.node(1).status()?.drops;
+            Ok(drops.iter().filter(|drop| drop.reason == "source_refused").map(|drop| drop.packets).sum())
+        };
+        assert_eq!(refused()?, 0);
+        for (before, service) in (0..).zip(ranged_at(22)) {
+            client.within(move || Ok(UdpSocket::bind("[::]:0")?.send_to(b"?", mapped(service))?))?;
+            wait::until_true("the packet is refused", READY, || Ok(refused()? == before + 1))?;
+        }
+        Ok(())
+    })
+}
+
+/// For a socket of IPv6.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped(), address.port()).into(),
+        IpAddr::V6(_) => address,
+    }
+}

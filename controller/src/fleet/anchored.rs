@@ -1,31 +1,43 @@
 //! Selectors by what they demand: of thousands, few are tried on a set of labels.
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeSet, HashMap},
+};
 
 use weft_shared::policy::model::{Labels, Selector};
 
 /// Names of things that select.
-#[derive(Debug, Default)]
-pub(super) struct Anchored {
+#[derive(Debug)]
+pub(super) struct Anchored<N> {
     /// Label, value → who selects only what has it ([`Selector::anchor`]).
-    by_label: HashMap<String, HashMap<String, BTreeSet<String>>>,
+    by_label: HashMap<String, HashMap<String, BTreeSet<N>>>,
     /// Who demands no label by its value.
-    others: BTreeSet<String>,
+    others: BTreeSet<N>,
 }
 
-impl Anchored {
-    pub(super) fn insert(&mut self, name: &str, selector: &Selector) {
+impl<N> Default for Anchored<N> {
+    fn default() -> Self {
+        Self { by_label: HashMap::new(), others: BTreeSet::new() }
+    }
+}
+
+impl<N: Clone + Ord> Anchored<N> {
+    pub(super) fn insert(&mut self, name: &N, selector: &Selector) {
         let Some((key, values)) = selector.anchor() else {
-            self.others.insert(name.to_owned());
+            self.others.insert(name.clone());
             return;
         };
         let by_value = self.by_label.entry(key.to_owned()).or_default();
         for value in values {
-            by_value.entry(value.clone()).or_default().insert(name.to_owned());
+            by_value.entry(value.clone()).or_default().insert(name.clone());
         }
     }
 
     /// The selector is the one it was inserted with.
-    pub(super) fn remove(&mut self, name: &str, selector: &Selector) {
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, name: &Q, selector: &Selector)
+    where
+        N: Borrow<Q>,
+    {
         let Some((key, values)) = selector.anchor() else {
             self.others.remove(name);
             return;
@@ -43,8 +55,8 @@ impl Anchored {
     }
 
     /// All who can select these labels, and few others.
-    pub(super) fn candidates<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a str> {
+    pub(super) fn candidates<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a N> {
         let by_label = labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value)).flatten();
-        by_label.chain(&self.others).map(String::as_str)
+        by_label.chain(&self.others)
     }
 }

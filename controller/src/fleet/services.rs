@@ -31,7 +31,7 @@ use crate::{identity, nodes};
 #[derive(Debug, Default)]
 pub(super) struct Services {
     by_name: BTreeMap<String, Entry>,
-    selectors: Anchored,
+    selectors: Anchored<String>,
     /// Listed address → services that list it.
     listing: HashMap<IpAddr, BTreeSet<String>>,
     /// Who has a frontend.
@@ -189,7 +189,7 @@ impl Fleet {
             let backends = services.by_name.get(*name).map(|entry| &entry.service.backends);
             matches!(backends, Some(Backends::Selected { selector, .. }) if selector.matches(labels))
         });
-        aftermath.services.extend(selecting.map(str::to_owned));
+        aftermath.services.extend(selecting.cloned());
     }
 
     /// Services with backends on the node.

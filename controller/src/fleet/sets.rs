@@ -1,14 +1,14 @@
 //! Selectors and the identities they select: a set for each selector that some policy names, by the selector's name. Sets
 //! of endpoints and sets of nodes have no name and no identity in common.
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use roaring::RoaringBitmap;
 use weft_shared::policy::model::{Labels, Selector};
 
-use super::resources::Id;
+use super::{anchored::Anchored, resources::Id};
 use crate::identity;
 
 /// What a set is made of.
@@ -37,10 +37,7 @@ pub(super) struct Set {
 #[derive(Debug, Default)]
 pub(super) struct Sets {
     by_name: BTreeMap<Arc<str>, Set>,
-    /// Label, value → sets that select only what has it ([`Selector::anchor`]), so that of thousands of sets few are tried.
-    anchored: HashMap<String, HashMap<String, BTreeSet<Arc<str>>>>,
-    /// The others.
-    unanchored: BTreeSet<Arc<str>>,
+    anchored: Anchored<Arc<str>>,
 }
 
 impl Sets {
@@ -54,9 +51,10 @@ impl Sets {
 
     /// Names of the sets whose selector matches.
     pub(super) fn matching(&self, labels: &Labels) -> Vec<Arc<str>> {
-        let by_label = labels.iter().filter_map(|(key, value)| self.anchored.get(key)?.get(value)).flatten();
-        let tried = by_label.chain(&self.unanchored);
-        let matching = tried.filter(|name| self.by_name.get(*name).is_some_and(|set| set.selects(labels)));
+        let matching = self
+            .anchored
+            .candidates(labels)
+            .filter(|name| self.by_name.get(*name).is_some_and(|set| set.selects(labels)));
         matching.cloned().collect()
     }
 
@@ -64,15 +62,7 @@ impl Sets {
     pub(super) fn add_user(&mut self, name: &Arc<str>, selected: &Selected, policy: &str) -> bool {
         let new = !self.by_name.contains_key(name);
         if new {
-            match selected.selector.anchor() {
-                None => drop(self.unanchored.insert(Arc::clone(name))),
-                Some((key, values)) => {
-                    let by_value = self.anchored.entry(key.to_owned()).or_default();
-                    for value in values {
-                        by_value.entry(value.clone()).or_default().insert(Arc::clone(name));
-                    }
-                }
-            }
+            self.anchored.insert(name, &selected.selector);
         }
         let set = self.by_name.entry(Arc::clone(name)).or_insert_with(|| Set {
             selected: selected.clone(),
@@ -94,20 +84,7 @@ impl Sets {
             return None;
         }
         let set = self.by_name.remove(name)?;
-        self.unanchored.remove(name);
-        if let Some((key, values)) = set.selected.selector.anchor()
-            && let Some(by_value) = self.anchored.get_mut(key)
-        {
-            for value in values {
-                if let Some(names) = by_value.get_mut(value) {
-                    names.remove(name);
-                }
-            }
-            by_value.retain(|_, names| !names.is_empty());
-            if by_value.is_empty() {
-                self.anchored.remove(key);
-            }
-        }
+        self.anchored.remove(name, &set.selected.selector);
         Some(set)
     }
 }

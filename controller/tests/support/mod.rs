@@ -7,6 +7,8 @@
     dead_code,
     reason = "tests fail this way, and each test program uses its own part"
 )]
+pub(crate) mod gate;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -11,6 +11,7 @@ use weft_controller::fleet::Fleet;
 use weft_noded::{
     balance::{
         Balancer,
+        sources::Addresses,
         tables::{OwnAddresses, Services, Step},
         view::Here,
     },
@@ -48,7 +49,12 @@ pub(crate) fn at_rest(world: &World, node: &Node, desired: &Desired) -> Result<(
 }
 
 fn services(found: &Services, node: &Node, desired: &Desired) -> Result<(), String> {
-    let here = Here { node: node.name.clone(), labels: node.labels.clone() };
+    let own = vec![node.address];
+    let here = Here {
+        node: node.name.clone(),
+        labels: node.labels.clone(),
+        addresses: Addresses { known: own.clone(), others: own },
+    };
     let plan = Balancer::new(here).plan(desired.services(), &Services::default(), Sweep::Remove);
     let mut expected = Services::default();
     plan.steps.iter().for_each(|step| expected.apply(step));

@@ -95,14 +95,7 @@ mod tests {
             new_flows,
             local: false,
         };
-        let manner = Manner {
-            random: false,
-            dsr: false,
-            sources: None,
-            end_connections: false,
-            affinity_seconds: 60,
-            slots: 251,
-        };
+        let manner = Manner { affinity_seconds: 60, ..Manner::plain(251) };
         let backends = vec![
             backend(1, 8080, true),
             backend(2, 8080, true),

@@ -25,7 +25,7 @@ use weft_shared::{
 
 use self::{
     service::Service,
-    sources::{Numbering, Numbers, Set},
+    sources::{Addresses, Numbering, Numbers, Set},
     tables::{Services, Step},
     view::{Here, Scope, Share},
 };
@@ -95,6 +95,14 @@ impl Balancer {
         let wanted = Wanted { sets: sets.sets, tables, frontends };
         plan.steps = steps(actual, &wanted, sweep);
         plan
+    }
+
+    /// The node has these addresses from now on.
+    pub fn follow_addresses(&mut self, addresses: Addresses) {
+        if self.here.addresses != addresses {
+            self.here.addresses = addresses;
+            self.known.retain(|_, known| known.service.sources.is_none());
+        }
     }
 
     /// Whether these are the services of the last plan.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -30,9 +31,39 @@ pub struct Numbers {
 
 impl Sources {
     /// As a table has them.
-    pub fn of_family(&self, v4: bool, numbers: Numbers) -> table::Sources {
-        table::Sources { set: if v4 { numbers.v4 } else { numbers.v6 }, denied: self.denied }
+    pub fn of_family(&self, v4: bool, numbers: Numbers, own: &Addresses) -> table::Sources {
+        table::Sources {
+            set: if v4 { numbers.v4 } else { numbers.v6 },
+            denied: self.denied,
+            node: self.admit_node(v4, own),
+        }
     }
+
+    /// The node's own processes: which of its addresses the kernel will choose for them is not known. Let in are they where all
+    /// by which the fleet knows it are listed, or where none that it has is denied; never where it has none of the family.
+    fn admit_node(&self, v4: bool, own: &Addresses) -> bool {
+        let set = if v4 { &self.v4 } else { &self.v6 };
+        let listed = |address: &IpAddr| set.iter().any(|net| net.contains(address));
+        let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
+        let mut known = own.known.iter().filter(of_family).peekable();
+        if known.peek().is_none() {
+            return false;
+        }
+        if self.denied {
+            !known.chain(own.others.iter().filter(of_family)).any(listed)
+        } else {
+            known.all(listed)
+        }
+    }
+}
+
+/// The addresses of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// By which the fleet knows it.
+    pub known: Vec<IpAddr>,
+    /// Which it has for other purposes. May have known ones among them.
+    pub others: Vec<IpAddr>,
 }
 
 /// Gives numbers.

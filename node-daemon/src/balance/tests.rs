@@ -47,5 +47,13 @@ fn parse(sent: &v1::NodeService) -> Service {
 }
 
 fn here() -> Here {
-    Here { node: "n1".to_owned(), labels: [("zone".to_owned(), "a".to_owned())].into() }
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    Here {
+        node: "n1".to_owned(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        addresses: Addresses {
+            known: addresses(&["192.0.2.1", "192.0.2.200", "2001:db8::1"]),
+            others: addresses(&["192.0.2.1", "172.17.0.1"]),
+        },
+    }
 }

@@ -25,7 +25,7 @@ use weft_shared::{
 
 use super::{
     service::{Algorithm, Backend, Forwarding, Frontend, Service, State},
-    sources::Numbers,
+    sources::{Addresses, Numbers},
 };
 
 /// The node itself, as far as services tell nodes apart.
@@ -33,6 +33,7 @@ use super::{
 pub struct Here {
     pub node: String,
     pub labels: BTreeMap<String, String>,
+    pub addresses: Addresses,
 }
 
 /// Where a flow comes from.
@@ -127,7 +128,7 @@ fn table(service: &Service, here: &Here, numbers: Numbers, (v4, scope): (bool, S
         })
     });
     let Service { algorithm, forwarding, affinity_seconds, slots, end_connections, .. } = *service;
-    let sources = service.sources.as_ref().map(|sources| sources.of_family(v4, numbers));
+    let sources = service.sources.as_ref().map(|sources| sources.of_family(v4, numbers, &here.addresses));
     let (random, dsr) = (algorithm == Algorithm::Random, forwarding == Forwarding::Dsr);
     let manner = Manner { random, dsr, sources, end_connections, affinity_seconds, slots };
     Table::new(manner, backends.collect())

@@ -8,6 +8,7 @@ use super::{Settings, State, repairs::Repair};
 use crate::{
     balance::{
         Balancer, ports,
+        sources::Addresses,
         tables::{OwnAddresses, Services, Step},
         view::Here,
     },
@@ -34,7 +35,11 @@ pub(super) struct Balance {
 
 impl Balance {
     pub(super) fn begin(settings: &Settings, actual: Services) -> Self {
-        let here = Here { node: settings.node.clone(), labels: settings.labels.clone() };
+        let here = Here {
+            node: settings.node.clone(),
+            labels: settings.labels.clone(),
+            addresses: Addresses::default(),
+        };
         Self {
             balancer: Balancer::new(here),
             actual,
@@ -68,6 +73,10 @@ impl<D: Datapath, L: Links> State<D, L> {
         self.write_own_addresses(sweep)?;
         let desired = self.desired.services();
         let services = &mut self.services;
+        services.balancer.follow_addresses(Addresses {
+            known: self.own_addresses.clone(),
+            others: self.host_addresses.clone(),
+        });
         if services.settled != Some(sweep) || !services.balancer.knows(desired) {
             services.settled = None;
             let plan = services.balancer.plan(desired, &services.actual, sweep);

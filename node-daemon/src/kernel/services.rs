@@ -358,15 +358,7 @@ mod tests {
             new_flows: true,
             local: false,
         };
-        let manner = Manner {
-            random: false,
-            dsr: false,
-            sources: None,
-            end_connections: false,
-            affinity_seconds: 0,
-            slots: 16_381,
-        };
-        let table = Table::new(manner, (0..100).map(backend).collect());
+        let table = Table::new(Manner::plain(16_381), (0..100).map(backend).collect());
         let bytes = 10_000 * array_bytes(table.length().into());
         assert_eq!(bytes / (1024 * 1024), 351);
     }

@@ -125,12 +125,12 @@ fn a_router_anywhere_tells_of_what_left_for_the_world() {
 }
 
 #[test]
-fn no_router_outside_tells_of_what_endpoints_send_each_other() {
+fn no_router_outside_tells_of_what_endpoints_send_each_other_or_the_node() {
     let mut datapath = web_calls();
     for family in FAMILIES {
-        for peer in [API_PARTY, DB_PARTY] {
+        for peer in [API_PARTY, DB_PARTY, HOST_PARTY] {
             let packet = out_of(WEB, WEB_PARTY, peer, family).datagram(1000, 53, 100);
-            datapath.run(from_endpoint(WEB), &packet);
+            assert!(!datapath.fate(from_endpoint(WEB), &packet).is_drop());
             for from in [WORLD_PARTY, DB_NODE_PARTY] {
                 let error = arriving(from, WEB_PARTY, family).error(unreachable(family), &packet, 1000);
                 assert_eq!(datapath.fate(FROM_UPLINK, &error), Reason::PolicyDenied, "{from:?}");

@@ -11,11 +11,6 @@ use std::{
 use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
-use proptest::{
-    prelude::*,
-    strategy::ValueTree as _,
-    test_runner::{RngAlgorithm, TestRng, TestRunner},
-};
 use weft_noded::{
     balance::tables::{OwnAddresses, Step},
     kernel::Datapath as _,
@@ -31,6 +26,7 @@ use weft_shared::{
 use crate::{
     harness::{Datapath, FROM_UPLINK},
     packets::{ACK, SYN, TCP, UDP, Way, arriving},
+    spoil::{self, Spoiler},
     world::{
         self, CACHE_PARTY, DB_PARTY, FAMILIES, Family, HOST_PARTY, NOBODY_PARTY, PARTNER_PARTY, Party,
         UPLINK, WEB_PARTY, WORLD_PARTY,
@@ -58,14 +54,7 @@ const DB_NODE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 3];
 const CACHE_NODE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 4];
 const OUTSIDE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 5];
 
-pub(crate) const MANNER: Manner = Manner {
-    random: false,
-    dsr: false,
-    sources: None,
-    end_connections: false,
-    affinity_seconds: 0,
-    slots: 251,
-};
+pub(crate) const MANNER: Manner = Manner::plain(251);
 pub(crate) const DSR: Manner = Manner { dsr: true, ..MANNER };
 
 const CONFIG: Config = Config { overlay_ifindex: world::OVERLAY, ..Config::DEFAULT };
@@ -385,7 +374,7 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
             (86, 99, false, false, false),
         ];
         for (port, set, denied, client, stranger) in cases {
-            let manner = Manner { sources: Some(Sources { set, denied }), ..DSR };
+            let manner = Manner { sources: Some(Sources { set, denied, node: false }), ..DSR };
             let slot = slot * 100 + u32::from(port);
             uplink.serve(key(VIP.address(family), port, TCP), slot, &table(manner, &backends));
             let strange = arriving(PARTNER_PARTY, VIP, family);
@@ -397,7 +386,8 @@ fn only_sources_that_the_service_is_for_are_sent_on_and_others_dropped() {
             }
         }
         // Those who are known are looked at again when the ranges change.
-        let manner = Manner { sources: Some(Sources { set: 10 * index + 1, denied: true }), ..DSR };
+        let manner =
+            Manner { sources: Some(Sources { set: 10 * index + 1, denied: true, node: false }), ..DSR };
         uplink.set_table(slot * 100 + 81, &table(manner, &backends));
         let known = question(family).tcp(4000, 81, ACK);
         assert_eq!(uplink.reason(&known), Some(Reason::SourceRefused), "{family:?}");
@@ -556,8 +546,8 @@ fn what_xdp_does_not_do_goes_up_untouched_and_says_why() {
     assert_eq!(uplink.reason(&question(Family::V4).tcp(4000, 6, ACK)), Some(Reason::PassedToTc));
 }
 
-/// Packets through the program in all; another number by `WEFT_FORWARDED_PACKETS`.
-const PACKETS: u32 = 200_000;
+/// Spoilt packets through the program.
+const PACKETS: u32 = 500_000;
 
 /// Whether every checksum of an IP packet that is read is right; `None`: it is none that is.
 fn is_sound(packet: &[u8]) -> Option<bool> {
@@ -628,26 +618,16 @@ fn is_named(to: IpAddr) -> bool {
 
 #[test]
 fn no_spoilt_packet_goes_where_no_table_names_anybody_and_none_gets_a_wrong_checksum() {
-    let packets = std::env::var("WEFT_FORWARDED_PACKETS").map_or(PACKETS, |text| text.parse().unwrap());
+    let packets = spoil::packets(PACKETS);
     let mut uplink = Uplink::new();
-    let seeds = services_and_packets(&mut uplink);
-    let spoilt = (0..seeds.len(), prop::collection::vec((0_usize..64, any::<u8>()), 0..4), 14_usize..120);
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(proptest::test_runner::Config::default(), rng);
+    let mut spoiler = Spoiler::new(services_and_packets(&mut uplink));
     let (mut sent, mut passed, mut sound) = (0_u32, 0_u32, 0_u32);
     let mut clients: BTreeSet<IpAddr> = FAMILIES.map(|family| WORLD_PARTY.address(family)).into();
     for _ in 0..packets {
-        let (seed, changes, length) = spoilt.new_tree(&mut runner).unwrap().current();
-        let mut packet = seeds[seed].clone();
-        for (place, byte) in changes {
-            if let Some(there) = packet.get_mut(place) {
-                *there = byte;
-            }
-        }
-        packet.truncate(length);
-        let (verdict, answer) = uplink.run(&packet);
+        let packet = spoiler.frame();
+        let (verdict, answer) = uplink.run(packet);
         // Whoever asked may be answered, if what it asked was too long or too old to be sent on, too.
-        clients.extend(source_of(&packet));
+        clients.extend(client_of(packet));
         match verdict {
             PASS => {
                 assert_eq!(answer, packet, "what goes up is untouched");
@@ -681,11 +661,21 @@ fn outer_of(packet: &[u8]) -> (IpAddr, usize) {
     (to, if next == 4 || next == 41 { 14 + header } else { 14 })
 }
 
-fn source_of(packet: &[u8]) -> Option<IpAddr> {
-    Some(match packet.get(14)? >> 4 {
-        4 => <[u8; 4]>::try_from(packet.get(26..30)?).unwrap().into(),
-        _ => <[u8; 16]>::try_from(packet.get(22..38)?).unwrap().into(),
-    })
+/// Who calls the frontend, if the packet does.
+fn client_of(packet: &[u8]) -> Option<IpAddr> {
+    let (from, to): (IpAddr, IpAddr) = match packet.get(14)? >> 4 {
+        4 => (v4_at(packet, 26)?.into(), v4_at(packet, 30)?.into()),
+        _ => (v6_at(packet, 22)?.into(), v6_at(packet, 38)?.into()),
+    };
+    (to == VIP.v4 || to == VIP.v6).then_some(from)
+}
+
+fn v4_at(packet: &[u8], place: usize) -> Option<[u8; 4]> {
+    packet.get(place..place + 4)?.try_into().ok()
+}
+
+fn v6_at(packet: &[u8], place: usize) -> Option<[u8; 16]> {
+    packet.get(place..place + 16)?.try_into().ok()
 }
 
 /// Also once tc has sent the first of them into the overlay, and knows the connection.

@@ -15,7 +15,10 @@ use weft_noded::{
 };
 use weft_shared::layout::{Config, Event, FlowKey, Point, Reason};
 
-use crate::world::{self, World};
+use crate::{
+    spoil::Spoiler,
+    world::{self, World},
+};
 
 /// What the kernel is told to do with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,9 @@ pub(crate) const FROM_UPLINK: Place =
     Place { point: Point::FromUplink, ifindex: world::UPLINK, ingress_ifindex: world::UPLINK };
 pub(crate) const TO_UPLINK: Place =
     Place { point: Point::ToUplink, ifindex: world::UPLINK, ingress_ifindex: 0 };
+
+/// Spoilt packets whose drops are told of before somebody reads: their events, from several places, fit the kernel's buffer.
+const PACKETS_BEHIND: u32 = 500;
 
 /// Flows of a test's table: few, because the kernel takes the memory at once.
 const FLOWS: u32 = 16 * 1024;
@@ -152,6 +158,45 @@ impl Datapath {
         let dropped = event.filter(|event| event.allowed == 0);
         assert_eq!(outcome.verdict == Verdict::Shot, dropped.is_some(), "a drop has an event: {dropped:?}");
         dropped.map_or(Ok(outcome), Err)
+    }
+
+    /// Runs the programs of places on as many spoilt packets, each, and has looked at what is not dropped. Drops' events are read
+    /// afterwards, many at a time: one that comes while nobody is behind with reading interrupts the CPU.
+    pub(crate) fn judge_spoilt(
+        &mut self,
+        places: &[Place],
+        spoiler: &mut Spoiler,
+        packets: u32,
+        mut check: impl FnMut(Place, &[u8], &Outcome),
+    ) {
+        while self.events.try_next().is_some() {}
+        let mut dropped = Vec::new();
+        for left in (0..packets).rev() {
+            let packet = spoiler.packet();
+            for place in places {
+                let outcome = self.run(*place, packet);
+                if outcome.verdict == Verdict::Shot {
+                    dropped.push(place.point as u32);
+                } else {
+                    check(*place, packet, &outcome);
+                }
+            }
+            if left % PACKETS_BEHIND == 0 {
+                self.expect_drops(&mut dropped);
+            }
+        }
+    }
+
+    /// Each drop has an event, which says that it is one.
+    fn expect_drops(&mut self, dropped: &mut Vec<u32>) {
+        let mut dropped = dropped.drain(..);
+        while let Some(event) = self.events.try_next() {
+            if event.allowed == 0 {
+                assert!(Reason::from_number(event.reason).is_some_and(Reason::is_drop), "{event:?}");
+                assert_eq!(Some(event.point), dropped.next(), "{event:?}");
+            }
+        }
+        assert_eq!(dropped.next(), None, "a drop has an event");
     }
 
     /// Runs a program on a packet and gives what the counters say of it.

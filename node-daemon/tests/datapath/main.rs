@@ -36,6 +36,7 @@ mod refusals;
 mod revisions;
 mod runs;
 mod services;
+mod spoil;
 mod tables;
 mod telling;
 mod tunnel;

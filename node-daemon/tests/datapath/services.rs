@@ -9,6 +9,7 @@ mod garbage;
 mod outside;
 mod packets;
 mod refusals;
+mod spread;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -39,14 +40,7 @@ pub(super) const PORT: u16 = 80;
 pub(super) const TARGET: u16 = 8080;
 pub(super) const SLOT: u32 = 1;
 
-pub(super) const MANNER: Manner = Manner {
-    random: false,
-    dsr: false,
-    sources: None,
-    end_connections: false,
-    affinity_seconds: 0,
-    slots: 251,
-};
+pub(super) const MANNER: Manner = Manner::plain(251);
 
 pub(super) fn backend(party: Party, family: Family, port: u16) -> Backend {
     Backend { address: party.address(family), port, weight: 1, new_flows: true, local: false }

@@ -127,3 +127,48 @@ fn a_tunnel_is_known_by_its_outer_source_of_either_family() {
         assert_eq!(tunnel.fate(&mut datapath, outer, DB_IDENTITY, &packet), Reason::UnknownTunnelPeer);
     }
 }
+
+/// Spoilt packets through the program.
+const PACKETS: u32 = 200_000;
+
+#[test]
+fn no_spoilt_packet_of_another_node_passes_where_nothing_is_allowed() {
+    use crate::{
+        packets::{SYN, arriving},
+        spoil::{self, Spoiler},
+        world::{API_PARTY, DB_IDENTITY, DB_PARTY, Party, WEB_PARTY, deny_all, for_all},
+    };
+    let mut datapath = Datapath::new();
+    datapath.change(|tables| for_all(tables, &deny_all()));
+    let tunnel = Tunnel::new(&mut datapath);
+    let ways =
+        |from: Party| [WEB_PARTY, API_PARTY].map(|to| FAMILIES.map(|family| arriving(from, to, family)));
+    let mut seeds = Vec::new();
+    for way in ways(DB_PARTY).into_iter().chain(ways(DB_NODE_PARTY)).flatten() {
+        let asked = way.back().datagram(80, 1000, 8);
+        seeds.extend([
+            way.tcp(1000, 80, SYN),
+            way.datagram(1000, 80, 40),
+            way.ping(7),
+            way.error((3, 3), &asked, 100),
+        ]);
+        seeds.extend(way.cut(&way.datagram(1000, 80, 40), &[16, 32], 7));
+    }
+    let (mut spoiler, packets) = (Spoiler::new(seeds), spoil::packets(PACKETS));
+    let (mut sent, mut judged) = (0, 0);
+    // The kernel itself drops what it can't take out of the tunnel.
+    while judged < u64::from(packets) {
+        for outer in FAMILIES {
+            for vni in [DB_IDENTITY, 0, 1, 0xff_ffff] {
+                (0..100).for_each(|_| tunnel.send(outer, vni, spoiler.frame()));
+            }
+        }
+        sent += 800;
+        judged = counted(&mut datapath).iter().map(|(_, counter)| counter.packets).sum();
+        assert!(sent < 4 * u64::from(packets.max(1000)), "of {sent}, {judged} came");
+    }
+    for (reason, counter) in counted(&mut datapath) {
+        assert!(reason.is_drop(), "{reason:?}: {counter:?}");
+    }
+    assert_eq!(datapath.object.flows().unwrap(), []);
+}

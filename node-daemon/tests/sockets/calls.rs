@@ -8,7 +8,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use weft_shared::{
-    balance::table::{Backend, Manner, Sources, Table},
+    balance::table::{Backend, Manner, Table},
     layout::{maps::BACKENDS_MAX, service::FrontendKey},
 };
 
@@ -218,13 +218,4 @@ fn a_backend_is_found_again_among_however_many() {
             assert_eq!(ask_tcp(V4).unwrap(), had, "of {count}");
         }
     }
-}
-
-#[test]
-fn a_service_that_judges_sources_is_left_to_those_who_see_packets() {
-    let mut world = World::new();
-    servers::tcp("10.1.0.1", 8080);
-    let manner = Manner { sources: Some(Sources { set: 0, denied: false }), ..MANNER };
-    world.serve(key("10.96.0.1", 80, TCP), 1, &Table::new(manner, backends("10.1.0.", &[1], 8080)));
-    assert_eq!(ask_tcp(V4).unwrap_err().kind(), ErrorKind::NetworkUnreachable);
 }

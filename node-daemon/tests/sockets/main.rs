@@ -13,4 +13,5 @@ mod conformance;
 mod pacing;
 mod probes;
 mod servers;
+mod sources;
 mod world;

@@ -136,20 +136,13 @@ fn enter(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
 }
 
-fn run(line: &str) {
+pub(crate) fn run(line: &str) {
     let mut words = line.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{line}: {output:?}");
 }
 
-pub(crate) const MANNER: Manner = Manner {
-    random: false,
-    dsr: false,
-    sources: None,
-    end_connections: false,
-    affinity_seconds: 0,
-    slots: 251,
-};
+pub(crate) const MANNER: Manner = Manner::plain(251);
 
 /// Backends by the last numbers of their addresses, all at this port.
 pub(crate) fn backends(net: &str, lasts: &[u8], port: u16) -> Vec<Backend> {

@@ -129,7 +129,7 @@ mod tests {
         let manner = Manner {
             random: true,
             dsr: false,
-            sources: Some(Sources { set: 1, denied: false }),
+            sources: Some(Sources { set: 1, denied: false, node: false }),
             end_connections: true,
             affinity_seconds: 9,
             slots: 251,

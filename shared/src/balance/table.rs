@@ -59,6 +59,13 @@ pub struct Manner {
     pub slots: u16,
 }
 
+impl Manner {
+    /// Of a service that asks for nothing in particular.
+    pub const fn plain(slots: u16) -> Self {
+        Self { random: false, dsr: false, sources: None, end_connections: false, affinity_seconds: 0, slots }
+    }
+}
+
 /// Who may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sources {
@@ -66,6 +73,8 @@ pub struct Sources {
     pub set: u32,
     /// All but those in the set; else only those.
     pub denied: bool,
+    /// The node itself is let in.
+    pub node: bool,
 }
 
 impl Table {
@@ -152,6 +161,7 @@ impl Table {
             (self.sources.is_some(), service_flags::SOURCES),
             (self.sources.is_some_and(|sources| sources.denied), service_flags::SOURCES_DENIED),
             (self.end_connections, service_flags::END_CONNECTIONS),
+            (self.sources.is_some_and(|sources| sources.node), service_flags::SOURCES_NODE),
         ];
         ServiceHeader {
             digest,
@@ -187,14 +197,7 @@ mod tests {
     use super::*;
     use crate::layout::service::slot_element;
 
-    const MANNER: Manner = Manner {
-        random: false,
-        dsr: false,
-        sources: None,
-        end_connections: false,
-        affinity_seconds: 0,
-        slots: 251,
-    };
+    const MANNER: Manner = Manner::plain(251);
 
     fn backend(last: u8, new_flows: bool) -> Backend {
         Backend { address: IpAddr::from([10, 0, 0, last]), port: 80, weight: 1, new_flows, local: false }
@@ -222,6 +225,7 @@ mod tests {
     #[test]
     fn the_digest_tells_tables_apart_and_not_the_order_of_their_making() {
         let table = |manner, backends: &[Backend]| Table::new(manner, backends.to_vec()).digest();
+        let judged = |sources| Manner { sources: Some(sources), ..MANNER };
         let [one, two] = [backend(1, true), backend(2, true)];
         let base = table(MANNER, &[one, two]);
         assert_eq!(base, table(MANNER, &[two, one]));
@@ -234,9 +238,10 @@ mod tests {
             table(Manner { random: true, ..MANNER }, &[one, two]),
             table(Manner { dsr: true, ..MANNER }, &[one, two]),
             table(Manner { end_connections: true, ..MANNER }, &[one, two]),
-            table(Manner { sources: Some(Sources { set: 1, denied: false }), ..MANNER }, &[one, two]),
-            table(Manner { sources: Some(Sources { set: 2, denied: false }), ..MANNER }, &[one, two]),
-            table(Manner { sources: Some(Sources { set: 2, denied: true }), ..MANNER }, &[one, two]),
+            table(judged(Sources { set: 1, denied: false, node: false }), &[one, two]),
+            table(judged(Sources { set: 2, denied: false, node: false }), &[one, two]),
+            table(judged(Sources { set: 2, denied: true, node: false }), &[one, two]),
+            table(judged(Sources { set: 2, denied: true, node: true }), &[one, two]),
             table(Manner { affinity_seconds: 9, ..MANNER }, &[one, two]),
             table(Manner { slots: 509, ..MANNER }, &[one, two]),
         ];

@@ -48,12 +48,14 @@ pub mod service_flags {
     pub const RANDOM: u32 = 1;
     /// Backends answer the client themselves.
     pub const DSR: u32 = 2;
-    /// Sources are judged, which only those who see packets can: a socket has no source yet.
+    /// Sources are judged.
     pub const SOURCES: u32 = 4;
     /// Sources in the set are those that are refused, and not those that are let in.
     pub const SOURCES_DENIED: u32 = 8;
     /// Connections to backends that have gone are to be ended: sockets remember by which frontend they came to theirs.
     pub const END_CONNECTIONS: u32 = 16;
+    /// The node's own processes are let in, whose sockets have no source yet where they are judged.
+    pub const SOURCES_NODE: u32 = 32;
 }
 
 /// Key of `SOURCES`: a set, and in it a prefix. The kernel wants the length first, in host order.

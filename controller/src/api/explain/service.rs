@@ -100,11 +100,23 @@ impl Call<'_> {
         if !self.is_inside() && self.frontend.kind == FrontendKind::Cluster {
             return v1::ServiceRefusal::Outside;
         }
-        match self.from.address() {
-            Some(source) if !admits(self.service.source_ranges.as_ref(), source) => {
-                v1::ServiceRefusal::Source
+        if self.is_admitted() { v1::ServiceRefusal::Unspecified } else { v1::ServiceRefusal::Source }
+    }
+
+    /// Whether the service is for this client. Of a node's own calls to be balanced there, the source is not known: all its addresses
+    /// must be let in.
+    fn is_admitted(&self) -> bool {
+        let Some(ranges) = &self.service.source_ranges else { return true };
+        match &self.from.what {
+            What::Node { name: Some(name), .. } if self.is_inside() => {
+                let facts = self.judge.fleet.node(name);
+                let parsed =
+                    facts.into_iter().flat_map(|facts| &facts.addresses).flat_map(|text| text.parse());
+                let own: Vec<IpAddr> =
+                    parsed.filter(|address| Family::from(*address) == self.family).collect();
+                !own.is_empty() && own.iter().all(|address| admits(ranges, *address))
             }
-            _ => v1::ServiceRefusal::Unspecified,
+            _ => self.from.address().is_none_or(|source| admits(ranges, source)),
         }
     }
 
@@ -174,12 +186,11 @@ impl Call<'_> {
     }
 }
 
-/// Whether the service is for this source.
-fn admits(ranges: Option<&SourceRanges>, source: IpAddr) -> bool {
+/// Whether the ranges let this source in.
+fn admits(ranges: &SourceRanges, source: IpAddr) -> bool {
     let listed = |cidrs: &[IpNet]| cidrs.iter().any(|cidr| cidr.contains(&source));
     match ranges {
-        None => true,
-        Some(SourceRanges::Allow(cidrs)) => listed(cidrs),
-        Some(SourceRanges::Deny(cidrs)) => !listed(cidrs),
+        SourceRanges::Allow(cidrs) => listed(cidrs),
+        SourceRanges::Deny(cidrs) => !listed(cidrs),
     }
 }

@@ -89,14 +89,20 @@ fn nanoseconds(duration: std::time::Duration) -> f64 {
 }
 
 fn template(packet: &Packet) -> Result<Template> {
-    let length = u64::try_from(packet.bytes.len())?;
-    ensure!(packet.bytes.len() >= RESTORED_BYTES && length < 1500, "a packet of {length} bytes");
     let mut template = [0; 9];
-    for (word, bytes) in template.iter_mut().zip(packet.bytes[..RESTORED_BYTES].chunks_exact(8)) {
-        *word = u64::from_ne_bytes(bytes.try_into()?);
-    }
+    let length = put_beginning(&mut template, &packet.bytes)?;
     template[8] = length | u64::from(packet.first_port) << 16 | u64::from(packet.ports) << 32;
     Ok(template)
+}
+
+/// Puts what a wrapper restores of the packet into the first words of its template. The packet's length.
+pub(in crate::bench) fn put_beginning(template: &mut [u64], packet: &[u8]) -> Result<u64> {
+    let length = u64::try_from(packet.len())?;
+    ensure!(packet.len() >= RESTORED_BYTES && length < 1500, "a packet of {length} bytes");
+    for (word, bytes) in template.iter_mut().zip(packet[..RESTORED_BYTES].chunks_exact(8)) {
+        *word = u64::from_ne_bytes(bytes.try_into()?);
+    }
+    Ok(length)
 }
 
 /// A classifier of an object.

@@ -130,13 +130,5 @@ pub(super) fn serve(object: &mut Object, services: u32, backend: SocketAddr) -> 
 
 fn table(to: SocketAddr) -> Table {
     let backend = Backend { address: to.ip(), port: to.port(), weight: 1, new_flows: true, local: false };
-    let manner = Manner {
-        random: false,
-        dsr: false,
-        sources: None,
-        end_connections: false,
-        affinity_seconds: 0,
-        slots: SLOTS,
-    };
-    Table::new(manner, vec![backend])
+    Table::new(Manner::plain(SLOTS), vec![backend])
 }

@@ -193,14 +193,7 @@ impl Loaded {
 fn table(mode: Mode, backends: u8, slots: u16) -> Table {
     let backend =
         |last| Backend { address: mode.backend(last), port: PORT, weight: 1, new_flows: true, local: false };
-    let manner = Manner {
-        random: false,
-        dsr: mode == Mode::Dsr,
-        sources: None,
-        end_connections: false,
-        affinity_seconds: 0,
-        slots,
-    };
+    let manner = Manner { dsr: mode == Mode::Dsr, ..Manner::plain(slots) };
     Table::new(manner, (1..=backends).map(backend).collect())
 }
 

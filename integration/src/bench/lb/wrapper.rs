@@ -10,10 +10,12 @@ use aya::{
 };
 
 use super::TURNS;
-use crate::bench::datapath::packets::{PEER, PORT, WORKLOAD, established};
+use crate::bench::datapath::{
+    packets::{PEER, PORT, WORKLOAD, established},
+    wrapper::put_beginning,
+};
 
 pub(super) const TX: u32 = 3;
-const RESTORED_BYTES: usize = 64;
 /// `XdpTemplate` of the kernel program, word by word.
 type Template = [u64; 10];
 
@@ -113,18 +115,14 @@ impl Wrapper {
 
     /// What the next runs do.
     pub(super) fn prepare(&mut self, packet: &[u8], turns: &Turns) -> Result<()> {
-        let length = u64::try_from(packet.len())?;
-        ensure!(packet.len() >= RESTORED_BYTES && length < 1500, "a packet of {length} bytes");
+        let mut template = [0; 10];
+        let length = put_beginning(&mut template, packet)?;
         let words: Vec<u32> = match turns {
             Turns::Ports(ports) => ports.iter().map(|port| u32::from(*port)).collect(),
             Turns::Addresses(words) | Turns::Words6(words) => words.clone(),
         };
         for (index, word) in (0..).zip(&words) {
             self.turns.set(index, word, 0)?;
-        }
-        let mut template = [0; 10];
-        for (word, bytes) in template.iter_mut().zip(packet[..RESTORED_BYTES].chunks_exact(8)) {
-            *word = u64::from_ne_bytes(bytes.try_into()?);
         }
         let kind = match turns {
             Turns::Ports(_) => 0,

@@ -88,6 +88,22 @@ fn a_set_of_sources_is_there_before_the_table_that_names_it_and_goes_after_it() 
 }
 
 #[test]
+fn a_service_that_judges_sources_has_another_table_when_the_nodes_addresses_let_it_in() {
+    let mut balancer = Balancer::new(Here { addresses: Addresses::default(), ..here() });
+    let other = sent(&[("10.96.0.2", 80)], &["10.0.0.1"]);
+    let both = desired(&[("judging", with_sources(&["192.0.2.0/24"])), ("other", other)]);
+    let plan = balancer.plan(&both, &Services::default(), Sweep::Remove);
+    let actual = applied(&Services::default(), &plan.steps);
+    balancer.follow_addresses(Addresses::default());
+    assert!(balancer.knows(&both));
+    balancer.follow_addresses(here().addresses);
+    assert!(!balancer.knows(&both));
+    let plan = balancer.plan(&both, &actual, Sweep::Remove);
+    let [Step::Tables { tables }] = plan.steps.as_slice() else { panic!("{plan:?}") };
+    assert_eq!(tables.len(), 1);
+}
+
+#[test]
 fn a_service_whose_sources_find_no_room_is_told_and_found_by_nobody() {
     let many = |service: u32| {
         let prefix = |number: u32| std::net::Ipv4Addr::from(number << 8 | service).to_string() + "/32";

@@ -84,3 +84,30 @@ fn each_family_has_its_table_and_a_node_port_has_both() {
     let shares = view::shares(&only_v4, &here(), Numbers::default());
     assert_eq!((shares.len(), shares[0].table.backends().len()), (1, 0), "it rejects");
 }
+
+#[test]
+fn the_node_is_let_in_if_all_by_which_the_fleet_knows_it_are_listed_or_none_that_it_has_is_denied() {
+    use v1::source_ranges::Action::{Allow, Deny};
+    let lets_in = |action: v1::source_ranges::Action, cidrs: &[&str], own: &Addresses| {
+        let source_ranges = Some(v1::SourceRanges { action: action.into(), cidrs: texts(cidrs) });
+        let service = parse(&v1::NodeService { source_ranges, ..sent(&[], &[]) });
+        let sources = service.sources.unwrap();
+        [true, false].map(|v4| sources.of_family(v4, Numbers::default(), own).node)
+    };
+    for (action, cidrs, expected) in [
+        (Allow, &["192.0.2.0/24", "2001:db8::/32"][..], [true, true]),
+        (Allow, &["192.0.2.0/25"], [false, false]),
+        (Allow, &["192.0.2.1/32", "192.0.2.200/32"], [true, false]),
+        (Allow, &["172.17.0.0/16"], [false, false]),
+        (Deny, &["198.51.100.0/24"], [true, true]),
+        (Deny, &["192.0.2.200/32"], [false, true]),
+        (Deny, &["172.17.0.0/16"], [false, true]),
+        (Deny, &["2001:db8::1/128"], [true, false]),
+    ] {
+        assert_eq!(lets_in(action, cidrs, &here().addresses), expected, "{action:?} {cidrs:?}");
+    }
+    for action in [Allow, Deny] {
+        let own = Addresses::default();
+        assert_eq!(lets_in(action, &["192.0.2.0/24"], &own), [false, false], "it has no address");
+    }
+}

@@ -77,8 +77,9 @@ pub(super) fn find(object: &mut Object, made: &Made, ends: [&Peer; 2]) -> Result
     let memory = memory(object, slot, &call)?;
     let due = image.as_ref().and_then(|image| choice::choose(image, &call, &memory));
     let due = due.map(|(backend, why)| (*backend, why));
-    let judged = image.as_ref().is_some_and(|image| image.sources);
-    let at_sockets = side != Side::Outside && !judged && object.sockets_attached()?;
+    // Sources of endpoints are judged by their packets.
+    let by_packets = side == Side::Inside && image.as_ref().is_some_and(|image| image.sources);
+    let at_sockets = side != Side::Outside && !by_packets && object.sockets_attached()?;
     let answer = Called { slot, image, backend: None, why: None, at_sockets };
     Ok(Some(Asked { side, answer, call, due }))
 }

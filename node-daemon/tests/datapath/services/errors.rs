@@ -151,6 +151,31 @@ fn a_client_outside_is_told_on_the_way_out() {
     }
 }
 
+/// It was judged as what goes to them, and reaches nobody else.
+#[test]
+fn an_error_to_others_than_the_sender_of_what_it_quotes_stays_as_it_is() {
+    for family in FAMILIES {
+        let mut datapath = served_by(&[API_PARTY], family);
+        for (place, way, client) in [
+            (FROM_UPLINK, arriving(WORLD_PARTY, FRONTEND, family), WORLD_PARTY),
+            (from_endpoint(WEB), out_of(WEB, WEB_PARTY, FRONTEND, family), WEB_PARTY),
+        ] {
+            let translated = asked(&mut datapath, place, &way);
+            assert_eq!(addresses(&translated), (client.address(family), API_PARTY.address(family)));
+            let error = out_of(API, API_PARTY, PARTNER_PARTY, family);
+            let error = error.error(unreachable(family), &translated, 100);
+            for place in [from_endpoint(API), Place { ingress_ifindex: API, ..TO_UPLINK }] {
+                let (reason, outcome) = datapath.reason(place, &error);
+                assert_eq!(
+                    (reason, &outcome.packet),
+                    (Reason::DeliveredStack, &error),
+                    "{family:?} {place:?}"
+                );
+            }
+        }
+    }
+}
+
 /// Who quotes what was never sent is judged by its own type.
 #[test]
 fn errors_about_nothing_known_are_judged_by_themselves() {

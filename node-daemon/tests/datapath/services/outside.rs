@@ -196,8 +196,8 @@ fn what_an_endpoint_says_to_others_outside_stays_as_it_is() {
 fn who_is_not_among_the_sources_of_a_service_is_dropped() {
     for family in FAMILIES {
         let mut datapath = served_by(&[API_PARTY], family);
-        let nobody = Sources { set: 0, denied: false };
-        let everybody = Sources { set: 0, denied: true };
+        let nobody = Sources { set: 0, denied: false, node: false };
+        let everybody = Sources { set: 0, denied: true, node: false };
         for (sources, expected) in [(nobody, Reason::SourceRefused), (everybody, Reason::DeliveredLocal)] {
             let manner = Manner { sources: Some(sources), ..MANNER };
             let api = backend(API_PARTY, family, TARGET);

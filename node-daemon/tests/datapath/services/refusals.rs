@@ -27,6 +27,26 @@ fn nobody(family: Family) -> [Table; 2] {
     [Table::new(MANNER, Vec::new()), Table::new(MANNER, vec![leaving])]
 }
 
+/// Who calls a service that nobody answers, where policies allow nothing.
+struct Caller {
+    datapath: Datapath,
+    family: Family,
+    ifindex: u32,
+    party: Party,
+}
+
+fn callers() -> impl Iterator<Item = Caller> {
+    let cases = FAMILIES
+        .into_iter()
+        .flat_map(|family| CLIENTS.into_iter().zip(nobody(family)).map(move |case| (family, case)));
+    cases.map(|(family, ((ifindex, party), table))| {
+        let mut datapath = Datapath::new();
+        datapath.change(|tables| for_all(tables, &deny_all()));
+        datapath.serve(FRONTEND, family, &table);
+        Caller { datapath, family, ifindex, party }
+    })
+}
+
 /// What the client gets: it is sent back, and the client's own hook lets it pass.
 fn refused(datapath: &mut Datapath, ifindex: u32, packet: &[u8]) -> Vec<u8> {
     let (reason, outcome) = datapath.reason(from_endpoint(ifindex), packet);
@@ -49,23 +69,18 @@ fn reset(packet: &[u8], from: Place, to: Place) -> TcpHeader {
 
 #[test]
 fn connections_to_nobody_are_reset_whatever_policies_say() {
-    for family in FAMILIES {
-        for ((ifindex, party), table) in CLIENTS.into_iter().zip(nobody(family)) {
-            let mut datapath = Datapath::new();
-            datapath.change(|tables| for_all(tables, &deny_all()));
-            datapath.serve(FRONTEND, family, &table);
-            let way = out_of(ifindex, party, FRONTEND, family);
-            let (frontend, client) = (at(FRONTEND, family, PORT), at(party, family, CLIENT));
-            // RFC 9293 §3.5.2: the SYN counts, and is acknowledged.
-            let packet = refused(&mut datapath, ifindex, &way.tcp(CLIENT, PORT, SYN));
-            let header = reset(&packet, frontend, client);
-            assert!(header.ack && header.sequence_number == 0 && header.acknowledgment_number == 1001);
-            // In the midst of a connection, from where the client expects it.
-            let packet = refused(&mut datapath, ifindex, &way.tcp(CLIENT, PORT, ACK | FIN));
-            let header = reset(&packet, frontend, client);
-            assert!(!header.ack && header.sequence_number == 1);
-            assert_eq!(datapath.object.flows().unwrap().len(), 0);
-        }
+    for Caller { mut datapath, family, ifindex, party } in callers() {
+        let way = out_of(ifindex, party, FRONTEND, family);
+        let (frontend, client) = (at(FRONTEND, family, PORT), at(party, family, CLIENT));
+        // RFC 9293 §3.5.2: the SYN counts, and is acknowledged.
+        let packet = refused(&mut datapath, ifindex, &way.tcp(CLIENT, PORT, SYN));
+        let header = reset(&packet, frontend, client);
+        assert!(header.ack && header.sequence_number == 0 && header.acknowledgment_number == 1001);
+        // In the midst of a connection, from where the client expects it.
+        let packet = refused(&mut datapath, ifindex, &way.tcp(CLIENT, PORT, ACK | FIN));
+        let header = reset(&packet, frontend, client);
+        assert!(!header.ack && header.sequence_number == 1);
+        assert_eq!(datapath.object.flows().unwrap().len(), 0);
     }
 }
 
@@ -83,27 +98,22 @@ fn the_payload_of_what_is_reset_is_acknowledged() {
 
 #[test]
 fn datagrams_to_nobody_are_told_that_the_port_is_unreachable() {
-    for family in FAMILIES {
-        for ((ifindex, party), table) in CLIENTS.into_iter().zip(nobody(family)) {
-            let mut datapath = Datapath::new();
-            datapath.change(|tables| for_all(tables, &deny_all()));
-            datapath.serve(FRONTEND, family, &table);
-            let way = out_of(ifindex, party, FRONTEND, family);
-            for packet in
-                [way.datagram(CLIENT, PORT, 0), way.datagram(CLIENT, PORT, 1000), sctp(&way, CLIENT, PORT, 4)]
-            {
-                let answer = refused(&mut datapath, ifindex, &packet);
-                let (from, to) = parties(&answer);
-                assert_eq!((from.0, to.0), (FRONTEND.address(family), party.address(family)));
-                let (header, kind) = if family == Family::V4 { (20, [3, 3]) } else { (40, [1, 4]) };
-                assert_eq!(answer[14 + header..14 + header + 2], kind);
-                assert_eq!(answer[14 + header + 8..], packet[14..14 + header + 8], "quoted as it was sent");
-                let sliced = SlicedPacket::from_ethernet(&answer).unwrap();
-                match sliced.net.unwrap() {
-                    NetSlice::Ipv4(ip) => assert_eq!(ip.header().ttl(), 64),
-                    NetSlice::Ipv6(ip) => assert_eq!(ip.header().hop_limit(), 64),
-                    other @ NetSlice::Arp(_) => panic!("{other:?}"),
-                }
+    for Caller { mut datapath, family, ifindex, party } in callers() {
+        let way = out_of(ifindex, party, FRONTEND, family);
+        for packet in
+            [way.datagram(CLIENT, PORT, 0), way.datagram(CLIENT, PORT, 1000), sctp(&way, CLIENT, PORT, 4)]
+        {
+            let answer = refused(&mut datapath, ifindex, &packet);
+            let (from, to) = parties(&answer);
+            assert_eq!((from.0, to.0), (FRONTEND.address(family), party.address(family)));
+            let (header, kind) = if family == Family::V4 { (20, [3, 3]) } else { (40, [1, 4]) };
+            assert_eq!(answer[14 + header..14 + header + 2], kind);
+            assert_eq!(answer[14 + header + 8..], packet[14..14 + header + 8], "quoted as it was sent");
+            let sliced = SlicedPacket::from_ethernet(&answer).unwrap();
+            match sliced.net.unwrap() {
+                NetSlice::Ipv4(ip) => assert_eq!(ip.header().ttl(), 64),
+                NetSlice::Ipv6(ip) => assert_eq!(ip.header().hop_limit(), 64),
+                other @ NetSlice::Arp(_) => panic!("{other:?}"),
             }
         }
     }
