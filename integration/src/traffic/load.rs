@@ -1,23 +1,27 @@
 //! Clients that call services again and again, while it changes who answers: whom may they meet?
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{self, ErrorKind},
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
     Namespace, Transport,
-    call::{any, connect_and_ask, connected_and_ask, names, send_and_ask},
+    call::{Answered, any, ask_again, connect_and_ask, names, send_and_ask},
     namespace::join,
 };
 use crate::{limits::READY, wait};
 
+/// A datagram whose answer has not come by then is lost.
+const LOST: Duration = Duration::from_secs(5);
 /// Calls of each client that show that a change holds.
 const CALLS: u64 = 100;
 /// A flow with the ports of an earlier one would be that one to a node: the kernel's choice comes again. Below what Linux gives.
@@ -38,7 +42,27 @@ pub struct Load {
     clients: Vec<JoinHandle<Result<()>>>,
 }
 
-#[derive(Debug, Default)]
+/// What may become of calls while a change is under way; otherwise each is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Excused {
+    /// Datagrams get lost, where several nodes have a part in it, which have a change one after the other.
+    pub losses: bool,
+    /// Connections are reset that were being made to a backend that goes.
+    pub resets: bool,
+}
+
+impl Excused {
+    fn excuses(self, error: &io::Error) -> bool {
+        match error.kind() {
+            ErrorKind::WouldBlock => self.losses,
+            // The last of these where a reset has come behind the answer.
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected => self.resets,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Shared {
     end: AtomicBool,
     seen: Mutex<Seen>,
@@ -52,6 +76,11 @@ struct Seen {
     answers: BTreeMap<String, u64>,
     /// By client.
     calls: Vec<u64>,
+    /// Odd while a change is under way.
+    changes: u64,
+    excused: Excused,
+    /// Datagrams.
+    lost: u64,
 }
 
 impl Shared {
@@ -65,7 +94,7 @@ impl Load {
     pub fn start(from: &Namespace, services: &[(Transport, SocketAddr)], may: &[&str]) -> Self {
         let seen =
             Seen { may: names(may.iter().copied()), calls: vec![0; services.len()], ..Seen::default() };
-        let shared = Arc::new(Shared { seen: seen.into(), ..Shared::default() });
+        let shared = Arc::new(Shared { end: AtomicBool::new(false), seen: seen.into() });
         let client = |(number, (transport, service)): (usize, &(Transport, SocketAddr))| {
             let (shared, transport, service) = (Arc::clone(&shared), *transport, *service);
             from.spawn(move || {
@@ -77,12 +106,25 @@ impl Load {
         Self { shared, clients }
     }
 
-    /// A change is under way, after which these may answer, too.
-    pub fn also(&self, may: &[&str]) {
-        self.shared.seen().may.extend(names(may.iter().copied()));
+    /// Makes a change, after which whoever calls meets these alone, and each of them. How many calls each has answered since.
+    pub fn change(
+        &self,
+        to: &[&str],
+        excused: Excused,
+        make: impl FnOnce() -> Result<()>,
+    ) -> Result<BTreeMap<String, u64>> {
+        {
+            let mut seen = self.shared.seen();
+            seen.may.extend(names(to.iter().copied()));
+            seen.changes += 1;
+            seen.excused = excused;
+        }
+        make()?;
+        self.shared.seen().changes += 1;
+        self.only(to)
     }
 
-    /// A change holds: whoever calls from now on meets these alone, and each of them. How many calls each has answered since.
+    /// Returns after a good many calls that only these have answered, and each of them some.
     pub fn only(&self, may: &[&str]) -> Result<BTreeMap<String, u64>> {
         let goals: Vec<u64> = {
             let mut seen = self.shared.seen();
@@ -105,29 +147,55 @@ impl Load {
         self.clients.iter().any(JoinHandle::is_finished)
     }
 
-    /// An error if any call was not answered, or by somebody who may not.
-    pub fn end(self) -> Result<()> {
+    /// An error if any call was not answered, or by somebody who may not. How many datagrams were lost.
+    pub fn end(self) -> Result<u64> {
         self.shared.end.store(true, Ordering::Relaxed);
-        self.clients.into_iter().try_for_each(join)
+        self.clients.into_iter().try_for_each(join)?;
+        Ok(self.shared.seen().lost)
     }
 }
 
 fn call(shared: &Shared, number: usize, transport: Transport, service: SocketAddr) -> Result<()> {
     let mut connects = false;
     while !shared.end.load(Ordering::Relaxed) {
-        let before = shared.seen().may.clone();
-        connects = !connects;
-        let answered = match transport {
-            Transport::Udp if connects => connected_and_ask(fresh(service), service)?.1,
-            Transport::Udp => send_and_ask(&UdpSocket::bind(fresh(service))?, service)?,
-            Transport::Tcp | Transport::Sctp => connect_and_ask(service)?.1,
+        let (before, changes) = {
+            let seen = shared.seen();
+            (seen.may.clone(), seen.changes)
         };
-        ensure!(answered.from == service, "the client is told {}", answered.from);
+        connects = !connects;
+        let asked = match transport {
+            Transport::Udp => datagram(service, connects),
+            Transport::Tcp | Transport::Sctp => connect_and_ask(service).map(|(_, answered)| answered),
+        };
         let mut seen = shared.seen();
-        let by = answered.by;
+        let Answered { by, from, .. } = match asked {
+            Err(error) if under_way(&seen, changes) && seen.excused.excuses(&error) => {
+                seen.lost += u64::from(transport == Transport::Udp);
+                continue;
+            }
+            asked => asked?,
+        };
+        ensure!(from == service, "the client is told {from}");
         ensure!(before.contains(&by) || seen.may.contains(&by), "{by} answers, and takes no new flows");
         *seen.answers.entry(by).or_default() += 1;
         seen.calls[number] += 1;
     }
     Ok(())
+}
+
+/// Whether a change was, at some time since there had been so many.
+fn under_way(seen: &Seen, changes: u64) -> bool {
+    changes % 2 == 1 || seen.changes != changes
+}
+
+/// By a flow of its own.
+fn datagram(service: SocketAddr, connects: bool) -> io::Result<Answered> {
+    let socket = UdpSocket::bind(fresh(service))?;
+    socket.set_read_timeout(Some(LOST))?;
+    if connects {
+        socket.connect(service)?;
+        ask_again(&socket)
+    } else {
+        send_and_ask(&socket, service)
+    }
 }

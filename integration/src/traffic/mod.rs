@@ -21,7 +21,7 @@ pub use call::{
 };
 pub use conversation::{Conversation, Mark};
 pub use forged::Forged;
-pub use load::{Load, fresh};
+pub use load::{Excused, Load, fresh};
 pub use named::NamedServer;
 pub use namespace::Namespace;
 pub use probes::DeniedProbes;
