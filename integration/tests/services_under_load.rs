@@ -221,5 +221,8 @@ fn at_uplink(fleet: &Fleet, candidates: Vec<Party>, mode: &str, losses: bool) ->
     fleet.ip(&client.namespace, &format!("route add fd97::/64 via {} dev {UPLINK} mtu 1400", node.v6()))?;
     let case =
         Case::new(["10.97.0.10", "fd97::10"], "external", &format!("forwardingMode: {mode}"), candidates)?;
-    come_and_go(fleet, &client.namespace, &case, When::AtPackets, losses)
+    let lost = come_and_go(fleet, &client.namespace, &case, When::AtPackets, losses);
+    let drops =
+        |node: usize| Ok::<_, anyhow::Error>(format!("n{node}: {:?}", fleet.node(node).status()?.drops));
+    lost.or_else(|error| Err(error.context(drops(1)?).context(drops(2)?)))
 }

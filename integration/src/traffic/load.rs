@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -22,6 +22,9 @@ use crate::{limits::READY, wait};
 
 /// A datagram whose answer has not come by then is lost.
 const LOST: Duration = Duration::from_secs(5);
+/// Between two calls of a client over UDP: ports are there for some ten thousand flows, and a node that stands for clients has some
+/// thousands for each backend.
+const PAUSE: Duration = Duration::from_millis(4);
 /// Calls of each client that show that a change holds.
 const CALLS: u64 = 100;
 /// A flow with the ports of an earlier one would be that one to a node: the kernel's choice comes again. Below what Linux gives.
@@ -164,7 +167,10 @@ fn call(shared: &Shared, number: usize, transport: Transport, service: SocketAdd
         };
         connects = !connects;
         let asked = match transport {
-            Transport::Udp => datagram(service, connects),
+            Transport::Udp => {
+                thread::park_timeout(PAUSE);
+                datagram(service, connects)
+            }
             Transport::Tcp | Transport::Sctp => connect_and_ask(service).map(|(_, answered)| answered),
         };
         let mut seen = shared.seen();
