@@ -82,8 +82,8 @@ impl Kept {
             for service in services {
                 for _ in 0..KEPT {
                     kept.connections.push(connect_and_ask(service)?);
-                    kept.connected.push(connected_and_ask(fresh(service), service)?);
-                    let naming = UdpSocket::bind(fresh(service))?;
+                    kept.connected.push(connected_and_ask(fresh(service)?, service)?);
+                    let naming = UdpSocket::bind(fresh(service)?)?;
                     let answered = send_and_ask(&naming, service)?;
                     kept.naming.push((naming, answered));
                 }

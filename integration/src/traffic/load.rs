@@ -3,6 +3,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, ErrorKind},
     net::{SocketAddr, UdpSocket},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -27,15 +28,16 @@ const LOST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(4);
 /// Calls of each client that show that a change holds.
 const CALLS: u64 = 100;
-/// A flow with the ports of an earlier one would be that one to a node: the kernel's choice comes again. Below what Linux gives.
-const FIRST_PORT: u16 = 10_000;
+/// Linux gives sockets ports from 32768 on. A flow with the ports of an earlier one would be that one to a node.
+const PORTS: Range<u16> = 10_000..32_768;
 
-static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+static NEXT_PORT: AtomicU16 = AtomicU16::new(PORTS.start);
 
 /// An address with a port that no flow of this process has had.
-pub fn fresh(family_of: SocketAddr) -> SocketAddr {
+pub fn fresh(family_of: SocketAddr) -> io::Result<SocketAddr> {
     let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-    SocketAddr::new(any(family_of).ip(), port)
+    let taken = || io::Error::new(ErrorKind::AddrNotAvailable, "this process has used all ports up");
+    PORTS.contains(&port).then(|| SocketAddr::new(any(family_of).ip(), port)).ok_or_else(taken)
 }
 
 /// New connections, and new sockets of datagrams, one after the other from each client.
@@ -196,7 +198,7 @@ fn under_way(seen: &Seen, changes: u64) -> bool {
 
 /// By a flow of its own.
 fn datagram(service: SocketAddr, connects: bool) -> io::Result<Answered> {
-    let socket = UdpSocket::bind(fresh(service))?;
+    let socket = UdpSocket::bind(fresh(service)?)?;
     socket.set_read_timeout(Some(LOST))?;
     if connects {
         socket.connect(service)?;
