@@ -7,14 +7,14 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use weft_integration::{
     fleet::{Fleet, Place, backends, frontends, scenario},
-    limits::READY,
+    limits::{DENIED, POLL, READY},
     traffic::{
         CLIENTS, NamedServer, Namespace,
         Transport::{Tcp, Udp},
-        answering, at, connect_and_ask, names,
+        answering, at, connect_and_ask, exchange, names, send_and_ask,
     },
     wait,
 };
@@ -159,4 +159,58 @@ fn from_outside(fleet: &Fleet, world: &Namespace) -> Result<()> {
     }
     refused(world, at("10.97.0.12:80"), at("[fd97::12]:80"))?;
     refused(world, at("[fd97::12]:80"), at("10.97.0.12:80"))
+}
+
+/// Of datagrams: connections go on as they began.
+#[test]
+fn an_address_that_becomes_a_service_is_one_for_flows_that_named_it_before() -> Result<()> {
+    const ADDRESSES: [&str; 2] = ["10.96.0.10", "[fd96::10]"];
+    scenario("becomes", 1, |fleet| {
+        let one = fleet.attach(1, "one", &[("app", "api")])?;
+        let client = fleet.attach(1, "client", &[])?.namespace;
+        let _server = NamedServer::start(&one.namespace, PORT, "one")?;
+        // Where nobody tells the client that there is nobody.
+        let host = fleet.node(1).host();
+        host.run("ip", &["route", "add", "blackhole", "10.96.0.0/16"])?;
+        host.run("ip", &["-6", "route", "add", "blackhole", "fd96::/64"])?;
+        let services = ADDRESSES.map(|address| at(&format!("{address}:80")));
+        let service = |name: &str, port: u16| {
+            let frontends = frontends(
+                &ADDRESSES.map(|address| address.trim_matches(['[', ']'])),
+                &[port],
+                "cluster",
+                &[Udp],
+            );
+            let selected = format!("selector: {{matchLabels: {{app: api}}}}\ntargetPort: {PORT}");
+            fleet.apply(&format!("kind: Service\nname: {name}\n{frontends}\n{selected}\n"))
+        };
+        // Of what comes of the endpoints' beginning, nothing is under way any more.
+        service("other", 81)?;
+        wait::until_true("the node has services", READY, || {
+            let other = ADDRESSES.map(|address| at(&format!("{address}:81")));
+            Ok(client
+                .within(move || other.into_iter().try_for_each(|at| exchange(Udp, at, DENIED).map(drop)))
+                .is_ok())
+        })?;
+        let sockets = client.within(move || {
+            let before = |service: SocketAddr| -> Result<_> {
+                let any: IpAddr = if service.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+                let socket = UdpSocket::bind((any, 0))?;
+                socket.set_read_timeout(Some(POLL))?;
+                ensure!(send_and_ask(&socket, service).is_err(), "{service} is nobody's yet");
+                socket.set_read_timeout(Some(DENIED))?;
+                Ok(socket)
+            };
+            services.into_iter().map(before).collect::<Result<Vec<_>>>()
+        })?;
+        service("api", 80)?;
+        for (socket, service) in sockets.iter().zip(services) {
+            wait::until_true("new flows are answered", READY, || {
+                Ok(client.within(move || exchange(Udp, service, DENIED)).is_ok())
+            })?;
+            let answered = send_and_ask(socket, service).context("a flow that was there")?;
+            assert_eq!((answered.by.as_str(), answered.from), ("one", service));
+        }
+        Ok(())
+    })
 }

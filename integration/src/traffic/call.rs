@@ -19,6 +19,8 @@ pub const CLIENTS: usize = 40;
 const BYTES: usize = 300_000;
 /// Written at once: SCTP takes no message that is larger than a socket's buffer.
 const CHUNK_BYTES: usize = 16_384;
+/// So long that the packet is one that programs know at a glance: shorter than a header of TCP it would not be.
+const QUESTION: &[u8] = b"Who is there, and who am I to you?";
 /// Of an answer.
 const ANSWER_BYTES_MAX: usize = 256;
 
@@ -129,7 +131,7 @@ fn greeted(mut connection: TcpStream) -> io::Result<(TcpStream, Answered)> {
 
 /// Sends a datagram by a socket that is not connected, and receives the answer.
 pub fn send_and_ask(socket: &UdpSocket, to: SocketAddr) -> io::Result<Answered> {
-    socket.send_to(b"?", to)?;
+    socket.send_to(QUESTION, to)?;
     heard(socket)
 }
 
@@ -144,7 +146,7 @@ pub fn connected_and_ask(from: SocketAddr, to: SocketAddr) -> io::Result<(UdpSoc
 
 /// By a socket that is connected.
 pub fn ask_again(socket: &UdpSocket) -> io::Result<Answered> {
-    socket.send(b"?")?;
+    socket.send(QUESTION)?;
     heard(socket)
 }
 
