@@ -30,11 +30,11 @@ fn whoever_calls_a_service_reaches_its_backend_in_each_mode_or_is_denied_as_poli
 fn fill(fleet: &Fleet, setting: &Setting, sheet: &mut Sheet) -> Result<()> {
     // Of sockets that this process makes meanwhile, and of no others, the node's programs hear.
     fleet.node(1).cgroup().enter()?;
-    sheet.fill(setting, &[Mode::Socket])?;
+    sheet.fill(setting, |row| row.client.is_seen())?;
     fleet.node(1).cgroup().leave()?;
     for (mode, at_xdp) in [(Mode::Packet, false), (Mode::XdpSnat, true), (Mode::XdpDsr, true)] {
         let before = forwarded(fleet)?;
-        let cells = sheet.fill(setting, &[mode])?;
+        let cells = sheet.fill(setting, |row| row.mode == mode && !row.client.is_seen())?;
         let sent_on = forwarded(fleet)? - before;
         ensure!(
             (sent_on > 2 * cells) == at_xdp,
@@ -42,7 +42,7 @@ fn fill(fleet: &Fleet, setting: &Setting, sheet: &mut Sheet) -> Result<()> {
         );
     }
     fleet.apply(&host_policy(fleet.party("world")?)?)?;
-    sheet.fill(setting, &[Mode::HostAllows, Mode::HostDenies])?;
+    sheet.fill(setting, |row| matches!(row.mode, Mode::HostAllows | Mode::HostDenies))?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use weft_integration::{
 };
 
 use crate::table::{
-    As, Backend, Client, Expected, Mode,
+    As, Backend, Client, Expected, Kind, Mode,
     Mode::{XdpDsr, XdpSnat},
     Row, rows,
 };
@@ -146,7 +146,7 @@ fn servers(fleet: &mut Fleet, far: &Party) -> Result<(Vec<(Backend, NamedServer)
         let party = fleet.attach(node, name, &[("backend", name), ("door", backend.door())])?;
         servers.push((backend, NamedServer::start(&party.namespace, PORT, name)?));
     }
-    let own = [4, 6].map(|family| address(true, Backend::Outside, family));
+    let own = [4, 6].map(|family| address(Kind::Dsr, Backend::Outside, family));
     let tunnel = TunnelEnd::start(&far.namespace, &own)?;
     for address in far.addresses.iter().chain(&own) {
         let name = Backend::Outside.name();
@@ -156,18 +156,24 @@ fn servers(fleet: &mut Fleet, far: &Party) -> Result<(Vec<(Backend, NamedServer)
     Ok((servers, tunnel))
 }
 
-/// Each backend has a service with `snat`, and those that XDP sends packets to one with `dsr`.
-fn all_services() -> impl Iterator<Item = (bool, Backend)> {
-    let dsr = Backend::ALL.into_iter().filter(|backend| backend.node() != Some(1));
-    Backend::ALL.into_iter().map(|backend| (false, backend)).chain(dsr.map(|backend| (true, backend)))
+/// Each backend has a service with `snat`, those that XDP sends packets to have one with `dsr`, and where policies judge nothing there is
+/// one with source ranges.
+fn all_services() -> impl Iterator<Item = (Kind, Backend)> {
+    let has = |(kind, backend): &(Kind, Backend)| match kind {
+        Kind::Snat => true,
+        Kind::Dsr => backend.node() != Some(1),
+        Kind::Ranged => backend.door() == "open",
+    };
+    let of = |kind| Backend::ALL.map(|backend| (kind, backend));
+    [Kind::Snat, Kind::Dsr, Kind::Ranged].into_iter().flat_map(of).filter(has)
 }
 
-fn service_name((dsr, backend): (bool, Backend)) -> String {
-    format!("{}-{}", backend.name(), if dsr { "dsr" } else { "snat" })
+fn service_name((kind, backend): (Kind, Backend)) -> String {
+    format!("{}-{}", backend.name(), format!("{kind:?}").to_lowercase())
 }
 
-fn address(dsr: bool, backend: Backend, family: u8) -> IpAddr {
-    let (kind, number) = (u8::from(dsr), backend as u8 + 1);
+fn address(kind: Kind, backend: Backend, family: u8) -> IpAddr {
+    let (kind, number) = (kind as u8, backend as u8 + 1);
     match family {
         4 => [10, 97, kind, number].into(),
         _ => [0xfd97, kind.into(), 0, 0, 0, 0, 0, number.into()].into(),
@@ -176,24 +182,27 @@ fn address(dsr: bool, backend: Backend, family: u8) -> IpAddr {
 
 /// What the client of a row calls.
 pub(crate) fn service(row: &Row, family: u8) -> SocketAddr {
-    let dsr = row.mode == XdpDsr;
     let port = match row.mode {
         XdpDsr => PORT,
         Mode::HostDenies => CLOSED,
         _ => OPEN,
     };
-    SocketAddr::new(address(dsr, row.backend, family), port)
+    SocketAddr::new(address(row.kind(), row.backend, family), port)
 }
 
 fn services(far: &Party) -> Result<String> {
     let transports: Vec<_> = Transport::available().collect();
     let mut manifests = Vec::new();
-    for (dsr, backend) in all_services() {
-        let addresses = [4, 6].map(|family| address(dsr, backend, family).to_string());
+    for (kind, backend) in all_services() {
+        let addresses = [4, 6].map(|family| address(kind, backend, family).to_string());
         let addresses = addresses.each_ref().map(String::as_str);
-        let ports: &[u16] = if dsr { &[PORT] } else { &[OPEN, CLOSED] };
+        let (ports, more): (&[u16], _) = match kind {
+            Kind::Snat => (&[OPEN, CLOSED], "forwardingMode: snat"),
+            Kind::Dsr => (&[PORT], "forwardingMode: dsr"),
+            Kind::Ranged => (&[OPEN], "sourceRanges: {action: allow, cidrs: [0.0.0.0/0, '::/0']}"),
+        };
         let frontends = frontends(&addresses, ports, "external", &transports);
-        let (mode, name) = (if dsr { "dsr" } else { "snat" }, service_name((dsr, backend)));
+        let name = service_name((kind, backend));
         let who = match backend {
             Backend::Outside => {
                 let outside = [far.address(4)?, far.address(6)?].map(|address| (address, "active"));
@@ -201,7 +210,7 @@ fn services(far: &Party) -> Result<String> {
             }
             _ => format!("selector: {{matchLabels: {{backend: {}}}}}\ntargetPort: {PORT}", backend.name()),
         };
-        manifests.push(format!("kind: Service\nname: {name}\n{frontends}\n{who}\nforwardingMode: {mode}\n"));
+        manifests.push(format!("kind: Service\nname: {name}\n{frontends}\n{who}\n{more}\n"));
     }
     Ok(manifests.join("---\n"))
 }

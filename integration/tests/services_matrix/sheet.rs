@@ -15,7 +15,7 @@ use weft_integration::{
 
 use crate::{
     setting::{Setting, service},
-    table::{Expected, Mode, Row, rows},
+    table::{Expected, Row, rows},
 };
 
 /// A cell that has not come to an end by then has failed: the cells of a mode are tried all at once.
@@ -40,16 +40,16 @@ impl Sheet {
         Self { rows: rows().into_iter().map(|row| (row, [const { None }; COLUMNS.len()])).collect() }
     }
 
-    /// Tries all cells of these modes at once; how many there were.
-    pub(crate) fn fill(&mut self, setting: &Setting, modes: &[Mode]) -> Result<u64> {
+    /// Tries all cells of these rows at once; how many there were.
+    pub(crate) fn fill(&mut self, setting: &Setting, of: impl Fn(&Row) -> bool) -> Result<u64> {
         let transports: Vec<_> = Transport::available().collect();
         let mut tried = Vec::new();
         for (number, (row, _)) in self.rows.iter().enumerate() {
-            if modes.contains(&row.mode) && !matches!(row.expected, Expected::Never(_)) {
-                for (column, (transport, family)) in COLUMNS.into_iter().enumerate() {
-                    if transports.contains(&transport) {
-                        tried.push((number, column, attempt(setting, row, transport, family)?));
-                    }
+            let columns = COLUMNS.into_iter().enumerate().filter(|_| of(row));
+            for (column, (transport, family)) in columns {
+                let never = matches!(row.expected_of(transport), Expected::Never(_));
+                if transports.contains(&transport) && !never {
+                    tried.push((number, column, attempt(setting, row, transport, family)?));
                 }
             }
         }

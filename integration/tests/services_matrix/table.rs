@@ -1,4 +1,6 @@
 //! Who calls, how it is balanced, who answers: what is to come of it.
+use weft_integration::traffic::Transport;
+
 use self::{
     As::{ItsNode, Itself},
     Backend::{Local, LocalNoClients, Outside, Remote, RemoteNoClients, RemoteNoNodes},
@@ -26,7 +28,7 @@ pub(crate) enum Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Socket,
-    /// At tc.
+    /// At tc. The node's programs see the sockets of its processes, but ask nothing of a service that has source ranges.
     Packet,
     XdpSnat,
     XdpDsr,
@@ -126,10 +128,9 @@ pub(crate) fn rows() -> Vec<Row> {
 fn expected(client: Client, mode: Mode, backend: Backend) -> Expected {
     match (client, mode, backend) {
         (Endpoint | Process, Socket, _)
-        | (Foreign | Machine, Packet, _)
+        | (Endpoint | Foreign | Machine, Packet, _)
         | (World, Packet, Local)
         | (World, XdpDsr, Remote | Outside) => Seen(Itself),
-        (Endpoint, Packet, _) => Never("its socket is connected to the backend itself"),
         (Process, Packet, _) => Never("no packet of the node's own is translated"),
         (Foreign | Machine | World, Socket, _) => Never("no program of the node's sees its socket"),
         (Endpoint | Foreign | Machine | Process, _, _) => Never("it does not come by an uplink"),
@@ -141,6 +142,42 @@ fn expected(client: Client, mode: Mode, backend: Backend) -> Expected {
             Never("it is among those that policies judge")
         }
     }
+}
+
+impl Client {
+    /// Whether the node's programs see its sockets.
+    pub(crate) fn is_seen(self) -> bool {
+        matches!(self, Endpoint | Process)
+    }
+}
+
+impl Row {
+    /// Of a transport: no program hears of a socket of SCTP that connects (there is no such hook up to kernel 6.18), so that endpoints'
+    /// packets are translated, and nobody's else.
+    pub(crate) fn expected_of(&self, transport: Transport) -> Expected {
+        match (self.client, transport) {
+            (Process, Transport::Sctp) => Never("no program hears of its sockets of SCTP"),
+            _ => self.expected,
+        }
+    }
+
+    /// By what the called service differs from others of the backend.
+    pub(crate) fn kind(&self) -> Kind {
+        match (self.client, self.mode) {
+            (Endpoint, Packet) => Kind::Ranged,
+            (_, XdpDsr) => Kind::Dsr,
+            _ => Kind::Snat,
+        }
+    }
+}
+
+/// What services differ by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Snat,
+    Dsr,
+    /// As `Snat`, and with source ranges, in which everybody is.
+    Ranged,
 }
 
 impl Backend {
