@@ -63,9 +63,16 @@ impl Frame {
         if self.data + HEADERS_V6 <= self.end { self } else { Self::pull(ctx) }
     }
 
-    /// Short packets, and those of which the driver left the headers in pages.
+    /// Short packets, and those of which the driver left the headers in pages. What is a list of packets of SCTP is left as it is: its
+    /// headers are there, and of the first packet in the list, whatever was taken from it would be missing, at which the kernel's receiver
+    /// halts the machine.
     #[inline(always)]
     fn pull(ctx: &TcContext) -> Self {
+        /// The kernel's `GSO_BY_FRAGS`.
+        const LIST: u32 = 0xffff;
+        if meta(ctx).gso_size == LIST {
+            return Self::of(ctx);
+        }
         let length = ctx.len();
         let wanted = if length < HEADERS_V6 as u32 { length } else { HEADERS_V6 as u32 };
         // Where it fails, the accesses below fail, too.

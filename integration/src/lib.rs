@@ -2,7 +2,6 @@
 //! vocabulary of the tests in `tests/` (one file a promise) and of the demo.
 //!
 //! All traffic stays inside namespaces that a fleet made itself.
-#![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod fleet;

@@ -11,10 +11,10 @@ use weft_integration::{
     fleet::{Fleet, Node, scenario},
     limits::READY,
     traffic::{
-        Answered, Conversation, Flow, NamedServer, Namespace,
+        Conversation, Flow, NamedServer, Namespace,
         Outcome::{self, Allow, Deny},
         Protocol::{self, Echo, Tcp, Udp},
-        TcpServer, UdpServer, connect_and_ask, send_and_ask, try_all,
+        TcpServer, Transport, UdpServer, answering, at, names, try_all,
     },
     wait,
 };
@@ -265,15 +265,9 @@ fn a_process_of_a_node_reaches_a_service_whose_only_backend_is_on_another_node()
         fleet.apply(SERVICE)?;
         let host = namespace(fleet, "n1")?;
         for service in ["10.96.0.10:80", "[fd96::10]:80"] {
-            let service: SocketAddr = service.parse()?;
-            let answered = host.within(move || {
-                let tcp = connect_and_ask(service).context("TCP")?.1;
-                let any: IpAddr = if service.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-                let udp = send_and_ask(&UdpSocket::bind((any, 0))?, service).context("UDP")?;
-                Ok([tcp, udp])
-            })?;
-            let expected = Answered { by: "far".to_owned(), from: service };
-            assert_eq!(answered, [expected.clone(), expected]);
+            for transport in [Transport::Tcp, Transport::Udp] {
+                assert_eq!(answering(transport, &host, at(service), 1)?, names(["far"]), "{service}");
+            }
         }
         Ok(())
     })

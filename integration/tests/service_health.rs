@@ -1,7 +1,5 @@
 //! Promise: a backend whose server has stopped gets no new connection from any node once its probes have failed, and gets them
 //! again when it is back; what answers in its place is not broken. If all are broken, all are tried.
-#![expect(clippy::expect_used, reason = "addresses of the test's own")]
-
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
@@ -13,28 +11,19 @@ use serde_json::Value;
 use weft_integration::{
     fleet::{Fleet, Party, scenario},
     limits::READY,
-    traffic::{NamedServer, Namespace, connect_and_ask},
+    traffic::{self, CLIENTS, NamedServer, Namespace, Transport, at, connect_and_ask, names},
     wait,
 };
 
 const PORT: u16 = 1000;
-/// Clients that are asked of a service with two backends: that all of them get the same one has a chance of 2^-39.
-const CLIENTS: usize = 40;
 
 fn service() -> SocketAddr {
-    "10.96.0.10:80".parse().expect("an address and a port")
+    at("10.96.0.10:80")
 }
 
 /// Who answers new connections; the first that fails is the error.
 fn answering(from: &Namespace) -> Result<BTreeSet<String>> {
-    from.within(|| {
-        let ask = |_| Ok(connect_and_ask(service()).context("connect")?.1.by);
-        (0..CLIENTS).map(ask).collect()
-    })
-}
-
-fn names(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
+    traffic::answering(Transport::Tcp, from, service(), CLIENTS)
 }
 
 fn server(party: &Party, name: &str) -> Result<NamedServer> {
@@ -69,7 +58,7 @@ fn is_in_state(fleet: &Fleet, party: &Party, state: &str, health: &str) -> Resul
 
 /// From when on these answer, and nobody else.
 fn settle(client: &Namespace, expected: &[&str]) -> Result<()> {
-    let expected = names(expected);
+    let expected = names(expected.iter().copied());
     wait::until_true(&format!("{expected:?} answer"), READY, || {
         Ok(answering(client).is_ok_and(|found| found == expected))
     })?;
@@ -139,7 +128,7 @@ healthCheck: {intervalMilliseconds: 200, timeoutMilliseconds: 200, unhealthyAfte
 /// What is known to be broken stays so, whoever begins anew.
 fn controllers_and_daemons_come_and_go(fleet: &mut Fleet, client: &Namespace, broken: &Party) -> Result<()> {
     fleet.controller_mut().kill()?;
-    assert_eq!(answering(client)?, names(&["one"]), "without a controller");
+    assert_eq!(answering(client)?, names(["one"]), "without a controller");
     fleet.controller_mut().run()?;
     fleet.wait_for_controller()?;
     assert_eq!(shown(fleet, broken.address(4)?)?["state"], "quarantined", "the first word of the new one");
@@ -148,7 +137,7 @@ fn controllers_and_daemons_come_and_go(fleet: &mut Fleet, client: &Namespace, br
     fleet.node_mut(2).run()?;
     fleet.wait_for_nodes()?;
     for _ in 0..5 {
-        assert_eq!(answering(client)?, names(&["one"]));
+        assert_eq!(answering(client)?, names(["one"]));
         assert_eq!(shown(fleet, broken.address(4)?)?["state"], "quarantined");
     }
     Ok(())

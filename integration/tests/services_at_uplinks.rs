@@ -1,33 +1,27 @@
 //! Promise: whoever calls a service from outside of the fleet, on any node, reaches a backend on whichever node, is judged there as who it
 //! is, and hears the answer directly, as the frontend's.
-#![expect(clippy::expect_used, reason = "addresses of the test's own")]
 
 use std::{
     collections::BTreeSet,
-    env,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket},
-    path::PathBuf,
     process::Command,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use aya::{
-    Ebpf,
-    programs::{Xdp, XdpMode},
-};
 use weft_integration::{
     fleet::{Fleet, UPLINK, scenario},
     limits::READY,
-    traffic::{Answered, Flow, NamedServer, Namespace, Outcome, Protocol::Tcp, connect_and_ask, try_all},
+    traffic::{
+        CLIENTS, Flow, NamedServer, Namespace, Outcome, Protocol::Tcp, Transport, answering, at,
+        connect_and_ask, names, try_all,
+    },
     wait,
 };
-use weft_proto::v1::XdpMode as Mode;
 
 const PORT: u16 = 80;
-const CLIENTS: usize = 30;
 /// How long one look for an answer takes.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -51,33 +45,7 @@ ingress:
 ";
 
 fn frontends() -> [SocketAddr; 2] {
-    ["198.51.100.10:80", "[2001:db8:96::10]:80"].map(|text| text.parse().expect("an address and a port"))
-}
-
-/// The benches' own kernel programs.
-fn object() -> PathBuf {
-    let built = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/weft-bench.o");
-    env::var_os("WEFT_BENCH_OBJECT").map_or_else(built, PathBuf::from)
-}
-
-/// A veth takes what XDP sends back only where its other end has a program, too; the fabric is the other end of every uplink.
-fn let_nodes_send_back(fleet: &Fleet, nodes: &'static [&'static str]) -> Result<()> {
-    Namespace::open(&fleet.home().netns("fabric"))?.within(move || {
-        let mut ebpf = Ebpf::load_file(object())?;
-        let pass: &mut Xdp = ebpf.program_mut("xdp_pass").context("no program xdp_pass")?.try_into()?;
-        pass.load()?;
-        for node in nodes {
-            pass.attach(node, XdpMode::Driver)?;
-        }
-        // As long as the devices.
-        std::mem::forget(ebpf);
-        Ok(())
-    })
-}
-
-/// What the kernel leaves for devices to sum up nobody sums up once XDP has sent it on.
-fn send_whole_checksums(from: &Namespace) -> Result<()> {
-    leave_checksums(from, "off")
+    ["198.51.100.10:80", "[2001:db8:96::10]:80"].map(at)
 }
 
 /// Whether the kernel leaves checksums for the uplink to sum up.
@@ -94,32 +62,19 @@ fn run_in(namespace: &Namespace, command: &[&str]) -> Result<String> {
 
 /// Who calls services on the first node.
 fn outside(fleet: &Fleet) -> Result<Namespace> {
-    let_nodes_send_back(fleet, &["n1", "n2"])?;
-    let world = fleet.party("world")?.namespace.clone();
-    send_whole_checksums(&world)?;
+    fleet.let_nodes_send_back()?;
+    let party = fleet.party("world")?;
+    party.send_whole_checksums()?;
+    let world = party.namespace.clone();
     let node = fleet.node(1).place();
     fleet.ip(&world, &format!("route add 198.51.100.0/24 via {} dev {UPLINK}", node.v4()))?;
     fleet.ip(&world, &format!("route add 2001:db8:96::/64 via {} dev {UPLINK}", node.v6()))?;
     Ok(world)
 }
 
-fn wait_for_program(fleet: &Fleet) -> Result<()> {
-    wait::until_true("the program is there", READY, || {
-        let capabilities = fleet.node(1).status()?.capabilities.context("capabilities")?;
-        Ok(capabilities.devices.iter().any(|device| device.name == UPLINK && device.xdp() == Mode::Native))
-    })
-}
-
 /// Who answers new connections.
 fn answers(from: &Namespace, service: SocketAddr) -> Result<BTreeSet<String>> {
-    from.within(move || {
-        let ask = |_| {
-            let (_, Answered { by, from }) = connect_and_ask(service)?;
-            ensure!(from == service, "the client is told {from}");
-            Ok(by)
-        };
-        (0..CLIENTS).map(ask).collect()
-    })
+    answering(Transport::Tcp, from, service, CLIENTS)
 }
 
 /// Whether the kernel of the balancing node keeps the other one's MAC known. Here, nothing else asks for it.
@@ -143,8 +98,8 @@ fn clients_outside_reach_backends_of_every_node_by_one_and_hear_them_directly() 
             servers.push(NamedServer::start(&party.namespace, PORT, name)?);
         }
         fleet.apply(SERVICE)?;
-        wait_for_program(fleet)?;
-        let both: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
+        fleet.wait_for_xdp(1)?;
+        let both = names(["a", "b"]);
         for service in frontends() {
             let before = forwarded(fleet).unwrap_or(0);
             wait::until_true("both answer", READY, || {
@@ -259,7 +214,7 @@ fn large_and_cut_packets_and_errors_reach_backends_of_another_node() -> Result<(
         let _server = NamedServer::start(&backend, PORT, "b")?;
         fleet.apply(SERVICE)?;
         fleet.apply(DATAGRAMS)?;
-        wait_for_program(fleet)?;
+        fleet.wait_for_xdp(1)?;
         let (first, other) = (fleet.node(1).host(), fleet.node(2).place());
         let only: BTreeSet<String> = [String::from("b")].into();
         for service in frontends() {
@@ -279,7 +234,7 @@ fn large_and_cut_packets_and_errors_reach_backends_of_another_node() -> Result<(
         for service in frontends() {
             leave_checksums(&world, "on")?;
             wait::until_true("the client is told", READY, || is_told(&world, service, 1380))?;
-            send_whole_checksums(&world)?;
+            fleet.party("world")?.send_whole_checksums()?;
             let family = if service.is_ipv4() { "-4" } else { "-6" };
             run_in(&world, &["ip", family, "route", "flush", "cache"])?;
             let before = fleet.node(1).dropped("service_told_length").unwrap_or(0);

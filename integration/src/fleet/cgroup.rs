@@ -37,6 +37,11 @@ impl Cgroup {
     pub fn enter(&self) -> Result<()> {
         join(&self.path, process::id())
     }
+
+    /// This process is no node's any more: of sockets that it makes from now on no node's programs see anything.
+    pub fn leave(&self) -> Result<()> {
+        join(&root()?, process::id())
+    }
 }
 
 pub(crate) fn join(cgroup: &Path, process: u32) -> Result<()> {

@@ -20,7 +20,11 @@ pub struct Place(u8);
 
 impl Place {
     pub const CONTROLLER: Self = Self(1);
-    pub const WORLD: Self = Self(200);
+
+    /// Of the host of the world with this number, from 0.
+    pub const fn outside(number: u8) -> Self {
+        Self(200 + number)
+    }
 
     /// Of the node with this number, from 1.
     pub const fn node(number: u8) -> Self {

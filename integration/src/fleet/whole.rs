@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Answer, Binaries, Controller, Fabric, Home, Host, Node, Party, Place, Store, system::ip_batch,
-    topology::UPLINK, workload,
+    topology::UPLINK, vm, workload,
 };
 use crate::{limits::READY, traffic::Namespace, wait};
 
@@ -15,7 +15,9 @@ use crate::{limits::READY, traffic::Namespace, wait};
 pub struct Fleet {
     controller: Controller,
     nodes: Vec<Node>,
-    world: Host,
+    fabric: Fabric,
+    /// The first is `world`.
+    outside: Vec<Host>,
     parties: BTreeMap<String, Party>,
     // Last: it removes the namespaces.
     home: Home,
@@ -46,30 +48,39 @@ impl Fleet {
     pub fn start(test: &str, nodes: u8, binaries: &Binaries, store: Store) -> Result<Self> {
         let home = Home::create(test)?;
         let fabric = Fabric::create(&home)?;
-        let world = fabric.plug(&home, "world", Place::WORLD)?;
         let controller = fabric.plug(&home, "ctl", Place::CONTROLLER)?;
         let controller = Controller::start(&home, controller, binaries, store)?;
-        let mut fleet = Self { controller, nodes: Vec::new(), world, parties: BTreeMap::new(), home };
-        let brought_up = fleet.bring_up(&fabric, nodes, binaries);
+        let (nodes_yet, parties) = (Vec::new(), BTreeMap::new());
+        let mut fleet = Self { controller, nodes: nodes_yet, fabric, outside: Vec::new(), parties, home };
+        let brought_up = fleet.bring_up(nodes, binaries);
         brought_up.with_context(|| fleet.picture())?;
         Ok(fleet)
     }
 
-    fn bring_up(&mut self, fabric: &Fabric, nodes: u8, binaries: &Binaries) -> Result<()> {
+    fn bring_up(&mut self, nodes: u8, binaries: &Binaries) -> Result<()> {
         self.wait_for_controller()?;
         for number in 1..=nodes {
             let place = Place::node(number);
-            let host = fabric.plug(&self.home, &format!("n{number}"), place)?;
+            let host = self.fabric.plug(&self.home, &format!("n{number}"), place)?;
             self.nodes.push(Node::start(&self.home, host, place, binaries)?);
         }
         self.wait_for_nodes()?;
-        for number in 0..self.nodes.len() {
-            self.route_world_to(number)?;
+        self.plug_outside("world").map(drop)
+    }
+
+    /// Another host that is no node; the first one is `world`.
+    pub fn plug_outside(&mut self, name: &str) -> Result<Party> {
+        let number = u8::try_from(self.outside.len()).context("so many hosts have no place")?;
+        let place = Place::outside(number);
+        let host = self.fabric.plug(&self.home, name, place)?;
+        for node in &self.nodes {
+            self.route_to(node, &host)?;
         }
-        let addresses = vec![Place::WORLD.v4().into(), Place::WORLD.v6().into()];
-        let party = Party { name: "world".into(), namespace: self.world.namespace()?, addresses };
-        self.parties.insert("world".into(), party);
-        Ok(())
+        let addresses = vec![place.v4().into(), place.v6().into()];
+        let party = Party { name: name.to_owned(), namespace: host.namespace()?, addresses };
+        self.outside.push(host);
+        self.parties.insert(name.to_owned(), party.clone());
+        Ok(party)
     }
 
     /// Until the controller answers operators.
@@ -93,8 +104,7 @@ impl Fleet {
     }
 
     /// The world knows which node to send an endpoint's packets to, as a router of the site would.
-    fn route_world_to(&self, number: usize) -> Result<()> {
-        let node = &self.nodes[number];
+    fn route_to(&self, node: &Node, from: &Host) -> Result<()> {
         let name = node.name();
         let object: Value =
             self.controller.weft(&["get", "node", name, "--output", "json"])?.success()?.json()?;
@@ -106,7 +116,7 @@ impl Fleet {
             } else {
                 ("-4", node.place().v4().to_string())
             };
-            self.world.run("ip", &[flag, "route", "add", cidr, "via", &via, "dev", UPLINK])?;
+            from.run("ip", &[flag, "route", "add", cidr, "via", &via, "dev", UPLINK])?;
         }
         Ok(())
     }
@@ -115,6 +125,13 @@ impl Fleet {
     pub fn attach(&mut self, node: usize, name: &str, labels: &[(&str, &str)]) -> Result<Party> {
         let namespace = workload::namespace(&self.home, name)?;
         let party = workload::attach(self.node(node), name, namespace, labels)?;
+        self.parties.insert(name.to_owned(), party.clone());
+        Ok(party)
+    }
+
+    /// The same with a workload in a machine behind a tap.
+    pub fn attach_vm(&mut self, node: usize, name: &str, labels: &[(&str, &str)]) -> Result<Party> {
+        let party = vm::attach(&self.home, self.node(node), name, labels)?;
         self.parties.insert(name.to_owned(), party.clone());
         Ok(party)
     }

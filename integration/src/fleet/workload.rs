@@ -40,9 +40,21 @@ pub(super) fn attach(
     namespace: Namespace,
     labels: &[(&str, &str)],
 ) -> Result<Party> {
-    let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let path = format!("/run/netns/{}", namespace.name());
-    let mut arguments = vec!["endpoint", "add", name, "--netns", &path, "--wait", "--output", "json"];
+    add(node, name, namespace, &["--netns", &path], labels)
+}
+
+/// The same, where `target` says what is attached.
+pub(super) fn add(
+    node: &Node,
+    name: &str,
+    namespace: Namespace,
+    target: &[&str],
+    labels: &[(&str, &str)],
+) -> Result<Party> {
+    let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut arguments = vec!["endpoint", "add", name, "--wait", "--output", "json"];
+    arguments.extend(target);
     for label in &labels {
         arguments.extend(["--label", label]);
     }

@@ -1,10 +1,12 @@
-//! Servers that answer with their names, and clients that ask who answers: of several behind one address, which one is it?
+//! Servers that answer with their names, and with whom they take for the client: of several behind one address, which one is
+//! it, and as whom is one seen there?
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -14,65 +16,99 @@ use std::{
 use anyhow::{Context, Result};
 use nix::sys::socket;
 
-use super::Namespace;
+use super::{Namespace, Transport};
 use crate::limits::READY;
 
 /// How often a waiting server looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Answers on one port of every address of a namespace, TCP and UDP, until it is dropped. A TCP client is told the name at once,
-/// and has its bytes sent back from then on.
+/// Answers by each transport that the kernel has, until it is dropped. A client that connects is told the name at once, and has its bytes sent back from then on.
 #[derive(Debug)]
 pub struct NamedServer {
-    listener: Arc<TcpListener>,
-    ended: Arc<AtomicBool>,
+    listeners: Vec<Arc<TcpListener>>,
+    served: Arc<Served>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Who answered, and who the client was told that was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
-    pub by: String,
-    pub from: SocketAddr,
+#[derive(Debug)]
+struct Served {
+    name: String,
+    ended: AtomicBool,
+    clients: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl NamedServer {
+    /// On one port of every address of a namespace.
     pub fn start(namespace: &Namespace, port: u16, name: &str) -> Result<Self> {
-        let (listener, datagrams) = namespace.within(move || {
-            let everywhere = (Ipv6Addr::UNSPECIFIED, port);
-            Ok((
-                TcpListener::bind(everywhere).context("listen")?,
-                UdpSocket::bind(everywhere).context("bind")?,
-            ))
+        Self::start_at(namespace, (Ipv6Addr::UNSPECIFIED, port).into(), name)
+    }
+
+    /// On one address: datagrams to one of several are answered by that one.
+    pub fn start_at(namespace: &Namespace, at: SocketAddr, name: &str) -> Result<Self> {
+        let (listeners, datagrams) = namespace.within(move || {
+            let connected = Transport::available().filter(|transport| *transport != Transport::Udp);
+            let listeners: io::Result<Vec<_>> = connected.map(|transport| transport.listen(at)).collect();
+            Ok((listeners.context("listen")?, UdpSocket::bind(at).context("bind")?))
         })?;
         datagrams.set_read_timeout(Some(LOOK))?;
-        let (listener, ended) = (Arc::new(listener), Arc::new(AtomicBool::new(false)));
-        let (accepting, greeting) = (Arc::clone(&listener), format!("{name}\n"));
-        let connections = thread::spawn(move || {
-            while let Ok((connection, _)) = accepting.accept() {
-                let greeting = greeting.clone();
-                // A client that goes away is no failure of the server.
-                thread::spawn(move || drop(serve(&connection, &greeting)));
+        let served =
+            Served { name: name.to_owned(), ended: AtomicBool::new(false), clients: Mutex::default() };
+        let served = Arc::new(served);
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        let mut threads = Vec::new();
+        for listener in &listeners {
+            let (listener, served) = (Arc::clone(listener), Arc::clone(&served));
+            threads.push(thread::spawn(move || served.connections(&listener)));
+        }
+        let answering = Arc::clone(&served);
+        threads.push(thread::spawn(move || answering.datagrams(&datagrams)));
+        Ok(Self { listeners, served, threads })
+    }
+
+    /// Whom it has heard so far.
+    pub fn clients(&self) -> BTreeSet<IpAddr> {
+        self.served.clients().clone()
+    }
+}
+
+impl Served {
+    fn clients(&self) -> std::sync::MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a client is told.
+    fn greeting(&self, client: SocketAddr) -> String {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        self.clients().insert(client.ip());
+        format!("{} {client}\n", self.name)
+    }
+
+    fn connections(&self, listener: &TcpListener) {
+        // Ends when the listener is shut down.
+        while let Ok((connection, client)) = listener.accept() {
+            let greeting = self.greeting(client);
+            // A client that goes away is no failure of the server.
+            thread::spawn(move || drop(serve(&connection, &greeting)));
+        }
+    }
+
+    fn datagrams(&self, socket: &UdpSocket) {
+        while !self.ended.load(Ordering::Relaxed) {
+            if let Ok((_, client)) = socket.recv_from(&mut [0; 64]) {
+                // As above.
+                let _ = socket.send_to(self.greeting(client).as_bytes(), client);
             }
-        });
-        let (end, name) = (Arc::clone(&ended), name.to_owned());
-        let answers = thread::spawn(move || {
-            while !end.load(Ordering::Relaxed) {
-                if let Ok((_, from)) = datagrams.recv_from(&mut [0; 64]) {
-                    // As above.
-                    let _ = datagrams.send_to(name.as_bytes(), from);
-                }
-            }
-        });
-        Ok(Self { listener, ended, threads: vec![connections, answers] })
+        }
     }
 }
 
 impl Drop for NamedServer {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        // On Linux this wakes a thread that waits in accept.
-        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        self.served.ended.store(true, Ordering::Relaxed);
+        for listener in &self.listeners {
+            // On Linux this wakes a thread that waits in accept.
+            let _ = socket::shutdown(listener.as_raw_fd(), socket::Shutdown::Both);
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -82,36 +118,11 @@ impl Drop for NamedServer {
 fn serve(mut connection: &TcpStream, greeting: &str) -> io::Result<()> {
     connection.set_read_timeout(Some(READY))?;
     connection.write_all(greeting.as_bytes())?;
-    let mut buffer = [0; 64];
+    let mut buffer = [0; 4096];
     loop {
         match connection.read(&mut buffer)? {
             0 => return Ok(()),
             length => connection.write_all(&buffer[..length])?,
         }
     }
-}
-
-/// Connects from the calling thread's namespace.
-pub fn connect_and_ask(to: SocketAddr) -> io::Result<(TcpStream, Answered)> {
-    let mut connection = TcpStream::connect(to)?;
-    connection.set_read_timeout(Some(READY))?;
-    let (mut by, mut byte) = (String::new(), [0]);
-    loop {
-        connection.read_exact(&mut byte)?;
-        if byte[0] == b'\n' {
-            break;
-        }
-        by.push(byte[0].into());
-    }
-    let from = connection.peer_addr()?;
-    Ok((connection, Answered { by, from }))
-}
-
-/// Sends a datagram by a socket that is not connected, and receives the answer.
-pub fn send_and_ask(socket: &UdpSocket, to: SocketAddr) -> io::Result<Answered> {
-    socket.set_read_timeout(Some(READY))?;
-    socket.send_to(b"?", to)?;
-    let mut buffer = [0; 64];
-    let (length, from) = socket.recv_from(&mut buffer)?;
-    Ok(Answered { by: String::from_utf8_lossy(&buffer[..length]).into_owned(), from })
 }

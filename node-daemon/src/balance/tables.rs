@@ -8,7 +8,7 @@ use std::{
 
 use weft_shared::{
     balance::table::Table,
-    layout::service::{Frontend, FrontendKey},
+    layout::service::{Frontend, FrontendKey, TCP},
 };
 
 use super::sources::Set;
@@ -72,6 +72,16 @@ pub enum Step {
 }
 
 impl Services {
+    /// Whether flows that are known may go elsewhere after a step: to a frontend that was none. Connections go on as they began.
+    pub fn leads_flows_elsewhere(&self, step: &Step) -> bool {
+        match step {
+            Step::Frontend { key, frontend: Some(_) } => {
+                key.protocol != TCP && !self.frontends.contains_key(key)
+            }
+            _ => false,
+        }
+    }
+
     /// What the maps hold after a step.
     pub fn apply(&mut self, step: &Step) {
         match step {

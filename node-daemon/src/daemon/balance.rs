@@ -1,5 +1,7 @@
 //! Services: what is desired into the kernel, and what somebody else changed there mended.
 
+use std::collections::BTreeSet;
+
 use tracing::{info, warn};
 use weft_proto::v1::{self, ResourceType};
 use weft_shared::layout::service::{TCP, UDP, frontend_flags};
@@ -13,7 +15,7 @@ use crate::{
         view::Here,
     },
     kernel::{Attached, Datapath, KernelError, links::Links},
-    plan::diff::Sweep,
+    plan::{self, diff::Sweep},
 };
 
 /// What the daemon knows of its services.
@@ -31,6 +33,8 @@ pub(super) struct Balance {
     refused: Option<String>,
     /// Services may have asked for connections to be ended whose sockets were not looked at since.
     asked_to_end: bool,
+    /// Flows may go on to addresses that have become services.
+    may_be_misled: bool,
 }
 
 impl Balance {
@@ -40,6 +44,7 @@ impl Balance {
             labels: settings.labels.clone(),
             addresses: Addresses::default(),
         };
+        let may_be_misled = !actual.frontends.is_empty();
         Self {
             balancer: Balancer::new(here),
             actual,
@@ -49,6 +54,7 @@ impl Balance {
             refused: None,
             // Of an earlier daemon.
             asked_to_end: true,
+            may_be_misled,
         }
     }
 
@@ -81,6 +87,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             services.settled = None;
             let plan = services.balancer.plan(desired, &services.actual, sweep);
             for step in &plan.steps {
+                services.may_be_misled |= services.actual.leads_flows_elsewhere(step);
                 // One by one: what is known stays true where the kernel refuses in the middle.
                 if let Err(error) = self.datapath.write_services(std::slice::from_ref(step)) {
                     services.actual = self.datapath.read_services()?;
@@ -89,13 +96,28 @@ impl<D: Datapath, L: Links> State<D, L> {
                 services.actual.apply(step);
             }
             services.unrealised = plan.unrealised;
-            self.health.probe(desired, &self.settings.node);
-            services.settled = Some(sweep);
+            self.judge_misled_flows()?;
+            self.health.probe(self.desired.services(), &self.settings.node);
+            self.services.settled = Some(sweep);
             if sweep == Sweep::Remove {
                 self.end_sockets();
             }
         }
         self.tell_unrealised_services();
+        Ok(())
+    }
+
+    /// Datagrams of a flow that named an address before it was a service go to it as soon as the flow is judged again.
+    fn judge_misled_flows(&mut self) -> Result<(), KernelError> {
+        let endpoints = self.actual.endpoints.values();
+        let subjects: BTreeSet<u32> =
+            endpoints.map(|endpoint| endpoint.subject).filter(|subject| *subject != 0).collect();
+        if self.services.may_be_misled && !subjects.is_empty() {
+            let bump =
+                plan::tables::Step::Bump { subjects: subjects.into_iter().collect(), nodes: Vec::new() };
+            self.write_steps(&[bump])?;
+        }
+        self.services.may_be_misled = false;
         Ok(())
     }
 

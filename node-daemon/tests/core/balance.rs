@@ -7,11 +7,11 @@ use weft_noded::{
     balance::tables::{OwnAddresses, Services},
     kernel::Mode,
 };
-use weft_proto::v1::{self, ResourceType};
+use weft_proto::v1::{self, ResourceType, node_report::Report};
 use weft_shared::layout::service::{Party, SocketPeer};
 
 use crate::{
-    base,
+    answer, base, endpoint,
     fake::Fake,
     full,
     node::{Kernel, Node},
@@ -68,6 +68,37 @@ async fn services_are_in_the_kernel_when_they_are_acknowledged() {
     stream.delta(v1::Delta { removes, ..delta(7, Vec::new()) }).await;
     stream.ack().await;
     assert_eq!(services(&kernel), Services::default());
+}
+
+/// Of datagrams; connections go on as they began.
+#[tokio::test]
+async fn flows_are_judged_again_when_an_address_becomes_a_service() {
+    let (_state, kernel, _fake, node, mut stream) = synced(Vec::new()).await;
+    node.attach("a", "web").await;
+    stream.report(|report| matches!(report, Report::Endpoint(_)).then_some(())).await;
+    answer(&stream, "a", true, "", 6).await;
+    stream.delta(delta(6, vec![endpoint("a", 300, true)])).await;
+    stream.ack().await;
+    let epochs = |kernel: &Kernel| kernel.maps.with(|state| state.subject_epochs.clone());
+    let mut before = epochs(&kernel);
+    assert!(!before.is_empty());
+    let mut of_udp = service("dns", "10.96.0.1", &["10.200.1.5"]);
+    let mut sent = v1::NodeService::decode(of_udp.bytes.clone()).unwrap();
+    sent.frontends[0].protocol = 17;
+    of_udp.bytes = sent.encode_to_vec().into();
+    let steps = [
+        (service("web", "10.96.0.1", &["10.200.1.5"]), false),
+        (of_udp.clone(), true),
+        (of_udp, false),
+        (service("dns", "10.96.0.2", &["10.200.1.5"]), false),
+    ];
+    for (revision, (upsert, again)) in (7..).zip(steps) {
+        stream.delta(delta(revision, vec![upsert])).await;
+        stream.ack().await;
+        let now = epochs(&kernel);
+        assert_eq!(now.iter().all(|(slot, epoch)| *epoch > before[slot]), again, "{revision}");
+        before = now;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Clients that are endpoints of this node.
 
 use etherparse::Ipv4HeaderSlice;
+use weft_noded::plan::tables::Step;
 use weft_shared::{
     balance::table::Table,
     layout::{
@@ -75,6 +76,30 @@ fn a_question_goes_to_the_backend_and_its_answer_comes_from_the_frontend() {
             assert_eq!(parties(&outcome.packet), (at(FRONTEND, family, PORT), client), "{family:?}");
         }
         assert_eq!(datapath.object.flows().unwrap().len(), 3, "a flow for each protocol");
+    }
+}
+
+/// A flow that named the frontend before it was one goes on as it was judged, until it is judged again: then datagrams go to the
+/// service, and connections go on.
+#[test]
+fn datagrams_to_an_address_that_becomes_a_service_go_to_it_once_their_flow_is_judged_again() {
+    for family in FAMILIES {
+        let mut datapath = Datapath::new();
+        let way = question(family);
+        let (datagram, connection) = (way.datagram(CLIENT, PORT, 100), way.tcp(CLIENT, PORT, ACK));
+        datapath.run(from_endpoint(WEB), &way.tcp(CLIENT, PORT, SYN));
+        datapath.run(from_endpoint(WEB), &datagram);
+        datapath.serve(FRONTEND, family, &table(&[API_PARTY], family));
+        let (frontend, backend) = (at(FRONTEND, family, PORT), at(API_PARTY, family, TARGET));
+        for (judged_again, of_datagram) in [(false, frontend), (true, backend)] {
+            if judged_again {
+                datapath.write(&[Step::Bump { subjects: vec![WEB_SLOT], nodes: Vec::new() }]);
+            }
+            for (packet, to) in [(&datagram, of_datagram), (&connection, frontend)] {
+                let outcome = datapath.run(from_endpoint(WEB), packet);
+                assert_eq!(parties(&outcome.packet).1, to, "{family:?} {judged_again}");
+            }
+        }
     }
 }
 
