@@ -2,26 +2,200 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use weft_shared::layout::{Connection, ConnectionKey};
+use weft_shared::layout::{
+    Connection, ConnectionKey, ConnectionRow, connection_nanoseconds,
+    maps::CONNECTIONS_MAX,
+    table::{Line, spot},
+};
 
-use crate::maps::CONNECTIONS;
+use crate::{
+    maps::{CONNECTION_INDEX, CONNECTIONS, config},
+    table::{self, Table},
+};
 
-/// What is remembered of a packet's connection. Shared with other CPUs: what is read from it is right for itself, and the whole is
-/// no more than the kernel promises of such tables.
+/// What is remembered of a packet's connection. Shared with other CPUs, and if it goes to another connection meanwhile, what is read
+/// from it may be that one's: one that has been used within minutes does not go while there are others.
 #[inline(always)]
 pub fn find(key: &ConnectionKey) -> Option<NonNull<Connection>> {
-    NonNull::new(CONNECTIONS.get_ptr_mut(key)?)
+    ask_for_connection(key);
+    let number = search_connections();
+    let row = Connections::row(number)?;
+    if number == 0 {
+        return None;
+    }
+    // SAFETY: an element of an array, which never moves.
+    NonNull::new(unsafe { &raw mut (*row.as_ptr()).value })
 }
 
-/// Whether the row is there now, where there was none.
+/// The same, at once where the row is the first that may be the key's, as most are.
+#[inline(always)]
+pub fn find_near(key: &ConnectionKey) -> Option<NonNull<Connection>> {
+    let mut words = [0; 5];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = word_of(key, index);
+    }
+    let spot = spot(words, config().seed);
+    let number = first_connection(spot.line & (Connections::mask() >> 3), spot.tag);
+    if number == 0 {
+        return None;
+    }
+    match table::hold::<Connections>(number & Connections::mask(), &words) {
+        // SAFETY: an element of an array, which never moves.
+        Some(held) => NonNull::new(unsafe { &raw mut (*held.row.as_ptr()).value }),
+        None => find(key),
+    }
+}
+
+#[inline(always)]
+fn word_of(key: &ConnectionKey, index: usize) -> u64 {
+    const { assert!(size_of::<ConnectionKey>() == 40 && align_of::<ConnectionKey>() == align_of::<u64>()) };
+    // SAFETY: of as many words, as asserted.
+    unsafe { core::ptr::from_ref(key).cast::<u64>().add(index).read_volatile() }
+}
+
+/// Whether the row is there now, where there was none. Of several CPUs that add rows of one key, at most one is told so.
 #[inline(always)]
 pub fn add(key: &ConnectionKey, row: &Connection) -> bool {
-    CONNECTIONS.insert(key, row, BPF_NOEXIST.into()).is_ok()
+    write(key, row, true)
 }
 
 /// Whether the row is there now.
 #[inline(always)]
 pub fn put(key: &ConnectionKey, row: &Connection) -> bool {
-    CONNECTIONS.insert(key, row, BPF_ANY.into()).is_ok()
+    write(key, row, false)
+}
+
+/// One step after the other, and not one in the other, for the stack's sake.
+#[inline(always)]
+fn write(key: &ConnectionKey, row: &Connection, only_new: bool) -> bool {
+    ask_for_connection(key);
+    match reserve_connection(row.seen_at) {
+        table::KNOWN => !only_new && write_connection(row, table::KNOWN) != 0,
+        table::NEW => {
+            write_connection(row, table::NEW) != 0
+                && table::enter_in_steps(|last| {
+                    enter_connection(room_for_connection(row.seen_at), last, only_new.into())
+                })
+        }
+        _ => false,
+    }
+}
+
+enum Connections {}
+
+impl Table for Connections {
+    type Key = ConnectionKey;
+    type Value = Connection;
+    const NUMBER: u32 = 1;
+
+    #[inline(always)]
+    fn line(number: u32) -> Option<NonNull<Line>> {
+        NonNull::new(CONNECTION_INDEX.get_ptr_mut(number)?)
+    }
+
+    #[inline(always)]
+    fn row(number: u32) -> Option<NonNull<ConnectionRow>> {
+        NonNull::new(CONNECTIONS.get_ptr_mut(number)?)
+    }
+
+    #[inline(always)]
+    fn mask() -> u32 {
+        const { assert!(CONNECTIONS_MAX.is_power_of_two()) };
+        CONNECTIONS_MAX as u32 - 1
+    }
+
+    #[inline(always)]
+    fn nanoseconds(key: &ConnectionKey, connection: &Connection) -> (u64, u64) {
+        (connection.seen_at, connection_nanoseconds(key.protocol, connection.flags))
+    }
+
+    #[inline(always)]
+    fn left(number: u32, now: u64) -> u64 {
+        connection_left(number, now)
+    }
+
+    #[inline(always)]
+    fn fetch(first: u32) -> u32 {
+        fetch_connections(first)
+    }
+
+    #[inline(always)]
+    fn end(connection: &mut Connection) {
+        connection.seen_at = 0;
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_for_connection(key: *const ConnectionKey) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(key), Some(asked)) = (unsafe { key.as_ref() }, table::asked()) else { return 0 };
+    for index in 0..5 {
+        asked.put(index, word_of(key, index));
+    }
+    asked.find_spot();
+    1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn first_connection(line: u32, tag: u32) -> u32 {
+    table::first::<Connections>(line, tag)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_connections() -> u32 {
+    table::asked().map_or(0, |asked| table::search::<Connections>(asked, 0))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn connection_left(number: u32, now: u64) -> u64 {
+    table::left::<Connections>(number, now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fetch_connections(first: u32) -> u32 {
+    table::fetch::<Connections>(first)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reserve_connection(now: u64) -> u32 {
+    table::reserve::<Connections>(now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn room_for_connection(now: u64) -> u32 {
+    table::room::<Connections>(now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_connection(place: u32, last: u32, alone: u32) -> u32 {
+    table::enter::<Connections>(place, last != 0, alone != 0)
+}
+
+/// Writes the row that was reserved.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_connection(row: *const Connection, how: u32) -> u32 {
+    // SAFETY: as above.
+    let (Some(row), Some(asked)) = (unsafe { (row.as_ref(), table::asked()) }) else { return 0 };
+    if how == table::NEW {
+        let Some(mut taken) = table::reserved::<Connections>(asked) else { return 0 };
+        *taken.value() = *row;
+        return 1;
+    }
+    // Where that fails, another CPU writes what becomes of the same packets.
+    if let Some(held) = table::known::<Connections>(asked)
+        && let Some(mut taken) = table::take_held::<Connections>(held)
+    {
+        *taken.value() = *row;
+        taken.publish();
+    }
+    1
 }

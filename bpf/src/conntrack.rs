@@ -2,17 +2,17 @@
 
 use core::{arch::asm, ptr::NonNull};
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use weft_shared::layout::{
-    Address, Class, Endpoint, Flow, FlowKey, Peer, Reason, flow_flags, host, timeout_nanoseconds,
+    Address, Class, Endpoint, Flow, FlowKey, FlowRow, Peer, Reason, flow_flags, host,
+    table::{Line, spot, words},
+    timeout_nanoseconds,
 };
 
 use crate::{
-    maps::{self, FLOWS, NODES, ROW, SUBJECTS},
+    maps::{self, FLOW_INDEX, FLOWS, NODES, SUBJECTS},
     parse::{Echo, Packet, Service, protocol, tcp},
+    table::{self, Held, Table},
     verdict::Moment,
 };
 
@@ -21,19 +21,43 @@ const WORD_OF_FLAGS: usize = core::mem::offset_of!(Flow, original_node);
 const FLAGS_SHIFT: u32 = 32;
 const _: () = assert!(WORD_OF_FLAGS % 8 == 0 && core::mem::offset_of!(Flow, flags) == WORD_OF_FLAGS + 4);
 
+/// A row of a flow that was found for a packet. It is carried by itself from where it was found to where the packet is judged: the
+/// less is known there, the fewer ways there are for the verifier.
+pub type Found = Held<FlowKey, Flow>;
+
 /// A live entry and this packet's place in it.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    pub flow: NonNull<Flow>,
+    pub found: Found,
     high: bool,
 }
 
 impl Entry {
-    /// What was found for a packet. The pointer is carried by itself from where it was found to where the packet is judged:
-    /// the less is known there, the fewer ways there are for the verifier.
+    /// What was found for a packet.
     #[inline(always)]
-    pub fn of(packet: &Packet, flow: Option<NonNull<Flow>>) -> Option<Self> {
-        Some(Self { flow: flow?, high: source_is_high(packet) })
+    pub fn of(packet: &Packet, found: Option<Found>) -> Option<Self> {
+        Some(Self { found: found?, high: source_is_high(packet) })
+    }
+}
+
+/// What is known of a flow that is judged again.
+#[derive(Clone, Copy)]
+pub struct State {
+    /// The packet goes the way of the first.
+    pub original: bool,
+    pub flags: u16,
+}
+
+impl State {
+    /// Not 0.
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        u32::from(self.flags) | FOUND | if self.original { ORIGINAL } else { 0 }
+    }
+
+    #[inline(always)]
+    pub fn from_number(number: u32) -> Option<Self> {
+        (number & FOUND != 0).then_some(Self { original: number & ORIGINAL != 0, flags: number as u16 })
     }
 }
 
@@ -78,50 +102,89 @@ fn is_above(packet: &Packet) -> bool {
     u16::from_be(packet.source_port) > u16::from_be(packet.destination_port)
 }
 
-/// The key of the packet's flow, and whether its source is `high` there. Swapped by masks and not by branches: the verifier
-/// would follow the rest of the program for each of them.
+/// Gives the words of the key of the packet's flow, one after the other, and then whether its source is `high` there. Swapped by
+/// masks and not by branches: the verifier would follow the rest of the program for each of them.
 #[inline(always)]
-fn key(packet: &Packet) -> (FlowKey, bool) {
+fn key(packet: &Packet, mut word: impl FnMut(usize, u64)) -> bool {
     let high = source_is_high(packet);
-    let mask = 0_u32.wrapping_sub(high.into());
-    let word = |index: usize| {
-        let (source, destination) = (packet.source.words[index], packet.destination.words[index]);
-        let swap = (source ^ destination) & mask;
-        (source ^ swap, destination ^ swap)
-    };
-    let words = [word(0), word(1), word(2), word(3)];
+    let mask = 0_u64.wrapping_sub(high.into());
+    let (source, destination) = (words(packet.source.words), words(packet.destination.words));
+    for index in 0..2 {
+        let swap = (source[index] ^ destination[index]) & mask;
+        word(index, source[index] ^ swap);
+        word(index + 2, destination[index] ^ swap);
+    }
     let swap = (packet.source_port ^ packet.destination_port) & mask as u16;
     let asker = match (packet.echo, high) {
         (Echo::No, _) => 0,
         (Echo::Request, false) | (Echo::Reply, true) => FlowKey::ASKER_LOW,
         (Echo::Request, true) | (Echo::Reply, false) => FlowKey::ASKER_HIGH,
     };
-    let key = FlowKey {
-        low: Address { words: words.map(|word| word.0) },
-        high: Address { words: words.map(|word| word.1) },
-        low_port: packet.source_port ^ swap,
-        high_port: packet.destination_port ^ swap,
-        protocol: packet.protocol,
-        asker,
-        zero: [0; 2],
-    };
-    (key, high)
+    let (low_port, high_port) = (packet.source_port ^ swap, packet.destination_port ^ swap);
+    word(4, FlowKey::last_word(low_port, high_port, packet.protocol, asker));
+    high
 }
 
-/// Looks for the live entry of the flow of a packet in registers. Not for one that opens a connection, which is most likely
-/// not known: it is judged as its flow's first, and [`remember`] finds out.
-#[inline(always)]
-pub fn find(packet: &Packet, now: u64) -> Option<Entry> {
-    if packet.tcp_opens() {
-        return None;
+/// What was found for a packet in registers.
+#[derive(Clone, Copy)]
+pub enum Looked {
+    Found(Entry),
+    /// There is none.
+    Nowhere,
+    /// Not where it most likely would be.
+    NotFirst,
+}
+
+impl Looked {
+    #[inline(always)]
+    pub fn entry(self) -> Option<Entry> {
+        match self {
+            Self::Found(entry) => Some(entry),
+            Self::Nowhere | Self::NotFirst => None,
+        }
     }
-    let (key, high) = key(packet);
-    Some(Entry { flow: live(packet, &key, high, now)?, high })
+
+    /// Before anything was looked for.
+    #[inline(always)]
+    pub fn unless_opens(packet: &Packet) -> Self {
+        if packet.tcp_opens() { Self::Nowhere } else { Self::NotFirst }
+    }
+
+    /// The same for the packet, which is kept now.
+    #[inline(always)]
+    pub fn or_anywhere(self, packet: &Packet, now: u64) -> Option<Found> {
+        match self {
+            Self::Found(entry) => Some(entry.found),
+            Self::Nowhere => None,
+            Self::NotFirst => find_any(packet, now),
+        }
+    }
+}
+
+/// Looks for the live entry of the flow of a packet in registers, where it most likely is. Not for one that opens a connection, which
+/// is most likely not known: it is judged as its flow's first, and [`remember`] finds out.
+#[inline(always)]
+pub fn find(packet: &Packet, now: u64) -> Looked {
+    if packet.tcp_opens() {
+        return Looked::Nowhere;
+    }
+    let mut words = [0; 5];
+    let high = key(packet, |index, word| words[index] = word);
+    let spot = spot(words, maps::config().seed);
+    let number = first_flow(spot.line & (Flows::mask() >> 3), spot.tag);
+    if number == 0 {
+        return Looked::Nowhere;
+    }
+    match table::hold::<Flows>(number & Flows::mask(), &words) {
+        None => Looked::NotFirst,
+        Some(found) if is_live(packet, found, high, now) => Looked::Found(Entry { found, high }),
+        Some(_) => Looked::Nowhere,
+    }
 }
 
 /// Looks for the live entry of the flow of a packet that is kept.
 #[inline(always)]
-pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
+pub fn find_kept(packet: &Packet, now: u64) -> Option<Found> {
     if packet.tcp_opens() {
         return None;
     }
@@ -130,54 +193,127 @@ pub fn find_kept(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
 
 /// The same, also for a packet that opens a connection. A function of its own: the stack has no room for the key on every way.
 #[inline(never)]
-pub fn find_any(packet: &Packet, now: u64) -> Option<NonNull<Flow>> {
-    let row = aside()?;
-    let high = make_key(packet, row) != 0;
-    live(packet, &row.key, high, now)
+pub fn find_any(packet: &Packet, now: u64) -> Option<Found> {
+    find_here(packet, now)
+}
+
+/// The same, where the stack has room for it.
+#[inline(always)]
+pub fn find_here(packet: &Packet, now: u64) -> Option<Found> {
+    let high = make_key(packet) != 0;
+    let number = search_flows();
+    let found = table::hold::<Flows>(number, &table::asked()?.words)?;
+    is_live(packet, found, high, now).then_some(found)
+}
+
+/// Makes the key that is asked for. Whether the packet's source is the key's `high`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn make_key(packet: *const Packet) -> u32 {
+    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
+    let (Some(packet), Some(asked)) = (unsafe { packet.as_ref() }, table::asked()) else { return 0 };
+    let high = key(packet, |index, word| asked.put(index, word));
+    asked.find_spot();
+    high.into()
+}
+
+/// The flow table.
+enum Flows {}
+
+impl Table for Flows {
+    type Key = FlowKey;
+    type Value = Flow;
+    const NUMBER: u32 = 0;
+
+    #[inline(always)]
+    fn line(number: u32) -> Option<NonNull<Line>> {
+        NonNull::new(FLOW_INDEX.get_ptr_mut(number)?)
+    }
+
+    #[inline(always)]
+    fn row(number: u32) -> Option<NonNull<FlowRow>> {
+        NonNull::new(FLOWS.get_ptr_mut(number)?)
+    }
+
+    #[inline(always)]
+    fn mask() -> u32 {
+        maps::config().flow_rows_mask
+    }
+
+    #[inline(always)]
+    fn nanoseconds(key: &FlowKey, flow: &Flow) -> (u64, u64) {
+        (flow.seen_at, timeout_nanoseconds(&maps::config(), key.protocol, flow.flags))
+    }
+
+    #[inline(always)]
+    fn left(number: u32, now: u64) -> u64 {
+        flow_left(number, now)
+    }
+
+    #[inline(always)]
+    fn fetch(first: u32) -> u32 {
+        fetch_flows(first)
+    }
+
+    #[inline(always)]
+    fn end(flow: &mut Flow) {
+        flow.seen_at = 0;
+    }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn make_key(packet: *const Packet, row: *mut Row) -> u32 {
-    // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(packet), Some(row)) = (unsafe { (packet.as_ref(), row.as_mut()) }) else {
-        return 0;
-    };
-    let high;
-    (row.key, high) = key(packet);
-    high.into()
+extern "C" fn first_flow(line: u32, tag: u32) -> u32 {
+    table::first::<Flows>(line, tag)
 }
 
-/// A row of the flow table in the making.
-#[derive(Clone, Copy)]
-pub struct Row {
-    key: FlowKey,
-    flow: Flow,
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_flows() -> u32 {
+    table::asked().map_or(0, |asked| table::search::<Flows>(asked, 0))
 }
 
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_left(number: u32, now: u64) -> u64 {
+    table::left::<Flows>(number, now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fetch_flows(first: u32) -> u32 {
+    table::fetch::<Flows>(first)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reserve_flow(now: u64) -> u32 {
+    table::reserve::<Flows>(now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn room_for_flow(now: u64) -> u32 {
+    table::room::<Flows>(now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_flow(place: u32, last: u32) -> u32 {
+    table::enter::<Flows>(place, last != 0, false)
+}
+
+/// Whether an entry is the flow's still. One that is over is not: timed out, or closed and opened again.
 #[inline(always)]
-fn aside() -> Option<&'static mut Row> {
-    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
-    ROW.get_ptr_mut(0).map(|row| unsafe { &mut *row })
-}
-
-/// The live entry of the packet's flow. One that is over is none: timed out, or closed and opened again.
-#[inline(always)]
-fn live(packet: &Packet, key: &FlowKey, high: bool, now: u64) -> Option<NonNull<Flow>> {
-    let pointer = FLOWS.get_ptr_mut(key)?;
-    // SAFETY: the kernel's element. Two CPUs may see an entry while the least recently used is taken for another key; the
-    // window is the kernel's, of every user of these maps.
-    let flow = unsafe { &*pointer };
-    let flags = flow.flags;
-    let entry = Entry { flow: NonNull::new(pointer)?, high };
-    if now.saturating_sub(flow.seen_at) > timeout_nanoseconds(&maps::config(), packet.protocol, flags) {
-        return None;
+fn is_live(packet: &Packet, found: Found, high: bool, now: u64) -> bool {
+    let entry = Entry { found, high };
+    let flags = entry.flow().flags;
+    if now.saturating_sub(entry.flow().seen_at) > timeout_nanoseconds(&maps::config(), packet.protocol, flags)
+    {
+        return false;
     }
     // A new connection on the same ports: over a closed one, or from the party that only ever answered.
-    if packet.tcp_opens() && (!entry.original() || is_closed(flags)) {
-        return None;
-    }
-    Some(entry.flow)
+    !packet.tcp_opens() || (entry.original() && !is_closed(flags))
 }
 
 #[inline(always)]
@@ -189,8 +325,16 @@ fn is_closed(flags: u16) -> bool {
 impl Entry {
     #[inline(always)]
     fn flow(&self) -> &Flow {
-        // SAFETY: as in `live`.
-        unsafe { self.flow.as_ref() }
+        // SAFETY: an element of an array, which never moves; what other CPUs write are whole numbers. Of which flow they are,
+        // `Held::is_still` tells.
+        unsafe { &(*self.found.row.as_ptr()).value }
+    }
+
+    /// What is left of an entry whose verdict does not hold; `None`: it is another flow's by now.
+    #[inline(always)]
+    pub fn state(&self) -> Option<State> {
+        let state = State { original: self.original(), flags: self.flags() };
+        self.found.is_still().then_some(state)
     }
 
     /// Whether the packet goes the way of the first.
@@ -223,9 +367,8 @@ impl Entry {
         is_closed(self.flow().flags)
     }
 
-    /// State to carry over when the flow is judged again.
     #[inline(always)]
-    pub fn flags(&self) -> u16 {
+    fn flags(&self) -> u16 {
         self.flow().flags & !flow_flags::FROM_HIGH
     }
 
@@ -283,11 +426,17 @@ impl Entry {
             || host_holds(self.flow().judged_at) != 0
     }
 
-    /// Notes the packet: when, and what it changes of the flow's state.
+    /// Notes the packet: when, and what it changes of the flow's state. Whether what was read since the entry was found is this
+    /// flow's; if not, nothing holds.
     #[inline(always)]
-    pub fn touch(&self, packet: &Packet, now: u64) {
-        // SAFETY: as in `live`; other CPUs may do the same, and any of the times is right.
-        unsafe { (*self.flow.as_ptr()).seen_at = now };
+    #[must_use]
+    pub fn touch(&self, packet: &Packet, now: u64) -> bool {
+        if !self.found.is_still() {
+            return false;
+        }
+        // SAFETY: as in `flow`; other CPUs may do the same, and any of the times is right.
+        let flow = unsafe { &raw mut (*self.found.row.as_ptr()).value };
+        unsafe { (*flow).seen_at = now };
         let flags = self.flow().flags;
         let news = flags_of(packet, self.original()) & !flags;
         if news != 0 {
@@ -296,12 +445,13 @@ impl Entry {
             unsafe {
                 asm!(
                     "lock *(u64 *)({flow} + {offset}) |= {news}",
-                    flow = in(reg) self.flow.as_ptr(),
+                    flow = in(reg) flow,
                     offset = const WORD_OF_FLAGS,
                     news = in(reg) u64::from(news) << FLAGS_SHIFT,
                 );
             }
         }
+        true
     }
 }
 
@@ -348,33 +498,67 @@ pub fn remember(
     previous: Option<u16>,
     moment: &Moment,
 ) -> Result<(), Reason> {
-    let state = match previous {
-        Some(flags) => u32::from(flags) | FOUND,
-        None => 0,
-    } | if original { ORIGINAL } else { 0 };
-    if write_flow(packet, ends, state, moment) == 0 { Ok(()) } else { Err(Reason::KernelError) }
+    let high = make_key(packet) != 0;
+    let found = if previous.is_some() { FOUND } else { 0 };
+    let state = State { original, flags: previous.unwrap_or(0) }.number() & !FOUND | found;
+    let state = if high { state | HIGH } else { state };
+    // One after the other, and not one in the other, for the stack's sake.
+    let done = match reserve_flow(moment.now) {
+        table::KNOWN => write_flow(packet, ends, state | IN_PLACE, moment) != 0,
+        table::NEW => {
+            write_flow(packet, ends, state, moment) != 0
+                && table::enter_in_steps(|last| enter_flow(room_for_flow(moment.now), last))
+        }
+        _ => false,
+    };
+    if done { Ok(()) } else { Err(Reason::KernelError) }
 }
 
-/// Above the previous flags in `write_flow`'s `state`: the packet is of the original direction; there was an entry.
+/// Above the flags in a state's number: the packet is of the original direction; there was an entry; the source
+/// is the key's `high`; the row is the key's already.
 const ORIGINAL: u32 = 1 << 16;
 const FOUND: u32 = 1 << 17;
+const HIGH: u32 = 1 << 18;
+const IN_PLACE: u32 = 1 << 19;
 
+/// Writes the row that was reserved.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn write_flow(packet: *const Packet, ends: *const Ends, state: u32, moment: *const Moment) -> u32 {
     // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(packet), Some(ends), Some(moment), Some(row)) =
-        (unsafe { (packet.as_ref(), ends.as_ref(), moment.as_ref(), aside()) })
+    let (Some(packet), Some(ends), Some(moment), Some(asked)) =
+        (unsafe { (packet.as_ref(), ends.as_ref(), moment.as_ref(), table::asked()) })
     else {
-        return 1;
+        return 0;
     };
-    let high;
-    (row.key, high) = key(packet);
+    let high = state & HIGH != 0;
     let original = state & ORIGINAL != 0;
+    let mut flags =
+        state as u16 | flags_of(packet, original) | if original == high { flow_flags::FROM_HIGH } else { 0 };
+    let taken = if state & IN_PLACE == 0 {
+        table::reserved::<Flows>(asked)
+    } else {
+        let Some(found) = table::known::<Flows>(asked) else { return 1 };
+        // Known after all: a connection's first packet comes again.
+        if state & FOUND == 0 && is_live(packet, found, high, moment.now) {
+            flags |= Entry { found, high }.flags();
+        }
+        table::take_held::<Flows>(found)
+    };
+    // Where there is none, another CPU writes what it has found out about the flow.
+    let Some(mut taken) = taken else { return 1 };
+    write(taken.value(), ends, original, flags, moment);
+    if state & IN_PLACE != 0 {
+        taken.publish();
+    }
+    1
+}
+
+#[inline(always)]
+fn write(flow: &mut Flow, ends: &Ends, original: bool, flags: u16, moment: &Moment) {
     let (from, to) =
         if original { (&ends.source, &ends.destination) } else { (&ends.destination, &ends.source) };
-    let from_high = if original == high { flow_flags::FROM_HIGH } else { 0 };
-    row.flow = Flow {
+    *flow = Flow {
         judged_at: moment.epoch,
         seen_at: moment.now,
         source_identity: from.identity,
@@ -384,21 +568,10 @@ extern "C" fn write_flow(packet: *const Packet, ends: *const Ends, state: u32, m
         // Slots and classes are what the layout says: fewer than these take.
         original_node: to.node as u16,
         reply_node: from.node as u16,
-        flags: state as u16 | from_high | flags_of(packet, original),
+        flags,
         source_class: from.class as u8,
         destination_class: to.class as u8,
     };
-    if state & FOUND == 0 {
-        if FLOWS.insert(&row.key, &row.flow, BPF_NOEXIST.into()).is_ok() {
-            return 0;
-        }
-        // Known after all: a connection's first packet comes again, or what is there is over.
-        if let Some(flow) = live(packet, &row.key, high, moment.now) {
-            row.flow.flags |= Entry { flow, high }.flags();
-        }
-    }
-    // Replaced as a whole, so that no other CPU sees half of one verdict and half of another.
-    FLOWS.insert(&row.key, &row.flow, BPF_ANY.into()).is_err().into()
 }
 
 /// The clock of the flow table: coarse, because a fine one costs as much as a look-up.

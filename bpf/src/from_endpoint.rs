@@ -5,7 +5,7 @@ use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
     bandwidth,
-    conntrack::{self, Ends, Entry},
+    conntrack::{self, Ends, Entry, Looked},
     deliver,
     events::{Done, Trace},
     forge, fragment,
@@ -39,10 +39,11 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let now = conntrack::now();
-    let flow;
+    let looked;
     let packet = match plain::packet(ctx, &frame, ethertype) {
         Some(packet) => {
-            let entry = conntrack::find(&packet, now);
+            looked = conntrack::find(&packet, now);
+            let entry = looked.entry();
             if let Some((to, receiver)) = pass(&frame, &packet, entry, endpoint, ifindex, now) {
                 if entry.is_some_and(|entry| entry.answers_for_service()) {
                     *seen = Some(packet.keep_answer()?);
@@ -53,7 +54,6 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
                 }
                 return sent;
             }
-            flow = entry.map(|entry| entry.flow);
             &*packet.keep()?
         }
         None => {
@@ -62,7 +62,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
             if neighbour::is_discovery(packet) {
                 return neighbour::discovery(ctx, packet, endpoint);
             }
-            flow = conntrack::find_kept(packet, now);
+            looked = Looked::unless_opens(packet);
             packet
         }
     };
@@ -72,6 +72,7 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     forge::refuse_destination(&frame, packet)?;
     forge::refuse_source(endpoint, packet)?;
     forge::refuse_encapsulation(packet)?;
+    let flow = looked.or_anywhere(packet, now);
     let Some(flow) = service::called(ctx, packet, flow, Side::INSIDE, now)? else {
         return reject(ctx, endpoint, ifindex);
     };
@@ -142,8 +143,7 @@ fn remembered(
         own if own == ifindex => Some(endpoint),
         _ => Some(still_there(packet, &entry, &ends.destination)?),
     };
-    entry.touch(packet, now);
-    Some((ends.destination, receiver))
+    entry.touch(packet, now).then_some((ends.destination, receiver))
 }
 
 /// Where a packet goes after its flow was allowed, with the receiving endpoint where it was looked up on the way.
@@ -164,7 +164,8 @@ fn judge(
         source: Peer { identity: endpoint.identity, class: Class::Fleet as u32, node: 0, ifindex },
         destination: maps::peer_of(&packet.destination),
     };
-    verdict::decide(ctx, packet, entry, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)?;
+    let known = entry.and_then(|entry| entry.state());
+    verdict::decide(ctx, packet, known, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)?;
     Ok((ends.destination, None))
 }
 

@@ -143,8 +143,7 @@ fn remembered(
     if !entry.holds_for(receiver, &ends.destination) {
         return None;
     }
-    entry.touch(packet, now);
-    Some((receiver, ends.destination.ifindex))
+    entry.touch(packet, now).then_some((receiver, ends.destination.ifindex))
 }
 
 #[inline(always)]
@@ -167,7 +166,8 @@ fn judge(
         Receiver::Host if host::passes(packet, entry, &ends, moment.now) => return Ok(receiver),
         Receiver::Host => Hook::NONE,
     };
-    verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)?;
+    let known = entry.and_then(|entry| entry.state());
+    verdict::decide(ctx, packet, known, &ends, hook, moment, trace)?;
     Ok(receiver)
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use weft_shared::layout::{Address, Class, Peer, Point, Reason};
 
 use crate::{
-    conntrack::{self, Ends, Entry},
+    conntrack::{self, Ends, Entry, State},
     deliver,
     events::{Done, Trace},
     forge, fragment,
@@ -124,10 +124,11 @@ extern "C" fn judge_own(
     };
     let ctx = &TcContext::new(skb);
     let now = conntrack::now();
-    let entry = Entry::of(packet, conntrack::find_kept(packet, now));
-    if !remembered(packet, entry, ends, now) {
+    let known = own_flow(packet, ends, now);
+    if known != HOLDS {
         let moment = Moment { epoch, now, point: point(ends) };
-        if let Err(reason) = verdict::decide(ctx, packet, entry, ends, Hook::NONE, moment, trace) {
+        let known = State::from_number(known);
+        if let Err(reason) = verdict::decide(ctx, packet, known, ends, Hook::NONE, moment, trace) {
             return reason as u32;
         }
     }
@@ -136,6 +137,23 @@ extern "C" fn judge_own(
         Err(reason) => reason as u32,
     }
 }
+
+/// What is known of a packet's flow that does not hold, as a number; or [`HOLDS`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn own_flow(packet: *const Packet, ends: *const Ends, now: u64) -> u32 {
+    // SAFETY: as above.
+    let (Some(packet), Some(ends)) = (unsafe { (packet.as_ref(), ends.as_ref()) }) else { return 0 };
+    let found = if packet.tcp_opens() { None } else { conntrack::find_here(packet, now) };
+    let entry = Entry::of(packet, found);
+    if remembered(packet, entry, ends, now) {
+        return HOLDS;
+    }
+    entry.and_then(|entry| entry.state()).map_or(0, State::number)
+}
+
+/// In place of what is known.
+const HOLDS: u32 = u32::MAX;
 
 /// Where it is: to endpoints the node sends through the overlay alone.
 #[inline(always)]
@@ -155,13 +173,7 @@ pub fn passes(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> b
 
 #[inline(always)]
 fn remembered(packet: &Packet, entry: Option<Entry>, ends: &Ends, now: u64) -> bool {
-    match entry {
-        Some(entry) if holds(&entry, ends) => {
-            entry.touch(packet, now);
-            true
-        }
-        _ => false,
-    }
+    entry.is_some_and(|entry| holds(&entry, ends) && entry.touch(packet, now))
 }
 
 /// Whether the verdict was given for these parties, and nothing has changed since.

@@ -1,5 +1,5 @@
 //! The kernel programs of Weft. An entry point for each hook; what a hook does is in the module of its name, and the words
-//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
+//! they share in theirs: `parse` (bytes to a packet), `conntrack` (the flow table, as `table` has it), `verdict` (the policy), `related` (ICMP errors), `host` (the node as a subject), `deliver` (on
 //! its way), `neighbour` (ARP and ND), `fragment` (what came in pieces), `prefilter` (sources that nobody listens to), `bandwidth` (how much of it at a time), `xdp` (what uplinks do before the stack), `balance`, `connections` and `snat` (services), `decapsulate` (what another node balanced), `forge` (what an endpoint must not send), `events` (counters and drops).
 //!
 //! Functions with `no_mangle` are what the verifier calls global (kernel 5.6, pointers to memory 5.12): it looks at each once,
@@ -39,6 +39,7 @@ mod sctp;
 mod service;
 mod snat;
 mod sock;
+mod table;
 mod to_endpoint;
 mod to_overlay;
 mod translate;

@@ -1,17 +1,19 @@
 //! The maps and the load-time constants, as `weft_shared::layout` says what they hold.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG},
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key,
     },
     macros::btf_map,
 };
 use weft_shared::layout::{
-    Action, Address, BOOK_ROWS_MAX, Book, Config, Connection, ConnectionKey, Direction, Endpoint, Event,
-    FailsafeKey, Flow, FlowKey, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey,
-    RuleKey, RuntimeState, Subject, Told, ToldKey,
+    Action, Address, BOOK_ROWS_MAX, Book, Config, ConnectionRow, Direction, Endpoint, Event, FailsafeKey,
+    FlowRow, Fragment, FragmentKey, Node, Peer, PeerKey, PolicyRow, PortKey, PrefixKey, RuleKey,
+    RuntimeState, Subject, Told, ToldKey,
     maps::{
         AFFINITY_MAX, BOOKS_MAX, BUCKETS_MAX, CONNECTIONS_MAX, COUNTERS_MAX, Counter, ENDPOINTS_MAX,
         EVENTS_BYTES, FAILSAFE_MAX, FLOWS_MAX, FRAGMENTS_MAX, FRONTENDS_MAX, IPCACHE_MAX, NODE_ADDRESSES_MAX,
@@ -25,10 +27,11 @@ use weft_shared::layout::{
         TableNote,
     },
     shaping::{BucketKey, Pair, RoundTrips},
+    table::{Line, ROWS_OF_A_LINE},
 };
 
 use crate::{
-    conntrack::{Row, forgotten},
+    conntrack::forgotten,
     events::AllowedBy,
     fragment::Cut,
     pace::Storage,
@@ -37,6 +40,7 @@ use crate::{
     related::Quoted,
     service::Call,
     snat::Answer,
+    table::Asked,
     xdp::{
         hop::{HOPS_MAX, Hop},
         rate::{COUNTED, Done},
@@ -46,6 +50,9 @@ use crate::{
 
 /// Memory by the row: a node pays for what it was told, not for the largest fleet.
 const GROWING: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The daemon sees their memory (kernel 5.5, commit fc9702273e2e), and their elements begin where cache lines do.
+const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 /// The longest-prefix-match maps want keys in two parts; these are `PrefixKey`, `RuleKey`, `FailsafeKey` and `SourceKey`
 /// without their lengths.
@@ -83,7 +90,9 @@ pub static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub static RUNTIME: Array<RuntimeState, 1> = Array::new();
 #[btf_map]
-pub static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_MAX> = LruHashMap::new();
+pub static FLOWS: Array<FlowRow, FLOWS_MAX, SHARED> = Array::new();
+#[btf_map]
+pub static FLOW_INDEX: Array<Line, { FLOWS_MAX / ROWS_OF_A_LINE as usize }, SHARED> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, FRAGMENTS_MAX> = LruHashMap::new();
 #[btf_map]
@@ -124,7 +133,10 @@ pub static SOCKET_FLOWS: LruHashMap<SocketFlowKey, Party, SOCKET_FLOWS_MAX> = Lr
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, AFFINITY_MAX> = LruHashMap::new();
 #[btf_map]
-pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, CONNECTIONS_MAX> = LruHashMap::new();
+pub static CONNECTIONS: Array<ConnectionRow, CONNECTIONS_MAX, SHARED> = Array::new();
+#[btf_map]
+pub static CONNECTION_INDEX: Array<Line, { CONNECTIONS_MAX / ROWS_OF_A_LINE as usize }, SHARED> =
+    Array::new();
 #[btf_map]
 pub static SERVED_PORTS: Array<u64, { SERVED_WORDS as usize }> = Array::new();
 #[btf_map]
@@ -186,17 +198,29 @@ pub static CUT: PerCpuArray<Cut, 1> = PerCpuArray::new();
 /// What later fragments will be given, on its way to the table: the stack has no room for it.
 #[btf_map]
 pub static HANDED_ON: PerCpuArray<Fragment, 1> = PerCpuArray::new();
-/// A row of the flow table on its way there: the stack has no room for it.
+/// What a table is asked for: the stack has no room for it.
 #[btf_map]
-pub static ROW: PerCpuArray<Row, 1> = PerCpuArray::new();
+pub static ASKED: PerCpuArray<Asked, 1> = PerCpuArray::new();
+/// Where this CPU goes on with the rows of each table.
+#[btf_map]
+pub static CURSORS: PerCpuArray<u64, 2> = PerCpuArray::new();
+/// Where whoever takes rows next goes on, of each table.
+#[btf_map]
+pub static HEADS: Array<u64, 2> = Array::new();
 /// What an ICMP error quotes.
 #[btf_map]
 pub static QUOTED: PerCpuArray<Quoted, 1> = PerCpuArray::new();
 
 /// What the load fixed.
 #[inline(always)]
-pub fn config() -> Config {
-    CONFIG.load()
+pub fn config() -> &'static Config {
+    let mut config = (&raw const CONFIG).cast::<Config>();
+    // SAFETY: nobody writes it once programs are loaded. The compiler must not know what is there before, nor read more of it than
+    // is asked for.
+    unsafe {
+        asm!("/* {config} */", config = inout(reg) config, options(nomem, nostack, preserves_flags, pure));
+        &*config
+    }
 }
 
 /// The node's state, each field read once. Whoever judges reads this before any other table (see `RuntimeState::epoch`).

@@ -7,11 +7,9 @@
 pub mod direct;
 mod too_long;
 
-use core::ptr::NonNull;
-
 use aya_ebpf::programs::TcContext;
 use weft_shared::layout::{
-    Address, Class, Connection, ConnectionKey, Flow, Leg, Reason, connection_flags,
+    Address, Class, Connection, ConnectionKey, Leg, Reason, connection_flags,
     maps::BACKENDS_MAX,
     service::{
         ANY_SERVED, AffinityKey, ClientKind, Frontend, FrontendKey, Party, ServiceBackend, backend_flags,
@@ -22,7 +20,7 @@ use weft_shared::layout::{
 use crate::{
     balance::{self, Table},
     connections,
-    conntrack::{self, Ends, Entry, forgotten},
+    conntrack::{self, Ends, Entry, Found, forgotten},
     fragment::{self, Part},
     maps::{self, CALL, OWN_ADDRESSES, SERVED_PORTS},
     parse::{self, Packet, Service, protocol, tcp},
@@ -126,10 +124,10 @@ pub fn may_be_called(packet: &Packet) -> bool {
 pub fn called(
     ctx: &TcContext,
     packet: &Packet,
-    flow: Option<NonNull<Flow>>,
+    flow: Option<Found>,
     side: Side,
     now: u64,
-) -> Result<Option<Option<NonNull<Flow>>>, Reason> {
+) -> Result<Option<Option<Found>>, Reason> {
     if packet.is_icmp() {
         if any() {
             quoted::call(ctx, packet, side)?;
@@ -174,7 +172,7 @@ pub fn refuse_strange(packet: &Packet, entry: Option<Entry>) -> Result<(), Reaso
 #[inline(always)]
 pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> {
     let answers = match entry {
-        Some(entry) => entry.answers_for_service(),
+        Some(entry) => entry.answers_for_service() && entry.found.is_still(),
         None => any() && is_answer(packet),
     };
     if answers {
@@ -187,7 +185,11 @@ pub fn mark_answer(packet: &Packet, entry: Option<Entry>) -> Result<(), Reason> 
 /// for the stack's sake.
 #[inline(always)]
 fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
-    if go_on(side.0, now) == 0 {
+    let known = go_on(side.0, now);
+    if known & LOOK_AFTER != 0 {
+        look_after_answers();
+    }
+    if known == 0 {
         match seek(side.0) {
             OTHER => return Ok(Called::Other),
             NOBODY => return Ok(Called::Nobody),
@@ -220,8 +222,12 @@ fn call(ctx: &TcContext, side: Side, now: u64) -> Result<Called, Reason> {
     Ok(Called::Backend)
 }
 
+/// Beside what [`go_on`] answers: the row for the way back is to be looked after.
+const LOOK_AFTER: u32 = 2;
+
 /// Whether the packet in hand is of a connection that is known and holds, whose row then is in hand. Most packets that open one
-/// are not.
+/// are not. Once in a while its use is noted, and the row for the way back, which may have been taken for another connection, is
+/// looked after.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn go_on(side: u32, now: u64) -> u32 {
@@ -234,16 +240,22 @@ extern "C" fn go_on(side: u32, now: u64) -> u32 {
     if packet.tcp_opens() {
         return 0;
     }
-    let Some(known) = known(&call.key) else { return 0 };
+    let Some(mut known) = connections::find_near(&call.key) else { return 0 };
+    // SAFETY: as in `known`.
+    let known = unsafe { known.as_mut() };
     let side = Side(side);
     let meant = !side.is_forwarded() || lower_half(&known.destination.address) == side.half();
-    if !meant || has_come_into_pools(known) || !holds(known, now) {
+    if !meant || has_come_into_pools(known) || !holds(known) {
         return 0;
     }
     copy_party(&mut call.row.source, &known.source);
     copy_party(&mut call.row.destination, &known.destination);
     call.row.flags = known.flags;
-    1
+    if now.saturating_sub(known.seen_at) <= SEEN_NANOSECONDS {
+        return 1;
+    }
+    known.seen_at = now;
+    1 | LOOK_AFTER
 }
 
 /// Room for the ends of the call in hand: the stack has none.
@@ -310,18 +322,10 @@ fn has_come_into_pools(row: &Connection) -> bool {
 /// How exactly rows say when they were used.
 const SEEN_NANOSECONDS: u64 = 1_000_000_000;
 
-/// Whether the backend is known to be the service's still. Once in a while its use is noted, and the row for the way back, which may have
-/// been taken for another connection, is looked after.
+/// Whether the backend is known to be the service's still.
 #[inline(always)]
-fn holds(known: &mut Connection, now: u64) -> bool {
-    if !Table::of(known.table).is_some_and(|table| table.digest() == known.digest) {
-        return false;
-    }
-    if now.saturating_sub(known.seen_at) > SEEN_NANOSECONDS {
-        known.seen_at = now;
-        look_after_answers();
-    }
-    true
+fn holds(known: &Connection) -> bool {
+    Table::of(known.table).is_some_and(|table| table.digest() == known.digest)
 }
 
 #[unsafe(no_mangle)]

@@ -4,23 +4,17 @@
 use core::{arch::asm, ptr::NonNull};
 
 use weft_shared::layout::{
-    Address, Connection, ConnectionKey, Leg, connection_flags,
+    Address, Connection, ConnectionKey, Leg, connection_flags, connection_nanoseconds,
     service::{Party, packet_hash},
 };
 
 use crate::{
     connections,
     maps::{ANSWER, config},
-    parse::protocol,
 };
 
 /// Ports that are tried. With nine of ten taken, one in 2,000 connections finds none.
 const PROBES: u32 = 72;
-const SECOND: u64 = 1_000_000_000;
-/// After which a port may be given again, in nanoseconds since the connection's last packet (RFC 4787, RFC 5382, RFC 7857).
-const TCP_OVER: u64 = 7440 * SECOND;
-const TCP_ENDED_OVER: u64 = 10 * SECOND;
-const OTHERS_OVER: u64 = 300 * SECOND;
 
 /// Whether a port (network order) may be of SNAT.
 #[inline(always)]
@@ -51,12 +45,20 @@ pub extern "C" fn snat_port(
     let mut place = packet_hash(&row.destination, backend, question.protocol) % ports;
     for _ in 0..PROBES {
         key.destination_port = ((first + place) as u16).to_be();
-        if connections::add(key, row) || take_over(key, row, now) {
+        if try_port(now) != 0 {
             return key.destination_port.into();
         }
-        place = if place + 1 == ports { 0 } else { place + 1 };
+        // Without a branch: the verifier would follow both ways to the end of the loop.
+        place = (place + 1) % ports;
     }
     0
+}
+
+/// Whether the answers' row is there now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn try_port(now: u64) -> u32 {
+    in_hand().is_some_and(|Answer { key, row }| connections::add(key, row) || take_over(key, row, now)).into()
 }
 
 /// In `flags` of [`snat_keep`]: the connection begins anew.
@@ -119,15 +121,19 @@ fn answer(
     flags: u32,
     now: u64,
 ) -> Option<&'static mut Answer> {
-    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
-    let Answer { key, row } = ANSWER.get_ptr_mut(0).map(|answer| unsafe { &mut *answer })?;
+    let Answer { key, row } = in_hand()?;
     (key.source, key.source_port) = (backend.address, backend.port);
     (key.destination, key.destination_port) = (*own, port);
     (key.protocol, key.leg, key.zero) = (question.protocol, Leg::Answer as u8, [0; 2]);
     row.source = Party { address: question.destination, port: question.destination_port, zero: 0 };
     row.destination = Party { address: question.source, port: question.source_port, zero: 0 };
     (row.flags, row.table, row.digest, row.seen_at) = (flags & !BEGINS, 0, 0, now);
-    // SAFETY: as above.
+    in_hand()
+}
+
+#[inline(always)]
+fn in_hand() -> Option<&'static mut Answer> {
+    // SAFETY: an element of an array, which never moves, and only this program's now (see `Packet::keep`).
     ANSWER.get_ptr_mut(0).map(|answer| unsafe { &mut *answer })
 }
 
@@ -137,14 +143,9 @@ fn take_over(key: &ConnectionKey, row: &Connection, now: u64) -> bool {
     let Some(there) = connections::find(key) else { return false };
     // SAFETY: the kernel's element; see `connections::find`.
     let (seen_at, flags) = unsafe { ((*there.as_ptr()).seen_at, (*there.as_ptr()).flags) };
-    let over = if key.protocol != protocol::TCP {
-        OTHERS_OVER
-    } else if flags & connection_flags::ENDED != 0 {
-        TCP_ENDED_OVER
-    } else {
-        TCP_OVER
-    };
-    now.saturating_sub(seen_at) > over && is_first(there, seen_at, now) && connections::put(key, row)
+    now.saturating_sub(seen_at) > connection_nanoseconds(key.protocol, flags)
+        && is_first(there, seen_at, now)
+        && connections::put(key, row)
 }
 
 /// Whether nobody else has changed the time since it was read.

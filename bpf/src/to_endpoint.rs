@@ -5,7 +5,7 @@ use weft_shared::layout::{Class, Endpoint, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
     bandwidth,
-    conntrack::{self, Ends, Entry},
+    conntrack::{self, Ends, Entry, Looked},
     deliver,
     events::{Done, TC_ACT_OK, Trace},
     fragment,
@@ -37,10 +37,11 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
     };
     let frame = if ethertype == ETHERTYPE_IPV6 { frame.with_headers_v6(ctx) } else { frame };
     let now = conntrack::now();
-    let flow;
+    let looked;
     let packet = match plain::packet(ctx, &frame, ethertype) {
         Some(packet) => {
-            let entry = conntrack::find(&packet, now);
+            looked = conntrack::find(&packet, now);
+            let entry = looked.entry();
             if has_address(endpoint, &packet.destination)
                 && remembered(ctx, &packet, entry, endpoint, ifindex, now)
             {
@@ -50,7 +51,6 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
                 }
                 return deliver(ctx, endpoint);
             }
-            flow = entry.map(|entry| entry.flow);
             &*packet.keep()?
         }
         None => {
@@ -62,12 +62,12 @@ pub fn run(ctx: &TcContext, seen: &mut Option<&'static Packet>, trace: &mut Trac
                 }
                 return Err(Reason::NeighbourIgnored);
             }
-            flow = conntrack::find_kept(packet, now);
+            looked = Looked::unless_opens(packet);
             packet
         }
     };
     *seen = Some(packet);
-    let entry = Entry::of(packet, flow);
+    let entry = Entry::of(packet, looked.or_anywhere(packet, now));
     if !has_address(endpoint, &packet.destination) {
         let [first, _] = Frame::of(ctx).read::<[u8; 2]>(0)?;
         return Err(if first & 1 != 0 { Reason::Multicast } else { Reason::NoEndpoint });
@@ -105,16 +105,13 @@ fn remembered(
 ) -> bool {
     let Some(entry) = entry else { return false };
     let ends = entry.ends();
-    let holds = ends.destination.ifindex == ifindex
+    ends.destination.ifindex == ifindex
         && came_by_its_way(ctx, &ends.source)
         && entry.holds_for(endpoint, &ends.destination)
         && entry.holds_for_nodes()
         && entry.holds_for_host(&ends)
-        && sender_holds(packet, &entry, &ends.source);
-    if holds {
-        entry.touch(packet, now);
-    }
-    holds
+        && sender_holds(packet, &entry, &ends.source)
+        && entry.touch(packet, now)
 }
 
 #[inline(always)]
@@ -138,7 +135,8 @@ fn judge(
     if !came_by_its_way(ctx, &ends.source) {
         return Err(Reason::PoolSourceOutsideOverlay);
     }
-    verdict::decide(ctx, packet, entry, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)
+    let known = entry.and_then(|entry| entry.state());
+    verdict::decide(ctx, packet, known, &ends, Hook { endpoint: Some(endpoint), ifindex }, moment, trace)
 }
 
 /// A source inside the pools comes from its endpoint's interface or out of the overlay, where its right to the address

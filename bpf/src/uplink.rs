@@ -1,15 +1,11 @@
 //! What crosses the node's uplinks: endpoints talk with the world and with other nodes here; so does the node itself, which
 //! is judged where host policies select it (see `host`).
 
-use core::ptr::NonNull;
-
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use weft_shared::layout::{
-    Class, Endpoint, FIRST_GLOBAL_IDENTITY, Flow, Peer, Point, Reason, endpoint_flags,
-};
+use weft_shared::layout::{Class, Endpoint, FIRST_GLOBAL_IDENTITY, Peer, Point, Reason, endpoint_flags};
 
 use crate::{
-    conntrack::{self, Ends, Entry, forgotten},
+    conntrack::{self, Ends, Entry, Found, forgotten},
     decapsulate, deliver,
     events::{Done, Trace},
     fragment,
@@ -75,7 +71,7 @@ pub fn receive(
 /// What becomes of a packet that is for no endpoint of this node as it comes.
 enum Turn {
     /// It is for one now, which a service has as its backend.
-    Deliver(Option<NonNull<Flow>>),
+    Deliver(Option<Found>),
     /// It goes on.
     Done(Done),
     /// It calls no service.
@@ -230,8 +226,8 @@ fn judge(
             && may_come_by_uplink(&ends.source)
             && entry.holds_for(receiver, &ends.destination)
             && entry.holds_for_nodes()
+            && entry.touch(packet, moment.now)
         {
-            entry.touch(packet, moment.now);
             return Ok(());
         }
     }
@@ -247,7 +243,8 @@ fn judge(
         return Err(Reason::Spoofed);
     }
     let hook = Hook { endpoint: Some(receiver), ifindex: to.ifindex };
-    verdict::decide(ctx, packet, entry, &ends, hook, moment, trace)
+    let known = entry.and_then(|entry| entry.state());
+    verdict::decide(ctx, packet, known, &ends, hook, moment, trace)
 }
 
 #[inline(always)]

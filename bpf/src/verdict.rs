@@ -9,7 +9,7 @@ use weft_shared::layout::{
 };
 
 use crate::{
-    conntrack::{self, Ends, Entry},
+    conntrack::{self, Ends, State},
     events::{self, Trace},
     maps::{self, PEER_RULES, SUBJECTS},
     parse::{Echo, Packet, Service},
@@ -98,7 +98,7 @@ pub fn own_endpoint(peer: &Peer, address: &Address) -> Result<&'static Endpoint,
 pub fn decide(
     ctx: &TcContext,
     packet: &'static Packet,
-    entry: Option<Entry>,
+    known: Option<State>,
     ends: &Ends,
     hook: Hook,
     moment: Moment,
@@ -118,12 +118,12 @@ pub fn decide(
     if ends.source.ifindex != 0 && ends.source.ifindex == ends.destination.ifindex {
         return conntrack::remember(packet, true, ends, None, &moment);
     }
-    if let Some(entry) = entry {
-        let way = if entry.original() { Way::Forth } else { Way::Back };
+    if let Some(State { original, flags }) = known {
+        let way = if original { Way::Forth } else { Way::Back };
         // A denied flow keeps its entry: without, its next packet would be taken for the start of another flow, and what the
         // answering party says in the midst of a connection would pass by the verdict of its own direction.
         judge(packet, ends, hook, way, trace)?;
-        conntrack::remember(packet, entry.original(), ends, Some(entry.flags()), &moment)?;
+        conntrack::remember(packet, original, ends, Some(flags), &moment)?;
         events::allowed_again(ctx, moment.point, packet, trace);
         return Ok(());
     }

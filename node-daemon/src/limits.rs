@@ -45,16 +45,12 @@ pub const DOORS_CHECK_SECONDS: u64 = 5;
 pub const NETWORK_SETTLES_MILLISECONDS: u64 = 100;
 /// Between comparisons of the kernel's state with the desired.
 pub const DRIFT_CHECK_SECONDS: u64 = 30;
-/// Between passes of the flow table's collection.
+/// Between counts of the flow table's entries.
 pub const FLOWS_PASS_SECONDS: u64 = 30;
-/// Between slices of a pass.
+/// Between slices of a count.
 pub const FLOWS_SLICE_MILLISECONDS: u64 = 100;
-/// Entries that a slice looks at, about: some milliseconds, in which no policy is written.
-pub const FLOWS_SLICE_ENTRIES: u64 = 8 * 1024;
-/// Entries that one call of the kernel gives at most.
-pub const FLOWS_BATCH_ROWS: u32 = 1024;
-/// An entry that has been over for this long is in no program's hands any more; they run for microseconds.
-pub const FLOWS_GRACE_NANOSECONDS: u64 = 1_000_000_000;
+/// Rows that a slice looks at: some milliseconds, in which no policy is written.
+pub const FLOWS_SLICE_ROWS: u32 = 8 * 1024;
 /// Before a failed write of the kernel or the disk is tried again.
 pub const RETRY_MILLISECONDS: u64 = 1_000;
 

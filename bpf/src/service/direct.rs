@@ -50,8 +50,10 @@ pub fn send(ctx: &TcContext, now: u64) -> Result<Done, Reason> {
     if meta(ctx).pkt_type != PACKET_HOST {
         return Ok(deliver::to_stack());
     }
-    let number = match send_inside(ctx.skb.skb, now) {
+    const FORWARDED: u64 = Reason::ServiceForwarded as u64;
+    let number = match send_inside(ctx.skb.skb) {
         // From here, and not from there, for the stack's sake.
+        FORWARDED => remember_direct(now),
         too_long if too_long & TOO_LONG != 0 => {
             too_long::tell_length(ctx.skb.skb, (too_long >> 16) as u16, too_long as u16)
         }
@@ -69,16 +71,16 @@ const TOO_LONG: u64 = 1 << 32;
 /// A function of its own, as those below: callers have no room on the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn send_inside(skb: *mut __sk_buff, now: u64) -> u64 {
+extern "C" fn send_inside(skb: *mut __sk_buff) -> u64 {
     let (Ok(packet), Some(call)) = (parse::kept(), in_hand()) else { return Reason::KernelError as u64 };
-    match try_send(&TcContext::new(skb), packet, call, now) {
+    match try_send(&TcContext::new(skb), packet, call) {
         Ok(number) => number,
         Err(reason) => reason as u64,
     }
 }
 
 #[inline(always)]
-fn try_send(ctx: &TcContext, packet: &Packet, call: &Call, now: u64) -> Result<u64, Reason> {
+fn try_send(ctx: &TcContext, packet: &Packet, call: &Call) -> Result<u64, Reason> {
     let (length, longest) = lengths(ctx, packet)?;
     // A copy: a map's key is on the stack (until kernel 6.2 it may not be what a function was given).
     let backend = call.row.destination.address;
@@ -113,7 +115,7 @@ fn try_send(ctx: &TcContext, packet: &Packet, call: &Call, now: u64) -> Result<u
             if route::by(device) != TC_ACT_REDIRECT {
                 return Err(Reason::KernelError);
             }
-            Ok(remember(call, now) as u64)
+            Ok(Reason::ServiceForwarded as u64)
         }
         Some(Way::Short(mtu)) => {
             let fits = u64::from(mtu).saturating_sub(header.into());
@@ -171,13 +173,13 @@ fn wrap(ctx: &TcContext, v4: bool, around: &Around) -> Result<(), Reason> {
 }
 
 /// Remembers the backend of a connection that was not known. Answers don't come back here: there is one row.
-#[inline(always)]
-fn remember(call: &Call, now: u64) -> Reason {
-    if !call.fresh || rate::allows(now) && connections::put(&call.key, &call.row) {
-        Reason::ServiceForwarded
-    } else {
-        Reason::ServiceUnremembered
-    }
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remember_direct(now: u64) -> u32 {
+    let Some(call) = in_hand() else { return Reason::KernelError as u32 };
+    let remembered = !call.fresh || rate::allows(now) && connections::put(&call.key, &call.row);
+    let reason = if remembered { Reason::ServiceForwarded } else { Reason::ServiceUnremembered };
+    reason as u32
 }
 
 /// Whether the error in hand, which has been read, is about what the backend of such a service has answered; then the backend is in hand:

@@ -75,7 +75,7 @@ pub fn run(ctx: &XdpContext, packet: &'static mut Packet) -> Result<Option<Sent>
 fn way(packet: &mut Packet, now: u64) -> Result<Option<Reason>, Reason> {
     if packet.maybe & maybe::ANSWER != 0 {
         packet.key.leg = Leg::Answer as u8;
-        if let Some(row) = connections::find(&packet.key) {
+        if let Some(row) = connections::find_near(&packet.key) {
             answers(packet, row, now);
             return Ok(Some(Reason::ServiceForwarded));
         }
@@ -84,7 +84,7 @@ fn way(packet: &mut Packet, now: u64) -> Result<Option<Reason>, Reason> {
     if packet.maybe & maybe::QUESTION == 0 {
         return Ok(None);
     }
-    let known = if packet.opens { None } else { connections::find(&packet.key) };
+    let known = if packet.opens { None } else { connections::find_near(&packet.key) };
     if known.is_some_and(|row| remembered(packet, row, now)) {
         return Ok(Some(Reason::ServiceForwarded));
     }

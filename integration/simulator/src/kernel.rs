@@ -11,7 +11,7 @@ use std::{
 
 use weft_noded::{
     balance::tables::{Services, Step as ServiceStep},
-    kernel::{Attached, Collected, Datapath, Hook, KernelError, Mode, twin::Twin},
+    kernel::{Attached, Counted, Datapath, Hook, KernelError, Mode, twin::Twin},
     plan::tables::{Step, Tables},
     prefilter::lists::{Lists, Step as PrefilterStep},
 };
@@ -250,8 +250,8 @@ impl Datapath for Kernel {
         self.twin.settle()
     }
 
-    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError> {
-        self.twin.collect_flows(entries_max)
+    fn count_flows(&mut self) -> Result<Counted, KernelError> {
+        self.twin.count_flows()
     }
 
     fn flows_capacity(&mut self) -> Result<u64, KernelError> {

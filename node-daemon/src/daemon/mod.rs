@@ -4,8 +4,8 @@
 
 mod attach;
 mod balance;
-mod collect;
 mod command;
+mod count;
 mod drift;
 mod health;
 mod neighbours;
@@ -129,7 +129,7 @@ struct State<D, L> {
     neighbours: Option<BTreeSet<IpAddr>>,
     /// A controller has said to this daemon that all was sent.
     synced: bool,
-    flows: collect::Flows,
+    flows: count::Flows,
     repairs: repairs::Repairs,
     saved: Saved,
     /// The last revision of the desired state that is in the kernel.

@@ -36,7 +36,7 @@ impl<D: Datapath, L: Links> State<D, L> {
             // The first tick is at once.
             ticker.tick().await;
         }
-        let mut collect = Instant::now();
+        let mut count = Instant::now();
         loop {
             tokio::select! {
                 // Commands are answered before anything is looked after.
@@ -47,7 +47,7 @@ impl<D: Datapath, L: Links> State<D, L> {
                 },
                 _ = drift.tick() => self.mend_all().await,
                 _ = doors.tick() => self.hold_doors().await,
-                () = sleep_until(collect) => collect = Instant::now() + self.collect_flows(),
+                () = sleep_until(count) => count = Instant::now() + self.count_flows(),
                 _ = retry.tick(), if self.failure.is_some() => self.mend(),
             }
         }

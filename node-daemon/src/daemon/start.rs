@@ -116,7 +116,7 @@ impl Core {
             routed: BTreeMap::new(),
             neighbours: None,
             synced: false,
-            flows: super::collect::Flows::default(),
+            flows: super::count::Flows::default(),
             repairs: super::repairs::Repairs::default(),
             network_problems: Vec::new(),
             wants: super::Wants::Differences,

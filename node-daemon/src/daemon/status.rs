@@ -91,7 +91,6 @@ impl<D: Datapath, L: Links> State<D, L> {
         v1::FlowTable {
             entries: self.flows.entries,
             capacity: self.datapath.flows_capacity().unwrap_or_default(),
-            collected: self.flows.collected,
         }
     }
 

@@ -10,23 +10,22 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray,
+        Array, HashMap, Map, MapData, MapError, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
     },
 };
 use weft_shared::{
     layout::{
-        Address, CLASS_RULEBOOKS, Config, Endpoint, FailsafeKey, Flow, FlowKey, Node, Peer, PeerKey, Point,
-        PolicyRow, PortKey, PrefixKey, Reason, RuleKey, RuntimeState, Subject,
+        Address, CLASS_RULEBOOKS, Endpoint, FailsafeKey, Node, Peer, PeerKey, Point, PolicyRow, PortKey,
+        PrefixKey, Reason, RuleKey, RuntimeState, Subject,
         maps::{self as names, Counter, MapName, counter_index},
     },
     policy::compile::Rulebook,
 };
 
 use super::{
-    Collected, KernelError,
+    KernelError,
     books::Books,
-    flows::Collector,
     grace::Grace,
     runs::{Run, runs},
     trusted::{self, Plain, PlainHash},
@@ -45,7 +44,6 @@ pub(crate) struct Maps {
     rules: LpmTrie<MapData, [u8; 8], Plain<PolicyRow>>,
     failsafe: LpmTrie<MapData, [u32; 5], u32>,
     runtime: Array<MapData, Plain<RuntimeState>>,
-    flows: PlainHash<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
     events_lost: PerCpuArray<MapData, u64>,
     /// What `rules` holds, to take a rulebook's rows away.
@@ -56,7 +54,9 @@ pub(crate) struct Maps {
 }
 
 /// A failed call on a map, with the map's name.
-pub(crate) fn failed(map: MapName) -> impl Fn(MapError) -> KernelError {
+pub(crate) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    map: MapName,
+) -> impl Fn(E) -> KernelError {
     move |source| KernelError::new(format!("map {}", map.pin), source)
 }
 
@@ -103,7 +103,6 @@ impl Maps {
             rules: take(ebpf, names::RULES)?,
             failsafe: take(ebpf, names::FAILSAFE)?,
             runtime: take(ebpf, names::RUNTIME)?,
-            flows: take(ebpf, names::FLOWS)?,
             counters: take(ebpf, names::COUNTERS)?,
             events_lost: take(ebpf, names::EVENTS_LOST)?,
             rulebooks: BTreeMap::new(),
@@ -309,29 +308,6 @@ impl Maps {
 
     fn subject(&self, slot: u32) -> Result<Subject, KernelError> {
         self.subjects.get(&slot, 0).map(|subject| subject.0).map_err(failed(names::SUBJECTS))
-    }
-
-    /// The flow table as it is while packets go on: rows may come twice or not at all.
-    pub(crate) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
-        Ok(all(self.flows.iter(), names::FLOWS)?.map(|(key, flow)| (key.0, flow.0)).collect())
-    }
-
-    pub(crate) fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
-        absent_is_fine(self.flows.remove(&Plain(*key))).map_err(failed(names::FLOWS))
-    }
-
-    pub(crate) fn collect_flows(
-        &mut self,
-        collector: &mut Collector,
-        config: &Config,
-        entries_max: u64,
-    ) -> Result<Collected, KernelError> {
-        collector.slice(&mut self.flows, config, entries_max)
-    }
-
-    pub(crate) fn flows_capacity(&self) -> Result<u64, KernelError> {
-        let info = IterableMap::map(&self.flows).info().map_err(failed(names::FLOWS))?;
-        Ok(info.max_entries().into())
     }
 
     /// Counters that are not zero, summed over the CPUs.

@@ -6,9 +6,9 @@
 mod attach;
 mod books;
 pub mod cgroup;
+mod connections;
 pub mod events;
 pub mod features;
-mod flows;
 mod grace;
 pub mod links;
 mod maps;
@@ -99,13 +99,11 @@ pub struct MapUse {
     pub capacity: u64,
 }
 
-/// What a slice of the flow table's collection did.
+/// What a slice of a count of the flow table has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// Entries looked at.
-    pub seen: u64,
-    /// Those of them that were over, and are out of the table.
-    pub removed: u64,
+pub struct Counted {
+    /// That are not over.
+    pub entries: u64,
     /// The table's end was reached; the next slice begins anew.
     pub finished: bool,
 }
@@ -192,8 +190,8 @@ pub trait Datapath: Send + 'static {
     /// Events that found the ring buffer full.
     fn events_lost(&mut self) -> Result<u64, KernelError>;
 
-    /// Looks at about so many entries of the flow table and takes those out that are over.
-    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError>;
+    /// Counts the entries of the flow table, a slice of it at a time.
+    fn count_flows(&mut self) -> Result<Counted, KernelError>;
 
     /// Entries that the flow table can hold.
     fn flows_capacity(&mut self) -> Result<u64, KernelError>;

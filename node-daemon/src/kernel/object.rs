@@ -20,10 +20,10 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Attached, Collected, Datapath, Hook, KernelError, Mode, attach,
+    Attached, Counted, Datapath, Hook, KernelError, Mode, attach,
     cgroup::{self, Cgroup, PACING_PROGRAMS, SOCKET_PROGRAMS},
+    connections::{FlowTable, Shape, is_alive, now},
     events::{Events, Switch},
-    flows::Collector,
     maps::{Maps, data, memory_bytes},
     pins,
     prefilters::PrefilterMaps,
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     balance::tables::{Services, Step as ServiceStep},
-    limits::LOAD_ATTEMPTS_MAX,
+    limits::{FLOWS_SLICE_ROWS, LOAD_ATTEMPTS_MAX},
     plan::tables::{Step, Tables},
     prefilter::lists::{Lists, Step as PrefilterStep},
 };
@@ -79,7 +79,7 @@ pub struct Object {
     shaping: Box<ShapingMaps>,
     directory: Option<PathBuf>,
     config: Config,
-    collector: Collector,
+    flows: FlowTable,
 }
 
 impl std::fmt::Debug for Object {
@@ -106,11 +106,7 @@ impl Object {
 
     fn load_with(options: &Options, pinned: &[names::MapName]) -> Result<Self, KernelError> {
         let mut loader = EbpfLoader::new();
-        let config = Plain(options.config);
-        loader.override_global("CONFIG", &config, true);
-        if let Some(rows) = options.flows_max {
-            loader.map_max_entries(names::FLOWS.object, rows);
-        }
+        let mut pins = None;
         if let Some(directory) = &options.directory {
             let directory = directory.join("maps");
             fs::create_dir_all(&directory).map_err(|error| in_path("create", &directory, error))?;
@@ -118,14 +114,23 @@ impl Object {
             for map in pinned {
                 loader.map_pin_path(map.object, directory.join(map.pin));
             }
+            pins = pinned.contains(&names::FLOWS).then_some(directory);
         }
+        let flows = options.flows_max.unwrap_or(u32::try_from(names::FLOWS_MAX).unwrap_or(u32::MAX));
+        let shape = Shape::of(pins.as_deref(), flows)?;
+        loader.map_max_entries(names::FLOWS.object, shape.rows);
+        loader.map_max_entries(names::FLOW_INDEX.object, shape.lines());
+        let config = Config { seed: shape.seed, flow_rows_mask: shape.rows - 1, ..options.config };
+        let config = Plain(config);
+        loader.override_global("CONFIG", &config, true);
         let mut ebpf =
             loader.load(OBJECT).map_err(|error| KernelError::new("load the kernel programs", error))?;
         load_programs(&mut ebpf, &PROGRAMS)?;
         let maps = Maps::take(&ebpf)?;
-        let services = Box::new(ServiceMaps::take(&ebpf)?);
+        let services = Box::new(ServiceMaps::take(&ebpf, shape.seed)?);
         let prefilters = Box::new(PrefilterMaps::take(&ebpf)?);
         let shaping = Box::new(ShapingMaps::take(&ebpf)?);
+        let flows = FlowTable::take(&ebpf, shape.seed)?;
         Ok(Self {
             ebpf,
             maps,
@@ -134,7 +139,7 @@ impl Object {
             shaping,
             directory: options.directory.clone(),
             config: options.config,
-            collector: Collector::default(),
+            flows,
         })
     }
 
@@ -148,14 +153,16 @@ impl Object {
         Switch::take(&self.ebpf)
     }
 
-    /// The flow table.
+    /// The flow table: what is not over.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, KernelError> {
-        self.maps.flows()
+        let now = now()?;
+        let rows = self.flows.rows()?.into_iter();
+        Ok(rows.filter(|(key, flow)| is_alive(&self.config, key, flow, now)).collect())
     }
 
     /// Forgets a flow: its next packet is judged as the first.
     pub fn forget_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
-        self.maps.forget_flow(key)
+        self.flows.set(key, None)
     }
 
     /// The table of connections to services.
@@ -430,12 +437,13 @@ impl Datapath for Object {
         self.maps.events_lost()
     }
 
-    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError> {
-        self.maps.collect_flows(&mut self.collector, &self.config, entries_max)
+    fn count_flows(&mut self) -> Result<Counted, KernelError> {
+        let now = now()?;
+        self.flows.count(FLOWS_SLICE_ROWS, |key, flow| is_alive(&self.config, key, flow, now))
     }
 
     fn flows_capacity(&mut self) -> Result<u64, KernelError> {
-        self.maps.flows_capacity()
+        Ok(self.flows.capacity())
     }
 
     fn map_bytes(&mut self) -> Result<u64, KernelError> {

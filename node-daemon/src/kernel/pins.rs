@@ -10,8 +10,8 @@ use std::{
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use weft_shared::layout::{
-    Address, Book, Connection, ConnectionKey, Endpoint, FailsafeKey, Flow, FlowKey, Fragment, FragmentKey,
-    Node, Peer, PeerKey, PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
+    Address, Book, ConnectionRow, Endpoint, FailsafeKey, FlowRow, Fragment, FragmentKey, Node, Peer, PeerKey,
+    PolicyRow, PrefixKey, RuleKey, RuntimeState, Subject,
     maps::{self as names, Counter, MapName},
     prefilter::{BLOCK_ROWS, BlockRow, OPEN_WORDS, PrefilterNote},
     service::{
@@ -19,6 +19,7 @@ use weft_shared::layout::{
         SourceKey, TableNote,
     },
     shaping::{BucketKey, PacedSocket, Pair, RoundTrips},
+    table::{Line, ROWS_OF_A_LINE},
 };
 
 use super::KernelError;
@@ -124,7 +125,8 @@ fn shape(map: MapName) -> Shape {
         names::BOOKS => of::<u32, Book>(MapType::Array, names::BOOKS_MAX),
         names::FAILSAFE => of::<FailsafeKey, u32>(MapType::LpmTrie, names::FAILSAFE_MAX),
         names::RUNTIME => of::<u32, RuntimeState>(MapType::Array, 1),
-        names::FLOWS => Shape { rows: None, ..of::<FlowKey, Flow>(MapType::LruHash, 0) },
+        names::FLOWS => Shape { rows: None, ..of::<u32, FlowRow>(MapType::Array, 0) },
+        names::FLOW_INDEX => Shape { rows: None, ..of::<u32, Line>(MapType::Array, 0) },
         names::FRAGMENTS => of::<FragmentKey, Fragment>(MapType::LruHash, names::FRAGMENTS_MAX),
         names::COUNTERS => of::<u32, Counter>(MapType::PerCpuArray, names::COUNTERS_MAX),
         names::EVENTS => of::<(), ()>(MapType::RingBuf, names::EVENTS_BYTES),
@@ -134,7 +136,10 @@ fn shape(map: MapName) -> Shape {
         names::SOCKET_PEERS => of::<i32, SocketPeer>(MapType::SkStorage, 0),
         names::SOCKET_FLOWS => of::<SocketFlowKey, Party>(MapType::LruHash, names::SOCKET_FLOWS_MAX),
         names::AFFINITY => of::<AffinityKey, Affinity>(MapType::LruHash, names::AFFINITY_MAX),
-        names::CONNECTIONS => of::<ConnectionKey, Connection>(MapType::LruHash, names::CONNECTIONS_MAX),
+        names::CONNECTIONS => of::<u32, ConnectionRow>(MapType::Array, names::CONNECTIONS_MAX),
+        names::CONNECTION_INDEX => {
+            of::<u32, Line>(MapType::Array, names::CONNECTIONS_MAX / ROWS_OF_A_LINE as usize)
+        }
         names::SERVED_PORTS => of::<u32, u64>(MapType::Array, SERVED_WORDS as usize),
         names::OWN_ADDRESSES => of::<u32, Address>(MapType::Array, 2),
         names::SOURCES => of::<SourceKey, u32>(MapType::LpmTrie, 2 * names::SOURCE_PREFIXES_MAX),

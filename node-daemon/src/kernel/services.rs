@@ -33,6 +33,7 @@ use weft_shared::{
 
 use super::{
     KernelError,
+    connections::ConnectionTable,
     maps::{absent_is_fine, all, descriptor, failed, set, take},
     trusted::{Plain, PlainHash, tables},
 };
@@ -50,7 +51,7 @@ pub(super) struct ServiceMaps {
     services: OwnedFd,
     notes: OwnedFd,
     flows: PlainHash<SocketFlowKey, Party>,
-    connections: PlainHash<ConnectionKey, Connection>,
+    connections: ConnectionTable,
     affinity: PlainHash<AffinityKey, Affinity>,
     served: Array<MapData, u64>,
     own: Array<MapData, Plain<Address>>,
@@ -62,12 +63,12 @@ pub(super) struct ServiceMaps {
 }
 
 impl ServiceMaps {
-    pub(super) fn take(ebpf: &Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &Ebpf, seed: u64) -> Result<Self, KernelError> {
         let frontends = take(ebpf, names::FRONTENDS)?;
         let services = descriptor(ebpf, names::SERVICES)?;
         let notes = descriptor(ebpf, names::TABLE_NOTES)?;
         let flows = take(ebpf, names::SOCKET_FLOWS)?;
-        let connections = take(ebpf, names::CONNECTIONS)?;
+        let connections = ConnectionTable::take(ebpf, seed)?;
         let affinity = take(ebpf, names::AFFINITY)?;
         let (served, own) = (take(ebpf, names::SERVED_PORTS)?, take(ebpf, names::OWN_ADDRESSES)?);
         let sources = take(ebpf, names::SOURCES)?;
@@ -95,12 +96,11 @@ impl ServiceMaps {
 
     /// The table of connections as it is while packets go on: rows may come twice or not at all.
     pub(super) fn connections(&self) -> Result<Vec<(ConnectionKey, Connection)>, KernelError> {
-        let rows = all(self.connections.iter(), names::CONNECTIONS)?;
-        Ok(rows.map(|(key, row)| (key.0, row.0)).collect())
+        self.connections.rows()
     }
 
     pub(super) fn forget_connection(&mut self, key: &ConnectionKey) -> Result<(), KernelError> {
-        absent_is_fine(self.connections.remove(&Plain(*key))).map_err(failed(names::CONNECTIONS))
+        self.connections.set(key, None)
     }
 
     pub(super) fn frontend(&self, key: &FrontendKey) -> Result<Option<Frontend>, KernelError> {
@@ -115,9 +115,9 @@ impl ServiceMaps {
         connection: &ConnectionKey,
         client: &AffinityKey,
     ) -> Result<(Option<Connection>, Option<Affinity>), KernelError> {
-        let known = one(&pinned(maps, names::CONNECTIONS)?, connection, names::CONNECTIONS)?;
+        let known = ConnectionTable::pinned(maps)?.get(connection)?;
         let kept = one(&pinned(maps, names::AFFINITY)?, client, names::AFFINITY)?;
-        set(&mut self.connections, &Plain(*connection), known.map(Plain), names::CONNECTIONS)?;
+        self.connections.set(connection, known)?;
         set(&mut self.affinity, &Plain(*client), kept.map(Plain), names::AFFINITY)?;
         Ok((known, kept))
     }

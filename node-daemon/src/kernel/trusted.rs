@@ -38,8 +38,6 @@ pub(crate) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapDat
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE)? })
 }
 
-/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`; of hashes since kernel 5.14 (3e87f192b405).
-const LOOKUP_AND_DELETE: libc::c_int = 21;
 /// `BPF_MAP_LOOKUP_BATCH`; of hashes since kernel 5.6 (057996380a42).
 const LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_MAP_UPDATE_BATCH`; of hashes since kernel 5.6 (aa2e93b8e58e).
@@ -72,58 +70,6 @@ struct Batch {
 
 /// A hash map of plain values; aya has checked that their sizes are the map's.
 pub(crate) type PlainHash<K, V> = HashMap<MapData, Plain<K>, Plain<V>>;
-
-/// Takes a row out and gives what it held at that moment, atomically; `None`: there was none.
-pub(crate) fn take<K: Pod, V: Pod>(map: &mut PlainHash<K, V>, key: &K) -> io::Result<Option<V>> {
-    let mut value = V::zeroed();
-    let mut attribute = Element {
-        map: descriptor(map)?,
-        padding: 0,
-        key: ptr::from_ref(key) as u64,
-        value: ptr::from_mut(&mut value) as u64,
-        flags: 0,
-    };
-    // SAFETY: key and value are of the map's sizes, see `PlainHash`, and live until the call is over.
-    match unsafe { bpf(LOOKUP_AND_DELETE, &mut attribute) } {
-        Ok(()) => Ok(Some(value)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Rows of a map, and where the rest begins.
-pub(crate) type Rows<K, V> = (Vec<(K, V)>, Option<u32>);
-
-/// Reads at most `rows` rows of a map from a place in it on (`None`: from its beginning), and says where the rest begins
-/// (`None`: that was all).
-pub(crate) fn read<K: Pod, V: Pod>(
-    map: &PlainHash<K, V>,
-    from: Option<u32>,
-    rows: u32,
-) -> io::Result<Rows<K, V>> {
-    let mut keys = vec![K::zeroed(); rows as usize];
-    let mut values = vec![V::zeroed(); rows as usize];
-    let mut to = 0_u32;
-    let mut attribute = Batch {
-        from: from.as_ref().map_or(0, |from| ptr::from_ref(from) as u64),
-        to: ptr::from_mut(&mut to) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: rows,
-        map: descriptor(map)?,
-        element_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: as many keys and values as the kernel is told of, each of the map's sizes, see `PlainHash`; a place in a hash
-    // is a u32. All of it lives until the call is over.
-    let rest = match unsafe { bpf(LOOKUP_BATCH, &mut attribute) } {
-        Ok(()) => Some(to),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
-        Err(error) => return Err(error),
-    };
-    keys.truncate(attribute.count as usize);
-    Ok((keys.into_iter().zip(values).collect(), rest))
-}
 
 /// Sets rows of a map, one after the other, each as a single call would: a packet meets what is there and what shall be
 /// there, never half a row. After an error, those before the one at fault are set.

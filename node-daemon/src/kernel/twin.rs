@@ -18,7 +18,7 @@ use weft_shared::layout::{
 };
 
 use super::{
-    Attached, Collected, Datapath, Hook, KernelError, Mode,
+    Attached, Counted, Datapath, Hook, KernelError, Mode,
     links::{Ensured, Link, Links, MadeEndpoint, NewEndpoint},
 };
 use crate::{
@@ -60,8 +60,7 @@ pub struct TwinState {
     pub epoch: u64,
     pub subject_epochs: BTreeMap<u32, u64>,
     pub node_epochs: BTreeMap<u32, u64>,
-    /// Flows that are over, and others.
-    pub flows_over: u64,
+    /// Entries of the flow table that are not over.
     pub flows_alive: u64,
     /// Writes fail with this text while it is set.
     pub broken: Option<String>,
@@ -275,15 +274,8 @@ impl Datapath for Twin {
         Ok(0)
     }
 
-    fn collect_flows(&mut self, entries_max: u64) -> Result<Collected, KernelError> {
-        self.with(|state| {
-            let removed = state.flows_over.min(entries_max);
-            state.flows_over -= removed;
-            // As if those alive were at the table's end.
-            let finished = state.flows_over == 0;
-            let alive = if finished { state.flows_alive } else { 0 };
-            Ok(Collected { seen: removed + alive, removed, finished })
-        })
+    fn count_flows(&mut self) -> Result<Counted, KernelError> {
+        self.with(|state| Ok(Counted { entries: state.flows_alive, finished: true }))
     }
 
     fn flows_capacity(&mut self) -> Result<u64, KernelError> {

@@ -86,8 +86,13 @@ impl Datapath {
     }
 
     pub(crate) fn with_config(config: Config) -> Self {
+        Self::with_rows(config, FLOWS)
+    }
+
+    /// With a flow table of so many rows.
+    pub(crate) fn with_rows(config: Config, rows: u32) -> Self {
         enter_namespace();
-        let options = Options { directory: None, config, flows_max: Some(FLOWS) };
+        let options = Options { directory: None, config, flows_max: Some(rows) };
         let object = Object::load(&options).expect("the object loads (tests need root)");
         let events = object.events().unwrap();
         let switch = object.switch().unwrap();

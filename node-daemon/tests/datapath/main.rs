@@ -13,6 +13,7 @@ mod books;
 mod collect;
 mod connections;
 mod conntrack;
+mod crowd;
 mod departures;
 mod drift;
 mod errors;

@@ -2,11 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Address, service::Party};
+use super::{
+    Address,
+    service::Party,
+    table::{Row, words},
+};
 
-/// Key of `CONNECTIONS`: a packet's parties, as they stand in it where it is met.
+/// Key of a row of `CONNECTIONS`: a packet's parties, as they stand in it where it is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct ConnectionKey {
     pub source: Address,
     pub destination: Address,
@@ -21,6 +25,16 @@ pub struct ConnectionKey {
     pub zero: [u8; 2],
 }
 
+impl ConnectionKey {
+    /// To be hashed and compared.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        let [[a, b], [c, d]] = [words(self.source.words), words(self.destination.words)];
+        let ports = self.source_port as u64 | (self.destination_port as u64) << 16;
+        [a, b, c, d, ports | (self.protocol as u64) << 32 | (self.leg as u64) << 40]
+    }
+}
+
 /// Which packets a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -31,7 +45,7 @@ pub enum Leg {
     Answer = 1,
 }
 
-/// Row of `CONNECTIONS`: what becomes of the packet.
+/// What becomes of a packet of a row of `CONNECTIONS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Connection {
@@ -64,4 +78,22 @@ pub mod connection_flags {
     pub const ENDED: u32 = 16;
 }
 
-const _: () = assert!(size_of::<ConnectionKey>() == 40 && size_of::<Connection>() == 64);
+/// How long a connection is remembered after its last packet, in nanoseconds; as long, its port is not given to another (RFC 4787,
+/// RFC 5382, RFC 7857).
+#[inline(always)]
+pub const fn connection_nanoseconds(protocol: u8, flags: u32) -> u64 {
+    const TCP: u8 = 6;
+    const SECOND: u64 = 1_000_000_000;
+    if protocol != TCP {
+        300 * SECOND
+    } else if flags & connection_flags::ENDED != 0 {
+        10 * SECOND
+    } else {
+        7440 * SECOND
+    }
+}
+
+/// Element of `CONNECTIONS`.
+pub type ConnectionRow = Row<ConnectionKey, Connection>;
+
+const _: () = assert!(size_of::<ConnectionKey>() == 40 && size_of::<ConnectionRow>() == 128);

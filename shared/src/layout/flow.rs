@@ -1,9 +1,12 @@
 //! The flow table (conntrack).
 
-use super::{Address, Config};
+use super::{
+    Address, Config,
+    table::{Row, words},
+};
 use bytemuck::{Pod, Zeroable};
 
-/// Key of `FLOWS`: both directions of a flow have the same one. The party whose (address, port) is smaller, compared as
+/// Key of a row of `FLOWS`: both directions of a flow have the same one. The party whose (address, port) is smaller, compared as
 /// bytes in network order, comes first; [`flow_flags::FROM_HIGH`] in the value tells which of them began.
 ///
 /// ICMP and ICMPv6 echo: the identifier is the port of both, and `asker` says who asks, because both may with the same
@@ -26,6 +29,19 @@ pub struct FlowKey {
 impl FlowKey {
     pub const ASKER_LOW: u8 = 1;
     pub const ASKER_HIGH: u8 = 2;
+
+    /// To be hashed and compared.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        let [[a, b], [c, d]] = [words(self.low.words), words(self.high.words)];
+        [a, b, c, d, Self::last_word(self.low_port, self.high_port, self.protocol, self.asker)]
+    }
+
+    /// The last one of the words: what is not addresses.
+    #[inline(always)]
+    pub const fn last_word(low_port: u16, high_port: u16, protocol: u8, asker: u8) -> u64 {
+        low_port as u64 | (high_port as u64) << 16 | (protocol as u64) << 32 | (asker as u64) << 40
+    }
 }
 
 /// Bits of [`Flow::flags`].
@@ -46,8 +62,7 @@ pub mod flow_flags {
     pub const SERVICE: u16 = 64;
 }
 
-/// Value of `FLOWS`: what was found out about a flow, so that its next packet need not look it up. Together with the key and
-/// the kernel's 48 bytes it fills two cache lines, and starts with one.
+/// What was found out about a flow, so that its next packet need not look it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flow {
@@ -73,7 +88,10 @@ pub struct Flow {
 }
 
 const _: () = assert!(super::maps::NODES_MAX <= 1 << 16);
-const _: () = assert!(48 + size_of::<FlowKey>() + size_of::<Flow>() == 128);
+/// Element of `FLOWS`.
+pub type FlowRow = Row<FlowKey, Flow>;
+
+const _: () = assert!(size_of::<FlowRow>() == 96);
 
 /// How long a flow in this state is remembered after its last packet.
 #[inline(always)]

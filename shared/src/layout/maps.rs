@@ -36,8 +36,10 @@ pub const BOOKS: MapName = map("BOOKS", "books_v1");
 pub const FAILSAFE: MapName = map("FAILSAFE", "failsafe_v1");
 /// Array of one: `RuntimeState`.
 pub const RUNTIME: MapName = map("RUNTIME", "runtime_v1");
-/// Least-recently-used hash: `FlowKey` → `Flow`.
-pub const FLOWS: MapName = map("FLOWS", "flows_v2");
+/// Array: the rows of a [`table`](super::table), `FlowKey` → `Flow`.
+pub const FLOWS: MapName = map("FLOWS", "flows_v3");
+/// Array of `Line`s: the index of `FLOWS`.
+pub const FLOW_INDEX: MapName = map("FLOW_INDEX", "flow_index_v1");
 /// Least-recently-used hash: `FragmentKey` → `Fragment`.
 pub const FRAGMENTS: MapName = map("FRAGMENTS", "fragments_v1");
 /// Array for each CPU: `counter_index` → `Counter`.
@@ -60,8 +62,10 @@ pub const SOCKET_PEERS: MapName = map("SOCKET_PEERS", "socket_peers_v1");
 pub const SOCKET_FLOWS: MapName = map("SOCKET_FLOWS", "socket_flows_v1");
 /// Least-recently-used hash: `AffinityKey` → `Affinity`.
 pub const AFFINITY: MapName = map("AFFINITY", "affinity_v1");
-/// Least-recently-used hash: `ConnectionKey` → `Connection`.
-pub const CONNECTIONS: MapName = map("CONNECTIONS", "connections_v1");
+/// Array: the rows of a [`table`](super::table), `ConnectionKey` → `Connection`.
+pub const CONNECTIONS: MapName = map("CONNECTIONS", "connections_v2");
+/// Array of `Line`s: the index of `CONNECTIONS`.
+pub const CONNECTION_INDEX: MapName = map("CONNECTION_INDEX", "connection_index_v1");
 /// Array: bits of protocols and ports that frontends have (`service::served_bit`), and whether there are any.
 pub const SERVED_PORTS: MapName = map("SERVED_PORTS", "served_ports_v1");
 /// Longest prefix match: `SourceKey` → nothing of interest (u32). A set is written before the first table that names it, and never
@@ -106,7 +110,7 @@ pub const MONITOR: &str = "MONITOR";
 pub const FORMER: [&str; 1] = ["policies"];
 
 /// All that are pinned.
-pub const ALL: [MapName; 37] = [
+pub const ALL: [MapName; 39] = [
     ENDPOINTS,
     IPCACHE,
     PREFIXES,
@@ -119,6 +123,7 @@ pub const ALL: [MapName; 37] = [
     FAILSAFE,
     RUNTIME,
     FLOWS,
+    FLOW_INDEX,
     FRAGMENTS,
     COUNTERS,
     EVENTS,
@@ -129,6 +134,7 @@ pub const ALL: [MapName; 37] = [
     SOCKET_FLOWS,
     AFFINITY,
     CONNECTIONS,
+    CONNECTION_INDEX,
     SERVED_PORTS,
     SOURCES,
     OWN_ADDRESSES,
@@ -147,8 +153,9 @@ pub const ALL: [MapName; 37] = [
 ];
 
 /// Those that packets leave something in.
-pub const WRITTEN_BY_PACKETS: [MapName; 13] = [
+pub const WRITTEN_BY_PACKETS: [MapName; 15] = [
     FLOWS,
+    FLOW_INDEX,
     FRAGMENTS,
     COUNTERS,
     EVENTS,
@@ -156,6 +163,7 @@ pub const WRITTEN_BY_PACKETS: [MapName; 13] = [
     SOCKET_FLOWS,
     AFFINITY,
     CONNECTIONS,
+    CONNECTION_INDEX,
     PREFILTER_COUNTERS,
     BUCKETS,
     PACED_SOCKETS,

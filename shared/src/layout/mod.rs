@@ -19,14 +19,17 @@ pub mod prefilter;
 mod reason;
 pub mod service;
 pub mod shaping;
+pub mod table;
 
 pub use address::{Address, PrefixKey};
 pub use book::{BOOK_ROWS_MAX, Book};
-pub use connection::{Connection, ConnectionKey, Leg, connection_flags};
+pub use connection::{
+    Connection, ConnectionKey, ConnectionRow, Leg, connection_flags, connection_nanoseconds,
+};
 pub use endpoint::{Endpoint, endpoint_flags};
 pub use event::{Event, Told, ToldKey, monitor_flags};
 pub use failsafe::FailsafeKey;
-pub use flow::{Flow, FlowKey, flow_flags, timeout_nanoseconds};
+pub use flow::{Flow, FlowKey, FlowRow, flow_flags, timeout_nanoseconds};
 pub use fragment::{FRAGMENT_NANOSECONDS, Fragment, FragmentKey};
 pub use peer::{Node, Peer, RuntimeState, Subject, host};
 pub use policy::{Action, CLASS_RULEBOOKS, Direction, PeerKey, PolicyRow, PortKey, RuleKey, class_rulebook};
@@ -90,13 +93,20 @@ pub struct Config {
     /// Ports (host order, both ends included) that connections to backends come from that answer through this node.
     pub snat_first_port: u16,
     pub snat_last_port: u16,
-    pub reserved: u32,
+    /// 1: others see this CPU's stores in the order in which it made them, and it sees theirs so (x86-64's memory model).
+    pub in_order: u32,
     /// Connections that each CPU may add to `CONNECTIONS` in a second; what comes beyond is balanced and not remembered.
     pub connections_a_second: u64,
+    /// Of the hashes of [`table`]s: made with them, and kept in their rows 0.
+    pub seed: u64,
+    /// Rows of `FLOWS` less one: a power of two less one.
+    pub flow_rows_mask: u32,
+    pub zero: u32,
 }
 
 impl Config {
     /// What the daemon starts from.
+    #[expect(clippy::cast_possible_truncation, reason = "a number of rows")]
     pub const DEFAULT: Self = Self {
         overlay_ifindex: 0,
         vxlan_port: 8472,
@@ -108,8 +118,11 @@ impl Config {
         namespace_cookie: 0,
         snat_first_port: 61_000,
         snat_last_port: 65_535,
-        reserved: 0,
+        in_order: cfg!(target_arch = "x86_64") as u32,
         connections_a_second: 20_000,
+        seed: 0,
+        flow_rows_mask: (maps::FLOWS_MAX - 1) as u32,
+        zero: 0,
     };
 }
 

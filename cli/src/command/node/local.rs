@@ -67,8 +67,8 @@ fn text(status: &v1::StatusResponse) -> String {
     line("endpoints", status.endpoints.to_string());
     line("maps", format!("{} KiB", status.map_bytes / 1024));
     if let Some(flows) = &status.flows {
-        let v1::FlowTable { entries, capacity, collected } = flows;
-        line("flows", format!("{entries} of {capacity}, {collected} collected"));
+        let v1::FlowTable { entries, capacity } = flows;
+        line("flows", format!("{entries} of {capacity}"));
     }
     line("events lost", status.events_lost.to_string());
     for device in status.capabilities.iter().flat_map(|capabilities| &capabilities.devices) {

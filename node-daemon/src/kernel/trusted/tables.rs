@@ -107,13 +107,22 @@ pub(in crate::kernel) fn id(array: BorrowedFd<'_>, slot: u32) -> io::Result<Opti
     }
 }
 
-/// All elements of an array of plain values.
+/// The first elements of an array of plain values.
 pub(in crate::kernel) fn read<V: Pod>(array: BorrowedFd<'_>, entries: u32) -> io::Result<Vec<V>> {
+    read_after(array, None, entries)
+}
+
+/// At most so many elements of an array of plain values, behind one of them.
+pub(in crate::kernel) fn read_after<V: Pod>(
+    array: BorrowedFd<'_>,
+    after: Option<u32>,
+    entries: u32,
+) -> io::Result<Vec<V>> {
     let mut keys = vec![0_u32; entries as usize];
     let mut values = vec![V::zeroed(); entries as usize];
     let mut to = 0_u32;
     let mut attribute = Batch {
-        from: 0,
+        from: after.as_ref().map_or(0, |after| ptr::from_ref(after) as u64),
         to: ptr::from_mut(&mut to) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
