@@ -12,7 +12,7 @@ use weft_noded::kernel::{
 };
 use weft_shared::layout::Config;
 
-/// An eighth of what the kernel grants.
+/// A seventh of what the kernel grants.
 const INSTRUCTIONS_MAX: u32 = 1_000_000 / 7;
 /// Bytes for a program and the functions that are called one inside of the other.
 const STACK_MAX: u32 = 512;
