@@ -167,7 +167,7 @@ fn answers_pieces(from: &Namespace, service: SocketAddr) -> Result<bool> {
         socket.set_read_timeout(Some(LOOK))?;
         socket.send_to(&[7; 3000], service)?;
         let mut name = [0; 8];
-        Ok(socket.recv_from(&mut name).is_ok_and(|(length, from)| &name[..length] == b"b" && from == service))
+        Ok(socket.recv_from(&mut name).is_ok_and(|(_, from)| name.starts_with(b"b ") && from == service))
     })
 }
 
