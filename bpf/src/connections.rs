@@ -73,9 +73,10 @@ fn write(key: &ConnectionKey, row: &Connection, only_new: bool) -> bool {
         table::KNOWN => !only_new && write_connection(row, table::KNOWN) != 0,
         table::NEW => {
             write_connection(row, table::NEW) != 0
-                && table::enter_in_steps(|last| {
-                    enter_connection(room_for_connection(row.seen_at), last, only_new.into())
-                })
+                && table::enter_in_steps(
+                    || room_for_connection(row.seen_at),
+                    |place, last| enter_connection(place, last, only_new.into()),
+                )
         }
         _ => false,
     }
@@ -125,6 +126,11 @@ impl Table for Connections {
     }
 }
 
+table::functions!(Connections:
+    first_connection, search_connections, connection_left, fetch_connections, reserve_connection, room_for_connection,
+    enter_connection
+);
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ask_for_connection(key: *const ConnectionKey) -> u32 {
@@ -137,46 +143,18 @@ extern "C" fn ask_for_connection(key: *const ConnectionKey) -> u32 {
     1
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn first_connection(line: u32, tag: u32) -> u32 {
-    table::first::<Connections>(line, tag)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn search_connections() -> u32 {
-    table::asked().map_or(0, |asked| table::search::<Connections>(asked, 0))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn connection_left(number: u32, now: u64) -> u64 {
-    table::left::<Connections>(number, now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn fetch_connections(first: u32) -> u32 {
-    table::fetch::<Connections>(first)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn reserve_connection(now: u64) -> u32 {
-    table::reserve::<Connections>(now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn room_for_connection(now: u64) -> u32 {
-    table::room::<Connections>(now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn enter_connection(place: u32, last: u32, alone: u32) -> u32 {
-    table::enter::<Connections>(place, last != 0, alone != 0)
+/// Word by word: of a copy of memory the compiler makes a call, which goes byte by byte.
+#[inline(always)]
+fn copy(to: &mut Connection, from: &Connection) {
+    const WORDS: usize = size_of::<Connection>() / 8;
+    const { assert!(size_of::<Connection>() == WORDS * 8 && align_of::<Connection>() == align_of::<u64>()) };
+    for index in 0..WORDS {
+        // SAFETY: as many words, as asserted.
+        unsafe {
+            let word = core::ptr::from_ref(from).cast::<u64>().add(index).read_volatile();
+            core::ptr::from_mut(to).cast::<u64>().add(index).write_volatile(word);
+        }
+    }
 }
 
 /// Writes the row that was reserved.
@@ -187,14 +165,14 @@ extern "C" fn write_connection(row: *const Connection, how: u32) -> u32 {
     let (Some(row), Some(asked)) = (unsafe { (row.as_ref(), table::asked()) }) else { return 0 };
     if how == table::NEW {
         let Some(mut taken) = table::reserved::<Connections>(asked) else { return 0 };
-        *taken.value() = *row;
+        copy(taken.value(), row);
         return 1;
     }
     // Where that fails, another CPU writes what becomes of the same packets.
     if let Some(held) = table::known::<Connections>(asked)
         && let Some(mut taken) = table::take_held::<Connections>(held)
     {
-        *taken.value() = *row;
+        copy(taken.value(), row);
         taken.publish();
     }
     1

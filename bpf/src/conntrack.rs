@@ -261,47 +261,7 @@ impl Table for Flows {
     }
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn first_flow(line: u32, tag: u32) -> u32 {
-    table::first::<Flows>(line, tag)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn search_flows() -> u32 {
-    table::asked().map_or(0, |asked| table::search::<Flows>(asked, 0))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flow_left(number: u32, now: u64) -> u64 {
-    table::left::<Flows>(number, now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn fetch_flows(first: u32) -> u32 {
-    table::fetch::<Flows>(first)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn reserve_flow(now: u64) -> u32 {
-    table::reserve::<Flows>(now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn room_for_flow(now: u64) -> u32 {
-    table::room::<Flows>(now)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn enter_flow(place: u32, last: u32) -> u32 {
-    table::enter::<Flows>(place, last != 0, false)
-}
+table::functions!(Flows: first_flow, search_flows, flow_left, fetch_flows, reserve_flow, room_for_flow, enter_flow);
 
 /// Whether an entry is the flow's still. One that is over is not: timed out, or closed and opened again.
 #[inline(always)]
@@ -507,7 +467,10 @@ pub fn remember(
         table::KNOWN => write_flow(packet, ends, state | IN_PLACE, moment) != 0,
         table::NEW => {
             write_flow(packet, ends, state, moment) != 0
-                && table::enter_in_steps(|last| enter_flow(room_for_flow(moment.now), last))
+                && table::enter_in_steps(
+                    || room_for_flow(moment.now),
+                    |place, last| enter_flow(place, last, 0),
+                )
         }
         _ => false,
     };

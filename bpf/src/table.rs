@@ -19,6 +19,8 @@ pub struct Asked {
     pub words: Words,
     spot: Spot,
     row: u32,
+    /// A place in its line that was empty; [`PLACES`]: none was.
+    empty: u32,
 }
 
 impl Asked {
@@ -83,6 +85,54 @@ pub trait Table {
     /// Makes a row one that is nobody's.
     fn end(value: &mut Self::Value);
 }
+
+/// The functions of a table that the verifier looks at once, by these names.
+macro_rules! functions {
+    ($table:ty: $first:ident, $search:ident, $left:ident, $fetch:ident, $reserve:ident, $room:ident, $enter:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $first(line: u32, tag: u32) -> u32 {
+            $crate::table::first::<$table>(line, tag)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $search() -> u32 {
+            $crate::table::asked().map_or(0, |asked| $crate::table::search::<$table>(asked, 0))
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $left(number: u32, now: u64) -> u64 {
+            $crate::table::left::<$table>(number, now)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $fetch(first: u32) -> u32 {
+            $crate::table::fetch::<$table>(first)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $reserve(now: u64) -> u32 {
+            $crate::table::reserve::<$table>(now)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $room(now: u64) -> u32 {
+            $crate::table::room::<$table>(now)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enter(place: u32, last: u32, alone: u32) -> u32 {
+            $crate::table::enter::<$table>(place, last != 0, alone != 0)
+        }
+    };
+}
+pub(crate) use functions;
 
 /// More than is left to any row.
 const NEVER: u64 = i64::MAX as u64;
@@ -221,6 +271,7 @@ pub fn reserve<T: Table>(now: u64) -> u32 {
     if asked.row != 0 {
         return KNOWN;
     }
+    asked.empty = empty::<T>(asked);
     for attempt in 0..TRIES {
         let number = forgotten(choose::<T>(asked.spot.line.wrapping_add(attempt), now).into()) as u32;
         if take::<T>(number).is_some() {
@@ -390,27 +441,47 @@ pub fn enter<T: Table>(place: u32, last: bool, alone: bool) -> u32 {
     LOST
 }
 
-/// Whether the row that was reserved and written was entered, in a few steps that do it.
+/// Whether the row that was reserved and written was entered, in steps: `room` finds a place where there was none, and `enter` does
+/// what [`enter`] does.
 #[inline(always)]
-pub fn enter_in_steps(step: impl Fn(u32) -> u32) -> bool {
+pub fn enter_in_steps(room: impl Fn() -> u32, enter: impl Fn(u32, u32) -> u32) -> bool {
+    let Some(mut place) = asked().map(|asked| asked.empty) else { return false };
     for attempt in 1..=TRIES {
-        let done = step((attempt == TRIES).into());
+        if place >= PLACES as u32 {
+            place = room();
+        }
+        let done = enter(place, (attempt == TRIES).into());
         if done != AGAIN {
             return done == DONE;
         }
+        place = PLACES as u32;
     }
     false
+}
+
+/// An empty place in the line of the key that is asked for; [`PLACES`]: there is none.
+#[inline(always)]
+fn empty<T: Table>(asked: &Asked) -> u32 {
+    let Some(line) = T::line(asked.line::<T>(T::mask())) else { return PLACES as u32 };
+    let mut found = PLACES as u32;
+    for place in 0..PLACES as u32 {
+        if read_place(line, place) == 0 {
+            found = place;
+            break;
+        }
+    }
+    forgotten(found.into()) as u32
 }
 
 /// A place in the line of the key that is asked for: an empty one, unless another CPU is quicker. In a full line, that row goes which
 /// would be over first.
 #[inline(always)]
 pub fn room<T: Table>(now: u64) -> u32 {
-    let Some(line) = asked().and_then(|asked| T::line(asked.line::<T>(T::mask()))) else { return 0 };
-    for place in 0..PLACES as u32 {
-        if read_place(line, place) == 0 {
-            return place;
-        }
+    let Some(asked) = asked() else { return 0 };
+    let place = empty::<T>(asked);
+    let Some(line) = T::line(asked.line::<T>(T::mask())) else { return 0 };
+    if place < PLACES as u32 {
+        return place;
     }
     let mut least = Least::new();
     for place in 0..PLACES as u32 {

@@ -197,7 +197,7 @@ fn make_row(packet: &mut Packet, service: u32, known: bool, now: u64) -> Result<
         return Err(Reason::SourceRefused);
     }
     // A first packet may come again, or begin a new connection of the same ports.
-    let known = if known || packet.opens { connections::find(&packet.key) } else { None };
+    let known = if known || packet.opens { connections::find_near(&packet.key) } else { None };
     let had = known.and_then(|row| had(packet, &table, row));
     let backend = match had {
         Some(backend) => backend,
