@@ -432,6 +432,8 @@ fn errors_and_questions_by_liars_are_dropped() {
 
 /// Packets in all; some of questions, of pieces, of what is too long, and of errors.
 const PACKETS: u32 = 100_000;
+/// So many errors at least; a second has a thousand at most, and on a fast machine all of it is over in one.
+const TOLD: u32 = 500;
 
 /// Whatever comes in: what leaves inside another packet is what came in, one hop later, to somebody whom the tables name; and who is told of
 /// something is who sent it.
@@ -488,7 +490,7 @@ fn no_spoilt_packet_is_changed_or_goes_where_no_table_names_anybody() {
             }
         }
     }
-    assert!(sent > packets / 20 && told > packets / 100, "{sent} {told}");
+    assert!(sent > packets / 20 && told >= (packets / 200).min(TOLD), "{sent} {told}");
 }
 
 /// Whether the packet itself tells of something, and carries no other.
