@@ -1,6 +1,8 @@
 //! Which backend a flow to a service gets. Whatever fails on the way is no backend: a flow never goes to where the tables do
 //! not send it.
 
+use core::{mem::MaybeUninit, ptr};
+
 use aya_ebpf::{
     btf_maps::lpm_trie::Key,
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
@@ -12,6 +14,7 @@ use weft_shared::layout::{
         Affinity, AffinityKey, Frontend, FrontendKey, Party, SLOTS_PER_ELEMENT, ServiceBackend,
         ServiceHeader, SlotsElement, SourceKey, backend_flags, service_flags, slot_element, slot_of,
     },
+    table::words,
 };
 
 use crate::maps::{AFFINITY, FRONTENDS, SERVICES, SOURCES, ServiceTable};
@@ -31,8 +34,24 @@ pub struct Table {
 /// The frontend of an address's port.
 #[inline(always)]
 pub fn frontend(key: &FrontendKey) -> Option<Frontend> {
-    // SAFETY: rows are replaced, never written in place; the memory stays a row while the program runs (RCU).
-    unsafe { FRONTENDS.get(key) }.copied()
+    /// On the stack, where words of eight bytes may be written.
+    #[repr(C, align(8))]
+    struct Aligned(MaybeUninit<FrontendKey>);
+    const { assert!(size_of::<FrontendKey>() == 20) };
+    // In words as long as those in which the kernel reads them: a CPU gives to a read what one write before it wrote, but waits with
+    // what several did until the last of them is in the cache, behind all other writes.
+    let [a, b] = words(key.address.words);
+    let last = u32::from(key.port) | u32::from(key.protocol) << 16 | u32::from(key.kind) << 24;
+    let mut wide = Aligned(MaybeUninit::uninit());
+    let to = wide.0.as_mut_ptr().cast::<u64>();
+    // SAFETY: as many bytes as asserted, aligned; rows are replaced, never written in place, and the memory stays a row while the
+    // program runs (RCU).
+    unsafe {
+        to.write_volatile(a);
+        to.add(1).write_volatile(b);
+        to.add(2).cast::<u32>().write_volatile(last);
+        FRONTENDS.get(wide.0.assume_init_ref()).copied()
+    }
 }
 
 impl Table {
@@ -178,4 +197,23 @@ fn now() -> u64 {
 #[inline(always)]
 pub fn takes_new_flows(backend: &ServiceBackend) -> bool {
     backend.flags & backend_flags::NEW_FLOWS != 0
+}
+
+/// Word by word: a copy of memory is a call, and a program with functions is looked at for longer until kernel 6.3.
+///
+/// # Safety
+///
+/// There is a party at the pointer.
+#[inline(always)]
+pub unsafe fn write_party(to: *mut Party, party: &Party) {
+    let [a, b, c, d] = party.address.words;
+    // SAFETY: the caller's.
+    unsafe {
+        ptr::write_volatile(&raw mut (*to).address.words[0], a);
+        ptr::write_volatile(&raw mut (*to).address.words[1], b);
+        ptr::write_volatile(&raw mut (*to).address.words[2], c);
+        ptr::write_volatile(&raw mut (*to).address.words[3], d);
+        ptr::write_volatile(&raw mut (*to).port, party.port);
+        ptr::write_volatile(&raw mut (*to).zero, 0);
+    }
 }

@@ -10,7 +10,7 @@ use weft_shared::layout::{
 
 use crate::{
     maps::{CONNECTION_INDEX, CONNECTIONS, config},
-    table::{self, Table},
+    table::{self, Asked, Table},
 };
 
 /// What is remembered of a packet's connection. Shared with other CPUs, and if it goes to another connection meanwhile, what is read
@@ -27,6 +27,30 @@ pub fn find(key: &ConnectionKey) -> Option<NonNull<Connection>> {
     NonNull::new(unsafe { &raw mut (*row.as_ptr()).value })
 }
 
+/// Asks for a row that most likely is not there, and will be: while its line of the index comes, other things may be done. Nothing else
+/// may be asked for until it is written.
+#[inline(always)]
+pub fn expect(key: &ConnectionKey) {
+    if let Some(asked) = ask(key) {
+        asked.touch::<Connections>();
+    }
+}
+
+/// The row that is expected, if it is there: see [`find`].
+#[inline(always)]
+pub fn find_expected() -> Option<NonNull<Connection>> {
+    table::seek::<Connections>(table::asked()?);
+    found()
+}
+
+/// The row that was found last.
+#[inline(always)]
+pub fn found() -> Option<NonNull<Connection>> {
+    let held = table::known::<Connections>(table::asked()?)?;
+    // SAFETY: an element of an array, which never moves.
+    NonNull::new(unsafe { &raw mut (*held.row.as_ptr()).value })
+}
+
 /// The same, at once where the row is the first that may be the key's, as most are.
 #[inline(always)]
 pub fn find_near(key: &ConnectionKey) -> Option<NonNull<Connection>> {
@@ -35,7 +59,7 @@ pub fn find_near(key: &ConnectionKey) -> Option<NonNull<Connection>> {
         *word = word_of(key, index);
     }
     let spot = spot(words, config().seed);
-    let number = first_connection(spot.line & (Connections::mask() >> 3), spot.tag);
+    let number = table::first::<Connections>(spot.line & (Connections::mask() >> 3), spot.tag);
     if number == 0 {
         return None;
     }
@@ -69,6 +93,29 @@ pub fn put(key: &ConnectionKey, row: &Connection) -> bool {
 #[inline(always)]
 fn write(key: &ConnectionKey, row: &Connection, only_new: bool) -> bool {
     ask_for_connection(key);
+    write_asked(row, only_new)
+}
+
+/// Chooses where the row is written that is expected, for [`put_next`].
+#[inline(always)]
+pub fn choose_next(now: u64) {
+    table::choose_next::<Connections>(now);
+}
+
+/// Whether the row is there now that was looked for last, and not found, where that is simple. If not, [`put_sought`] does it.
+#[inline(always)]
+pub fn put_next(row: &Connection) -> bool {
+    table::put_next::<Connections>(|value| copy(value, row))
+}
+
+/// Whether the row is there now that was looked for last.
+#[inline(always)]
+pub fn put_sought(row: &Connection) -> bool {
+    write_asked(row, false)
+}
+
+#[inline(always)]
+fn write_asked(row: &Connection, only_new: bool) -> bool {
     match reserve_connection(row.seen_at) {
         table::KNOWN => !only_new && write_connection(row, table::KNOWN) != 0,
         table::NEW => {
@@ -135,12 +182,17 @@ table::functions!(Connections:
 #[inline(never)]
 extern "C" fn ask_for_connection(key: *const ConnectionKey) -> u32 {
     // SAFETY: null, or memory of that type, as the verifier has seen at each call.
-    let (Some(key), Some(asked)) = (unsafe { key.as_ref() }, table::asked()) else { return 0 };
+    unsafe { key.as_ref() }.and_then(ask).is_some().into()
+}
+
+#[inline(always)]
+fn ask(key: &ConnectionKey) -> Option<&'static Asked> {
+    let asked = table::asked()?;
     for index in 0..5 {
         asked.put(index, word_of(key, index));
     }
     asked.find_spot();
-    1
+    Some(asked)
 }
 
 /// Word by word: of a copy of memory the compiler makes a call, which goes byte by byte.

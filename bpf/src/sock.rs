@@ -308,8 +308,8 @@ fn remember_peer(ctx: &SockAddrContext, frontend: &Party, backend: &Party) -> Re
         if kept.is_null() {
             return Err(());
         }
-        write(&raw mut (*kept).frontend, frontend);
-        write(&raw mut (*kept).backend, backend);
+        balance::write_party(&raw mut (*kept).frontend, frontend);
+        balance::write_party(&raw mut (*kept).backend, backend);
     }
     Ok(())
 }
@@ -325,28 +325,9 @@ fn forget_peer(ctx: &SockAddrContext, named: &Party) {
     unsafe {
         let kept = SOCKET_PEERS.get_ptr_mut(ctx);
         if !kept.is_null() {
-            write(&raw mut (*kept).frontend, &NOBODY);
-            write(&raw mut (*kept).backend, &NOBODY);
+            balance::write_party(&raw mut (*kept).frontend, &NOBODY);
+            balance::write_party(&raw mut (*kept).backend, &NOBODY);
         }
-    }
-}
-
-/// Word by word: a copy of memory is a call, and a program with functions is looked at for longer until kernel 6.3.
-///
-/// # Safety
-///
-/// There is a party at the pointer.
-#[inline(always)]
-unsafe fn write(to: *mut Party, party: &Party) {
-    let [a, b, c, d] = party.address.words;
-    // SAFETY: the caller's.
-    unsafe {
-        ptr::write_volatile(&raw mut (*to).address.words[0], a);
-        ptr::write_volatile(&raw mut (*to).address.words[1], b);
-        ptr::write_volatile(&raw mut (*to).address.words[2], c);
-        ptr::write_volatile(&raw mut (*to).address.words[3], d);
-        ptr::write_volatile(&raw mut (*to).port, party.port);
-        ptr::write_volatile(&raw mut (*to).zero, 0);
     }
 }
 

@@ -18,10 +18,18 @@ pub type Words = [u64; 5];
 pub struct Asked {
     pub words: Words,
     spot: Spot,
+    /// [`UNSOUGHT`], [`NOWHERE`], or the number of the key's row.
     row: u32,
     /// A place in its line that was empty; [`PLACES`]: none was.
     empty: u32,
+    /// A row that comes next and is over, for a key that has none; 0: none was.
+    next: u32,
 }
+
+/// The row was not looked for since its key was put here.
+const UNSOUGHT: u32 = u32::MAX;
+/// There is none.
+const NOWHERE: u32 = 0;
 
 impl Asked {
     /// Puts a word of a key here: the stack has no room for it.
@@ -36,6 +44,16 @@ impl Asked {
     #[inline(always)]
     pub fn find_spot(&mut self) {
         self.spot = spot(self.words, config().seed);
+        self.row = UNSOUGHT;
+    }
+
+    /// Lets the line come while other things are done. For a key that most likely gets a row: of others, reading is cheaper.
+    #[inline(always)]
+    pub fn touch<T: Table>(&self) {
+        if let Some(line) = T::line(self.line::<T>(T::mask())) {
+            // SAFETY: an aligned word of the kernel's element.
+            unsafe { (&raw mut (*line.as_ptr()).touched).write_volatile(0) };
+        }
     }
 
     /// The line of the table in which the row is.
@@ -98,7 +116,7 @@ macro_rules! functions {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $search() -> u32 {
-            $crate::table::asked().map_or(0, |asked| $crate::table::search::<$table>(asked, 0))
+            $crate::table::asked().map_or(0, |asked| $crate::table::seek::<$table>(asked))
         }
 
         #[unsafe(no_mangle)]
@@ -219,7 +237,7 @@ pub fn first<T: Table>(line: u32, tag: u32) -> u32 {
     let mut found = 0;
     for place in 0..PLACES as u32 {
         let there = read_place(line, place);
-        if (there ^ tag) & !mask == 0 && there != 0 {
+        if (there ^ tag) & !mask == 0 {
             found = there & mask;
             break;
         }
@@ -258,6 +276,16 @@ pub fn search<T: Table>(asked: &Asked, but: u32) -> u32 {
     found
 }
 
+/// The number of the row of the key that is asked for, over or not, which is noted; 0: there is none, and an empty place is noted.
+#[inline(always)]
+pub fn seek<T: Table>(asked: &mut Asked) -> u32 {
+    asked.row = search::<T>(asked, NOWHERE);
+    if asked.row == NOWHERE {
+        asked.empty = empty::<T>(asked);
+    }
+    asked.row
+}
+
 /// What [`reserve`] has found: no row, the key's own, or one that is this CPU's alone until it is entered.
 pub const NONE: u32 = 0;
 pub const KNOWN: u32 = 1;
@@ -267,11 +295,12 @@ pub const NEW: u32 = 2;
 #[inline(always)]
 pub fn reserve<T: Table>(now: u64) -> u32 {
     let Some(asked) = asked() else { return NONE };
-    asked.row = search::<T>(asked, 0);
-    if asked.row != 0 {
+    if asked.row == UNSOUGHT {
+        seek::<T>(asked);
+    }
+    if asked.row != NOWHERE {
         return KNOWN;
     }
-    asked.empty = empty::<T>(asked);
     for attempt in 0..TRIES {
         let number = forgotten(choose::<T>(asked.spot.line.wrapping_add(attempt), now).into()) as u32;
         if take::<T>(number).is_some() {
@@ -459,6 +488,32 @@ pub fn enter_in_steps(room: impl Fn() -> u32, enter: impl Fn(u32, u32) -> u32) -
     false
 }
 
+/// Notes the row that comes next, for [`put_next`].
+#[inline(always)]
+pub fn choose_next<T: Table>(now: u64) {
+    let Some(asked) = asked() else { return };
+    let number = next::<T>() & T::mask();
+    asked.next = if left::<T>(number, now) == 0 { number } else { 0 };
+}
+
+/// Gives the key that is asked for the row that was noted, where it is over, the key's own was looked for and not found, and its line has
+/// room: as it is most often. Whether it was; if not, nothing has changed.
+#[inline(always)]
+pub fn put_next<T: Table>(write: impl FnOnce(&mut T::Value)) -> bool {
+    let Some(asked) = asked().filter(|asked| asked.row == NOWHERE && asked.empty < PLACES as u32) else {
+        return false;
+    };
+    let Some(mut taken) = take::<T>(asked.next & T::mask()) else { return false };
+    write_key(taken.row, &asked.words);
+    write(taken.value());
+    asked.row = asked.next & T::mask();
+    if enter::<T>(asked.empty, true, false) == DONE {
+        return true;
+    }
+    asked.row = UNSOUGHT;
+    false
+}
+
 /// An empty place in the line of the key that is asked for; [`PLACES`]: there is none.
 #[inline(always)]
 fn empty<T: Table>(asked: &Asked) -> u32 {
@@ -590,7 +645,7 @@ fn write_mark<K, V>(row: NonNull<Row<K, V>>, mark: Mark) {
 #[inline(always)]
 fn place_in(line: NonNull<Line>, place: u32) -> *mut u32 {
     // SAFETY: fewer than there are.
-    unsafe { (&raw mut (*line.as_ptr()).places).cast::<u32>().add((place % PLACES as u32) as usize) }
+    unsafe { (&raw mut (*line.as_ptr()).places).cast::<u32>().add((place & 15) as usize) }
 }
 
 #[inline(always)]

@@ -88,16 +88,21 @@ fn way(packet: &mut Packet, now: u64) -> Result<Option<Reason>, Reason> {
     if known.is_some_and(|row| remembered(packet, row, now)) {
         return Ok(Some(Reason::ServiceForwarded));
     }
-    match choose_way(u32::from(known.is_some()), now) {
-        NOBODYS => return Ok(None),
-        number => done(number)?,
-    };
-    if packet.row.flags & connection_flags::SNAT != 0 {
-        done(own_port(now))?;
+    connections::expect(&packet.key);
+    let mut number = choose_way(now);
+    if number == NOBODYS {
+        return Ok(None);
     }
+    if number == UNREMEMBERED {
+        if packet.row.flags & connection_flags::SNAT != 0 {
+            done(own_port(now))?;
+        }
+        number = remember_way(now);
+    }
+    let sent = done(number)?;
     let row = packet.row;
     take(packet, &row);
-    done(remember_way(now)).map(Some)
+    Ok(Some(sent))
 }
 
 /// What a backend answers goes to the client, as the frontend's.
@@ -162,6 +167,8 @@ const fn pair(first: u32, second: u32) -> u64 {
 
 /// What [`choose_way`] answers of a packet that goes to no service of those outside.
 const NOBODYS: u32 = u32::MAX;
+/// What it answers of one that has a row, which is not written yet.
+const UNREMEMBERED: u32 = u32::MAX - 1;
 
 /// What functions answer that are the verifier's own: numbers of reasons, of which those are errors by which no packet is sent.
 #[inline(always)]
@@ -179,48 +186,82 @@ fn number(outcome: Result<Reason, Reason>) -> u32 {
     }
 }
 
-/// Finds the way of the kept packet, of which nothing is remembered that holds, and makes its row. `known`: whether there is one.
+/// Finds the way of the kept packet, of which nothing is remembered that holds and whose row is asked for, and makes the row.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn choose_way(known: u32, now: u64) -> u32 {
+extern "C" fn choose_way(now: u64) -> u32 {
     let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
     let Some(frontend) = frontend(packet).filter(|it| it.flags & frontend_flags::CLUSTER == 0) else {
         return NOBODYS;
     };
-    number(make_row(packet, frontend.outside, known != 0, now).map(|()| Reason::ServiceForwarded))
+    let made = make_row(packet, frontend.outside, now);
+    made.map_or_else(|reason| reason as u32, |sent| sent.map_or(UNREMEMBERED, |reason| reason as u32))
 }
 
+/// As what the packet goes on, where its row is written already.
 #[inline(always)]
-fn make_row(packet: &mut Packet, service: u32, known: bool, now: u64) -> Result<(), Reason> {
+fn make_row(packet: &mut Packet, service: u32, now: u64) -> Result<Option<Reason>, Reason> {
     let table = Table::of(service).ok_or(Reason::PassedNoBackend)?;
     if !table.admits(&packet.key.source) {
         return Err(Reason::SourceRefused);
     }
+    packet.row.flags = if table.is_dsr() { connection_flags::DSR } else { connection_flags::SNAT };
+    (packet.row.table, packet.row.digest, packet.row.seen_at) = (service, table.digest(), now);
+    (packet.known, packet.counted) = (false, false);
+    let place = table.place(packet_hash(&packet.client(), &packet.frontend(), packet.key.protocol));
+    if let Some(backend) = place {
+        let client = packet.client();
+        set_ends(packet, &client, backend);
+    }
+    connections::choose_next(now);
     // A first packet may come again, or begin a new connection of the same ports.
-    let known = if known || packet.opens { connections::find_near(&packet.key) } else { None };
+    let known = connections::find_expected();
+    let simple = known.is_none() && table.is_dsr() && table.affinity_nanoseconds() == 0;
+    if simple && place.is_some_and(|backend| backend.flags & backend_flags::LOCAL == 0) {
+        return Ok(remember_next(packet, now));
+    }
     let had = known.and_then(|row| had(packet, &table, row));
     let backend = match had {
         Some(backend) => backend,
         None if known.is_some() && packet.key.protocol == protocol::TCP && !packet.opens => {
             return Err(Reason::PassedNoBackend);
         }
-        None => choose(&table, service, packet).ok_or(Reason::PassedNoBackend)?,
+        None => choose(&table, service, packet, place).ok_or(Reason::PassedNoBackend)?,
     };
     if backend.flags & backend_flags::LOCAL != 0 {
         return Err(Reason::PassedLocalBackend);
     }
-    let port = if backend.port == 0 { packet.key.destination_port } else { backend.port };
     packet.known = had.is_some();
     // What the connection was sent as, or as what the client sends it.
-    packet.row.source = match known.filter(|_| had.is_some()) {
+    let source = match known.filter(|_| had.is_some()) {
         // SAFETY: as above.
         Some(row) => unsafe { row.as_ref() }.source,
         None => packet.client(),
     };
-    packet.row.destination = Party { address: backend.address, port, zero: 0 };
-    packet.row.flags = if table.is_dsr() { connection_flags::DSR } else { connection_flags::SNAT };
-    (packet.row.table, packet.row.digest, packet.row.seen_at) = (service, table.digest(), now);
-    Ok(())
+    set_ends(packet, &source, backend);
+    Ok(None)
+}
+
+/// Writes the row that was made, which there was not yet, where that is simple.
+#[inline(always)]
+fn remember_next(packet: &mut Packet, now: u64) -> Option<Reason> {
+    if !rate::allows(now) {
+        return Some(Reason::ServiceUnremembered);
+    }
+    packet.counted = true;
+    connections::put_next(&packet.row).then_some(Reason::ServiceForwarded)
+}
+
+/// As whose the packet goes to the backend. In its table, the port may be left open.
+#[inline(always)]
+fn set_ends(packet: &mut Packet, source: &Party, backend: &ServiceBackend) {
+    let port = if backend.port == 0 { packet.key.destination_port } else { backend.port };
+    let destination = Party { address: backend.address, port, zero: 0 };
+    // SAFETY: parties of the row.
+    unsafe {
+        balance::write_party(&raw mut packet.row.source, source);
+        balance::write_party(&raw mut packet.row.destination, &destination);
+    }
 }
 
 /// Gives the kept packet, whose backend answers through this node, a port to be sent from.
@@ -266,17 +307,19 @@ fn find_port(packet: &mut Packet, now: u64) -> Result<(), Reason> {
 #[inline(never)]
 extern "C" fn remember_way(now: u64) -> u32 {
     let Some(packet) = Packet::kept() else { return Reason::KernelError as u32 };
-    let Packet { key, row, known, .. } = packet;
-    if *known && let Some(there) = connections::find(key) {
+    let Packet { key, row, known, counted, .. } = packet;
+    let snat = row.flags & connection_flags::SNAT != 0;
+    // Of SNAT, the answers' row was looked for meanwhile.
+    let there = if snat { connections::find(key) } else { connections::found() };
+    if *known && let Some(there) = there {
         // SAFETY: as above. Whoever reads half of it finds a digest that is not the table's.
         let there = unsafe { &mut *there.as_ptr() };
         (there.source, there.flags) = (row.source, row.flags);
         (there.table, there.digest, there.seen_at) = (row.table, row.digest, row.seen_at);
         return Reason::ServiceForwarded as u32;
     }
-    let snat = row.flags & connection_flags::SNAT != 0;
     // A port that was given counted already.
-    if (snat || rate::allows(now)) && connections::put(key, row) {
+    if (snat || *counted || rate::allows(now)) && connections::put_sought(row) {
         return Reason::ServiceForwarded as u32;
     }
     // Its next packet would be sent from another port.
@@ -313,18 +356,22 @@ fn found(table: &Table, had: &Party, packet: &Packet) -> Option<&'static Service
     }
 }
 
-/// The backend of a new connection: the client's last one where the service keeps it, or one by the hash of the flow.
+/// The backend of a new connection: the client's last one where the service keeps it, or that of the flow's `place`.
 #[inline(always)]
-fn choose(table: &Table, service: u32, packet: &Packet) -> Option<&'static ServiceBackend> {
-    let hash = packet_hash(&packet.client(), &packet.frontend(), packet.key.protocol);
+fn choose(
+    table: &Table,
+    service: u32,
+    packet: &Packet,
+    place: Option<&'static ServiceBackend>,
+) -> Option<&'static ServiceBackend> {
     if table.affinity_nanoseconds() == 0 {
-        return table.place(hash);
+        return place;
     }
     let client = AffinityKey { service, kind: ClientKind::Address as u32, client: packet.key.source };
     let kept = balance::kept(&client, table).and_then(|kept| table.find(&kept));
     let backend = match kept.filter(|backend| balance::takes_new_flows(backend)) {
         Some(backend) => backend,
-        None => table.place(hash)?,
+        None => place?,
     };
     balance::keep(&client, Party { address: backend.address, port: backend.port, zero: 0 });
     Some(backend)

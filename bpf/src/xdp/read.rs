@@ -53,6 +53,8 @@ pub struct Packet {
     pub row: Connection,
     /// Whether there is a row that has the same backend.
     pub known: bool,
+    /// Whether its row counts already among those of this second.
+    pub counted: bool,
 }
 
 /// What a packet may be, by its port.

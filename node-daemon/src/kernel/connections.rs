@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use weft_shared::layout::{
     Config, Connection, ConnectionKey, ConnectionRow, Flow, FlowKey, FlowRow,
     maps::{self as names, MapName},
-    table::{Mark, PLACES, Row, sizes, spot},
+    table::{Line, Mark, PLACES, Row, sizes, spot},
     timeout_nanoseconds,
 };
 
@@ -111,6 +111,9 @@ fn keep_whole<V: Remembered>(directory: &Path) -> Result<bool, KernelError> {
     Ok(there.len() == 2)
 }
 
+/// Places, and what no row is in.
+const WORDS_OF_LINE: usize = size_of::<Line>() / size_of::<u32>();
+
 fn new_seed() -> u64 {
     rand::random::<u64>() | 1
 }
@@ -118,7 +121,7 @@ fn new_seed() -> u64 {
 /// A table while programs work with it. `WORDS`: of a row.
 pub(crate) struct Table<V, const WORDS: usize> {
     rows: Array<MapData, [u64; WORDS]>,
-    index: Array<MapData, [u32; PLACES]>,
+    index: Array<MapData, [u32; WORDS_OF_LINE]>,
     seed: u64,
     /// The row up to which the count has come that goes on.
     counted: Option<u32>,
@@ -147,7 +150,7 @@ impl<V: Remembered, const WORDS: usize> Table<V, WORDS> {
 
     fn new(
         mut rows: Array<MapData, [u64; WORDS]>,
-        index: Array<MapData, [u32; PLACES]>,
+        index: Array<MapData, [u32; WORDS_OF_LINE]>,
         seed: u64,
     ) -> Result<Self, KernelError> {
         const { assert!(size_of::<Row<V::Key, V>>() == WORDS * 8 && size_of::<V::Key>() == 40) };
@@ -211,7 +214,7 @@ impl<V: Remembered, const WORDS: usize> Table<V, WORDS> {
         let full = || KernelError::new(format!("map {}", V::ROWS.pin), "no room for another row");
         let (line, tag) = self.spot(key);
         let mut places = self.index.get(&line, 0).map_err(failed(V::INDEX))?;
-        let place = places.iter().position(|place| *place == 0).ok_or_else(full)?;
+        let place = places[..PLACES].iter().position(|place| *place == 0).ok_or_else(full)?;
         let number = self.nobodys()?.ok_or_else(full)?;
         let mut row = [0; WORDS];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut row);
@@ -287,7 +290,7 @@ pub(crate) fn now() -> Result<u64, KernelError> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use weft_shared::layout::{Address, table::Line};
+    use weft_shared::layout::Address;
 
     use super::*;
 

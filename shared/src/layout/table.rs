@@ -8,7 +8,7 @@
 //! another one by then, they have seen nothing. Rows that are over need not be taken out: the next who comes by takes them.
 
 /// Places in a line of the index.
-pub const PLACES: usize = 16;
+pub const PLACES: usize = 15;
 /// Rows for which there is a line: half of the places are empty when all rows are taken.
 pub const ROWS_OF_A_LINE: u32 = 8;
 
@@ -18,6 +18,9 @@ pub const ROWS_OF_A_LINE: u32 = 8;
 #[repr(C)]
 pub struct Line {
     pub places: [u32; PLACES],
+    /// Always 0. Whoever is going to look at the line, and most likely to write it, writes this before: a line that is written comes
+    /// while the CPU does other things, and one that is read is waited for.
+    pub touched: u32,
 }
 
 /// A key, and what is remembered under it. As long as it must be, and not across more cache lines than it must.
@@ -78,7 +81,8 @@ impl Mark {
 pub struct Spot {
     /// Number of the line, if the index had as many as there are numbers.
     pub line: u32,
-    /// What the row's place has above the row's number, if numbers took no room.
+    /// What the row's place has above the row's number, if numbers took no room. The highest bit is set, so that no empty place looks
+    /// like it.
     pub tag: u32,
 }
 
@@ -93,7 +97,7 @@ pub const fn spot(words: [u64; 5], seed: u64) -> Spot {
     let mixed = (sum ^ (sum >> 32)).wrapping_mul(0x9fb2_1c65_1e98_df25);
     let mixed = mixed ^ (mixed >> 29);
     let [line, tag] = halves(mixed);
-    Spot { line, tag }
+    Spot { line, tag: tag | 1 << 31 }
 }
 
 /// The lower one first.

@@ -75,7 +75,7 @@ impl Mode {
 /// Whether the packets' connections are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// First packets. With one flow, that of one connection again and again.
+    /// First packets, each of another connection.
     New,
     Established,
 }
@@ -124,10 +124,12 @@ impl Services {
     ) -> Result<f64> {
         let loaded = self.by_services.get_mut(&(mode, services)).context("no such number of services")?;
         let packet = segment(WORKLOAD, PEER, state == State::New);
-        loaded.wrapper.prepare(&packet, &Turns::Ports(flows.ports()))?;
-        if state == State::New && flows == Flows::Many {
+        if state == State::New {
+            // Beside the reference of so many flows, it is always others.
+            loaded.wrapper.prepare(&packet, &Turns::Ports(Flows::Many.ports()))?;
             return loaded.run_new(&packet, repeat);
         }
+        loaded.wrapper.prepare(&packet, &Turns::Ports(flows.ports()))?;
         // What was not known before is now.
         loaded.run(&packet, u32::from(flows.number()))?;
         loaded.run(&packet, repeat)
@@ -156,7 +158,7 @@ impl Loaded {
         Ok(Self { object, wrapper })
     }
 
-    /// As many at a time as there are flows, of which none is known.
+    /// As many at a time as can take turns, of which none is known.
     fn run_new(&mut self, packet: &[u8], repeat: u32) -> Result<f64> {
         let at_once = u32::from(Flows::Many.number());
         let batches = repeat.div_ceil(at_once);
