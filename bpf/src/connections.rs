@@ -174,7 +174,7 @@ impl Table for Connections {
 }
 
 table::functions!(Connections:
-    first_connection, search_connections, connection_left, fetch_connections, reserve_connection, room_for_connection,
+    search_connections, connection_left, fetch_connections, reserve_connection, room_for_connection,
     enter_connection
 );
 

@@ -171,7 +171,7 @@ pub fn find(packet: &Packet, now: u64) -> Looked {
     let mut words = [0; 5];
     let high = key(packet, |index, word| words[index] = word);
     let spot = spot(words, maps::config().seed);
-    let number = first_flow(spot.line & (Flows::mask() >> 3), spot.tag);
+    let number = table::first::<Flows>(spot.line & (Flows::mask() >> 3), spot.tag);
     if number == 0 {
         return Looked::Nowhere;
     }
@@ -261,7 +261,7 @@ impl Table for Flows {
     }
 }
 
-table::functions!(Flows: first_flow, search_flows, flow_left, fetch_flows, reserve_flow, room_for_flow, enter_flow);
+table::functions!(Flows: search_flows, flow_left, fetch_flows, reserve_flow, room_for_flow, enter_flow);
 
 /// Whether an entry is the flow's still. One that is over is not: timed out, or closed and opened again.
 #[inline(always)]

@@ -106,13 +106,7 @@ pub trait Table {
 
 /// The functions of a table that the verifier looks at once, by these names.
 macro_rules! functions {
-    ($table:ty: $first:ident, $search:ident, $left:ident, $fetch:ident, $reserve:ident, $room:ident, $enter:ident) => {
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $first(line: u32, tag: u32) -> u32 {
-            $crate::table::first::<$table>(line, tag)
-        }
-
+    ($table:ty: $search:ident, $left:ident, $fetch:ident, $reserve:ident, $room:ident, $enter:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $search() -> u32 {
