@@ -126,3 +126,18 @@ pub const fn sizes(connections: u32) -> (u32, u32) {
 pub const fn words([a, b, c, d]: [u32; 4]) -> [u64; 2] {
     [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_keys_tag_is_that_of_an_empty_place_in_a_table_of_any_size() {
+        for word in 0..10_000 {
+            let Spot { tag, .. } = spot([word, 0, 0, 0, 0], 7);
+            for rows in [16_u32, 1 << 17, 1 << 24] {
+                assert_ne!(tag & !(rows - 1), 0, "{word} among {rows} rows");
+            }
+        }
+    }
+}
